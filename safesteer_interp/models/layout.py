@@ -1,0 +1,65 @@
+"""Layout: where the parts of one architecture family live. One entry per family; adding a family is adding one entry.
+
+Entries live in `safesteer_interp/models/families/`, one file a family, and are found by `config.model_type`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from safesteer_interp.errors import InputError
+
+if TYPE_CHECKING:
+    from safesteer_interp.models.mllm import MLLM
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Dotted module paths of one family, as transformers names them, and what decoding needs to know about it."""
+
+    family: str
+    """Short name, e.g. "llava"."""
+    model_types: tuple[str, ...]
+    """Values of `config.model_type` this entry serves."""
+    layers: str
+    """Path of the decoder's ModuleList, e.g. "model.language_model.layers"."""
+    final_norm: str
+    lm_head: str
+    embed_tokens: str
+    attention: str = "self_attn"
+    """Name of the attention block inside a decoder layer (it returns a tuple; element 0 is the output)."""
+    mlp: str = "mlp"
+    vision_tower: str | None = None
+    """None for text-only decoders."""
+    projector: str | None = None
+    attn_adds: str | None = None
+    """Submodule whose output is what attention adds to the residual stream, when it is not `attention` itself (Gemma's post-norm)."""
+    mlp_adds: str | None = None
+    image_token: Callable[[Any, Any], int] | None = None
+    """(config, processor) -> id of the placeholder that image features replace."""
+    mrope: bool = False
+    """Qwen-VL: position ids are [4, batch, tokens] and `rope_deltas` is state on the module."""
+    sliding: bool = False
+    """Some layers attend to a window only (Gemma 3)."""
+    bridge: bool = True
+    """Whether TransformerLens 4.3 has an adapter for it (PaliGemma has none)."""
+    tiny: Callable[[], MLLM] | None = field(default=None, compare=False)
+    """Builds a tiny random model with a real processor from configs alone (no hub): the model of every parity test."""
+
+
+def submodule(model: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted path. Raises InputError naming the first part that does not exist."""
+    module = model
+    for part in path.split("."):
+        child = getattr(module, part, None)
+        if not isinstance(child, nn.Module):
+            names = ", ".join(name for name, _ in module.named_children()) or "none"
+            raise InputError(
+                f'layout path "{path}": {type(module).__name__} has no submodule "{part}" (it has: {names}); correct the family entry.'
+            )
+        module = child
+    return module

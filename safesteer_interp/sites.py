@@ -1,0 +1,127 @@
+"""Site, Read, Role: what can be read or edited, at which position, and which tokens are meant.
+
+Nothing here knows a model. A site is named the same for every family; `models/layout.py` says which module it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from safesteer_interp.errors import UsageError, did_you_mean
+
+
+class Role(IntEnum):
+    """What a token is. Stored as int8 beside the ids; code selects tokens by role, never by index."""
+
+    PAD = 0
+    SYSTEM = 1
+    IMAGE = 2
+    USER = 3
+    TEMPLATE = 4
+    GENERATED = 5
+
+
+class SiteKind(StrEnum):
+    EMBED = "embed"  # what enters decoder layer 0 (text embeddings with the image features merged in)
+    RESID_POST = "resid_post"  # residual stream after a decoder layer
+    ATTN_OUT = "attn_out"  # what the attention block adds to the residual stream
+    MLP_OUT = "mlp_out"  # what the MLP block adds to the residual stream
+    FINAL_NORM = "final_norm"  # the state after the final norm, which the paper probes (arXiv 2605.11716 eq. 1)
+
+
+LAYERED = (SiteKind.RESID_POST, SiteKind.ATTN_OUT, SiteKind.MLP_OUT)
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A place in the decoder, e.g. `Site.parse("resid_post.12")`. Layers count from 0."""
+
+    kind: SiteKind
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.layer is not None) != (self.kind in LAYERED):
+            raise UsageError(f'site "{self.kind}" {"needs" if self.kind in LAYERED else "takes no"} layer number.')
+
+    def __str__(self) -> str:
+        return str(self.kind) if self.layer is None else f"{self.kind}.{self.layer}"
+
+    @classmethod
+    def parse(cls, text: str) -> Site:
+        kind, _, layer = text.strip().partition(".")
+        if kind not in set(SiteKind):
+            raise UsageError(f'no site is called "{text}".{did_you_mean(kind, SiteKind)}')
+        if layer and not layer.isdigit():
+            raise UsageError(f'site "{text}" needs a whole layer number after the dot, e.g. "{kind}.12".')
+        return cls(SiteKind(kind), int(layer) if layer else None)
+
+
+def parse_sites(text: str | Iterable[str], n_layers: int) -> tuple[Site, ...]:
+    """Sites from "all" (every resid_post, embed and final_norm), "resid_post" (every layer), "resid_post.0-9", "final_norm", ...
+
+    Raises UsageError for an unknown name or a layer the model does not have.
+    """
+    parts = [p for t in ([text] if isinstance(text, str) else text) for p in t.split(",") if p.strip()]
+    found: list[Site] = []
+    for part in (p.strip() for p in parts):
+        kind, _, span = part.partition(".")
+        if part == "all":
+            found += [Site(SiteKind.EMBED), *(Site(SiteKind.RESID_POST, i) for i in range(n_layers)), Site(SiteKind.FINAL_NORM)]
+        elif kind in set(LAYERED) and (not span or re.fullmatch(r"\d+-\d+", span)):
+            low, high = (int(x) for x in span.split("-")) if span else (0, n_layers - 1)
+            found += [Site(SiteKind(kind), i) for i in range(low, high + 1)]
+        else:
+            found.append(Site.parse(part))
+    for site in found:
+        if site.layer is not None and site.layer >= n_layers:
+            raise UsageError(f'site "{site}" does not exist: the model has layers 0-{n_layers - 1}.')
+    return tuple(dict.fromkeys(found))
+
+
+class ReadKind(StrEnum):
+    LAST_PROMPT = "last_prompt"  # the last prompt token, which predicts the first answer token
+    IMAGE_MEAN = "image_mean"  # mean over IMAGE tokens; NaN-free only for requests with an image
+    USER_MEAN = "user_mean"  # mean over USER tokens
+    STEP = "step"  # the pass that consumed the k-th generated token (k >= 1)
+
+
+@dataclass(frozen=True, order=True)
+class Read:
+    """A named position, e.g. `Read.parse("step:3")`. `step` counts from 1; step 0 is the prompt pass, i.e. `last_prompt`."""
+
+    kind: ReadKind
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.step is not None) != (self.kind is ReadKind.STEP):
+            raise UsageError(f'read "{self.kind}" {"needs" if self.kind is ReadKind.STEP else "takes no"} step number.')
+        if self.step is not None and self.step < 1:
+            raise UsageError('steps count from 1 (the pass that consumed the first generated token); step 0 is "last_prompt".')
+
+    def __str__(self) -> str:
+        return str(self.kind) if self.step is None else f"{self.kind}:{self.step}"
+
+    @classmethod
+    def parse(cls, text: str) -> Read:
+        kind, _, step = text.strip().partition(":")
+        if kind not in set(ReadKind):
+            raise UsageError(f'no read is called "{text}".{did_you_mean(kind, ReadKind)}')
+        if step and not step.isdigit():
+            raise UsageError(f'read "{text}" needs a whole step number, e.g. "step:3".')
+        return cls(ReadKind(kind), int(step) if step else None)
+
+
+def parse_reads(text: str | Iterable[str]) -> tuple[Read, ...]:
+    """Reads from e.g. "last_prompt,image_mean,step:1-8". Raises UsageError for an unknown name."""
+    parts = [p for t in ([text] if isinstance(text, str) else text) for p in t.split(",") if p.strip()]
+    found: list[Read] = []
+    for part in (p.strip() for p in parts):
+        span = re.fullmatch(r"step:(\d+)-(\d+)", part)
+        if span:
+            found += [Read(ReadKind.STEP, k) for k in range(int(span[1]), int(span[2]) + 1)]
+        else:
+            found.append(Read.parse(part))
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,94 @@
+"""The contract every tracer keeps, and the records that cross it.
+
+A tracer runs ONE batch: one prompt pass, then (only when a `step:k` read or generation is asked) cached decoding steps. It returns
+states at the asked sites and reads, the generated ids, and first-step logits when asked. Three implementations agree to float
+tolerance: `hooks.py` (plain torch, the yardstick), `nnsight.py` (default; local or NDIF) and `transformer_lens.py` (bridge).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from safesteer_interp.models.mllm import MLLM, Encoded
+from safesteer_interp.sites import Read, Site
+from safesteer_interp.types import Hidden, Logits, Roles, States
+
+
+@dataclass(frozen=True)
+class At:
+    """Where an edit is being applied. Everything is absolute: nothing is inferred from the length of the current chunk."""
+
+    site: Site
+    step: int
+    """0 = prompt pass; k = the pass that consumed the k-th generated token."""
+    positions: Tensor
+    """[batch, chunk] absolute index into the padded sequence (prompt, then generated)."""
+    roles: Roles
+    """[batch, chunk] role of each token in this chunk."""
+    last_prompt: Tensor
+    """[batch, chunk] bool, True at the last prompt token (only in the prompt pass)."""
+
+
+EditFunction = Callable[[Hidden, At], Hidden]
+"""A pure function (h [batch, chunk, d], at) -> h; it never mutates its argument."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An edit function bound to the sites it acts on."""
+
+    sites: tuple[Site, ...]
+    function: EditFunction
+    name: str = "edit"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How generated tokens are chosen. Temperature 0 is greedy (the default for traces)."""
+
+    max_new_tokens: int = 0
+    temperature: float = 0.0
+    seed: int = 0
+    """One generator per request, derived from (seed, request key): batch composition cannot change a sample."""
+
+
+@dataclass
+class Captured:
+    """What one batch gave. Float tensors keep the model's dtype, on the CPU, cloned (never views of a whole sequence)."""
+
+    states: dict[tuple[Site, Read], States] = field(default_factory=dict)
+    """[batch, d] per (site, read); NaN rows where a read does not exist for a row (no image; answer ended before step k)."""
+    generated: list[list[int]] = field(default_factory=list)
+    """Generated token ids per row, cut after the first end-of-sequence token (kept)."""
+    logits: Logits | None = None
+    """[batch, vocab] next-token logits at the last prompt token, float32, only when asked."""
+
+
+class Tracer(Protocol):
+    """Runs one batch and captures all asked sites and reads in one pass."""
+
+    name: str
+
+    def capture(
+        self,
+        batch: Encoded,
+        sites: Sequence[Site],
+        reads: Sequence[Read],
+        *,
+        sampling: Sampling = Sampling(),
+        edits: Sequence[Edit] = (),
+        logits: bool = False,
+    ) -> Captured: ...
+
+
+TracerFactory = Callable[[MLLM], Tracer]
+TRACERS: Mapping[str, str] = {
+    "nnsight": "safesteer_interp.tracing.nnsight:NnsightTracer",
+    "transformer_lens": "safesteer_interp.tracing.transformer_lens:TransformerLensTracer",
+    "hooks": "safesteer_interp.tracing.hooks:HooksTracer",
+}
+"""Name -> "module:class", imported only when asked for (nnsight reads argv and patches `object` on import)."""
