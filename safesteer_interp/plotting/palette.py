@@ -1,0 +1,149 @@
+"""One colour, marker and line per entity, in every figure of the suite.
+
+Okabe-Ito colours (Okabe and Ito 2008), which stay apart for readers with any of the three common colour-vision deficiencies; a test
+measures that within every kind. What is measured has a colour, what is a control is grey. Nothing else in the package names a colour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+OKABE_ITO = (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
+INK, MUTED, RULE = "#1a1a1a", "#6b6b6b", "#d9d9d9"
+SEQUENTIAL, DIVERGING = "cividis", "PuOr"
+"""Colour maps that survive colour-vision deficiency, for magnitudes and for signed values."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an entity looks: hex colour, matplotlib marker and line style, and the words a legend uses."""
+
+    color: str
+    marker: str
+    label: str
+    line: str = "-"
+
+    def plot(self) -> dict[str, Any]:
+        """Keyword arguments for `Axes.plot` and `Axes.errorbar`."""
+        return {"color": self.color, "marker": self.marker, "linestyle": self.line, "label": self.label}
+
+    def scatter(self) -> dict[str, Any]:
+        """Keyword arguments for `Axes.scatter`."""
+        return {"color": self.color, "marker": self.marker, "label": self.label}
+
+
+ENTITIES: dict[str, dict[str, Style]] = {
+    "attack": {
+        "TEXT": Style(BLACK, "o", "TEXT (no image)"),
+        "CB": Style(BLUE, "s", "CB (text, blank image)"),
+        "SD": Style(ORANGE, "^", "SD (picture)"),
+        "TYPO": Style(SKY, "v", "TYPO (typography)"),
+        "SD_TYPO": Style(PURPLE, "D", "SD_TYPO (picture and typography)"),
+        "none": Style(GREEN, "P", "none (harmless)"),
+        "all": Style(VERMILLION, "X", "all attacks", "--"),
+    },
+    "class": {
+        "harmless": Style(GREEN, "o", "harmless"),
+        "harmful": Style(VERMILLION, "X", "harmful"),
+    },
+    "modality": {
+        "text": Style(BLUE, "o", "harm in the text"),
+        "image": Style(VERMILLION, "X", "harm in the image"),
+        "blank_image": Style(SKY, "s", "blank image"),
+        "harmless_image": Style(GREEN, "P", "harmless image"),
+        "harmful_image": Style(ORANGE, "D", "harmful image"),
+    },
+    "outcome": {
+        "harmless": Style(GREEN, "o", "answer to a harmless request"),
+        "refuse": Style(BLUE, "s", "refusal"),
+        "comply": Style(VERMILLION, "X", "compliance"),
+        "degenerate": Style("#8c8c8c", "d", "degenerate answer", ":"),
+    },
+    "control": {
+        "shuffled_labels": Style("#3d3d3d", "1", "control: shuffled labels", ":"),
+        "bag_of_words": Style("#6b6b6b", "2", "control: bag of words", "--"),
+        "prompt_length": Style("#8f8f8f", "3", "control: prompt length", "-."),
+        "random_direction": Style("#b0b0b0", "4", "control: random direction", (0, (1, 1))),  # type: ignore[arg-type]
+        "random_pairs": Style("#7d7d7d", "+", "control: random pairs", (0, (5, 1))),  # type: ignore[arg-type]
+        "raw_pixels": Style("#555555", "x", "control: raw pixels", (0, (3, 1, 1, 1))),  # type: ignore[arg-type]
+    },
+    "method": {
+        "none": Style(BLACK, "o", "no defense"),
+        "safesteer": Style(VERMILLION, "X", "SafeSteer"),
+        "safesteer_no_msav": Style(VERMILLION, "x", "SafeSteer without MSAV", "--"),
+        "ecso": Style(ORANGE, "^", "ECSO"),
+        "coca": Style(BLUE, "s", "CoCA"),
+        "mllm_protector": Style(GREEN, "P", "MLLM-Protector"),
+        "mrd": Style(PURPLE, "D", "MRD"),
+        "adashield": Style(SKY, "v", "AdaShield"),
+        "refusal_steering": Style(PURPLE, "h", "refusal steering", "--"),
+        "shiftdc": Style(SKY, "<", "ShiftDC", "--"),
+        "random_direction": Style("#8f8f8f", "4", "random direction", ":"),
+    },
+    "split": {
+        "train": Style("#8f8f8f", "o", "train", ":"),
+        "validation": Style(ORANGE, "^", "validation", "--"),
+        "test": Style(BLACK, "s", "test"),
+    },
+    "model": {
+        "mini": Style(BLUE, "o", "mini"),
+        "planted": Style("#8f8f8f", "s", "planted (known answer)", "--"),
+        "llava-1.5": Style(ORANGE, "^", "LLaVA-1.5"),
+        "qwen2.5-vl": Style(GREEN, "P", "Qwen2.5-VL"),
+        "qwen3-vl": Style(PURPLE, "D", "Qwen3-VL"),
+    },
+    "verdict": {
+        "supported": Style(GREEN, "o", "supported"),
+        "contradicted": Style(VERMILLION, "X", "contradicted"),
+        "undecided": Style("#6b6b6b", "d", "undecided"),
+    },
+    "series": {},
+}
+"""Kind -> name -> style. "series" is for what has no fixed look (layers, widths, seeds, other people's models)."""
+
+_FALLBACK_COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+_FALLBACK_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+
+
+def style_of(kind: str, name: str) -> Style:
+    """The style of an entity; names are matched without regard to case, blanks and hyphens.
+
+    A control is grey whatever kind it is asked as. An unknown name gets a colour and marker from its hash: the same one in every
+    figure, though not sure to differ from others; add it to ENTITIES when it appears beside them.
+    """
+    key = _plain(name)
+    for group in (kind, "control"):
+        for known, style in ENTITIES.get(group, {}).items():
+            if _plain(known) == key:
+                return style
+    digest = sha256(key.encode()).digest()
+    return Style(
+        _FALLBACK_COLORS[digest[0] % len(_FALLBACK_COLORS)], _FALLBACK_MARKERS[digest[1] % len(_FALLBACK_MARKERS)], str(name)
+    )
+
+
+def styles_of(kind: str, names: list[str]) -> dict[str, Style]:
+    """Styles of several entities that must differ from each other: unknown names take the first looks not yet used, in order."""
+    found: dict[str, Style] = {}
+    known = {n: style_of(kind, n) for n in names if is_known(kind, n)}
+    taken = {s.color for s in known.values()}
+    free = [c for c in _FALLBACK_COLORS if c not in taken] or list(_FALLBACK_COLORS)
+    unknown = [n for n in names if n not in known]
+    for i, name in enumerate(unknown):
+        line = ("-", "--", ":", "-.")[(i // len(free)) % 4]
+        found[name] = Style(free[i % len(free)], _FALLBACK_MARKERS[i % len(_FALLBACK_MARKERS)], str(name), line)
+    return {n: known[n] if n in known else found[n] for n in names}
+
+
+def is_known(kind: str, name: str) -> bool:
+    """True when the entity has a fixed look."""
+    key = _plain(name)
+    return any(_plain(known) == key for group in (kind, "control") for known in ENTITIES.get(group, {}))
+
+
+def _plain(name: str) -> str:
+    return str(name).lower().replace(" ", "_").replace("-", "_")
