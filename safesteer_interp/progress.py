@@ -1,0 +1,65 @@
+"""Progress with an ETA on stderr: one look for every long job, silent where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int | None, *, enabled: bool = True, done: int = 0
+) -> Iterator[Callable[..., None]]:
+    """A bar with count, elapsed time and ETA; yields `advance(n=1, description=None)`.
+
+    `done` units count as finished already (a resumed run), so the ETA is that of the rest. Without a terminal on stderr one line is
+    printed when the job ends, so that a log stays readable.
+    """
+    console = Console(file=sys.stderr)
+    if not enabled:
+        yield lambda n=1, description=None: None
+        return
+    if not console.is_terminal:
+        counted = done
+
+        def count(n: int = 1, description: str | None = None) -> None:
+            nonlocal counted
+            counted += n
+
+        yield count
+        console.print(f"{description}: {counted}{'' if total is None else f'/{total}'} done", highlight=False, markup=False)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=False) as bar:
+        task = bar.add_task(description, total=total, completed=done)
+
+        def advance(n: int = 1, description: str | None = None) -> None:
+            bar.update(task, advance=n)
+            if description is not None:
+                bar.update(task, description=description)
+
+        yield advance
+
+
+def track(items: Iterable[Item], description: str, *, total: int | None = None, enabled: bool = True) -> Iterator[Item]:
+    """The items, with a progress bar around them. `total` is needed only where `len(items)` is not known."""
+    if total is None:
+        total = len(items) if hasattr(items, "__len__") else None
+    with progress_bar(description, total, enabled=enabled) as advance:
+        for item in items:
+            yield item
+            advance()
