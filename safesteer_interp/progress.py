@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -14,9 +14,7 @@ Item = TypeVar("Item")
 
 
 @contextmanager
-def progress_bar(
-    description: str, total: int | None, *, enabled: bool = True, done: int = 0
-) -> Iterator[Callable[..., None]]:
+def progress_bar(description: str, total: int | None, *, enabled: bool = True, done: int = 0) -> Iterator[Callable[..., None]]:
     """A bar with count, elapsed time and ETA; yields `advance(n=1, description=None)`.
 
     `done` units count as finished already (a resumed run), so the ETA is that of the rest. Without a terminal on stderr one line is
@@ -58,7 +56,7 @@ def progress_bar(
 def track(items: Iterable[Item], description: str, *, total: int | None = None, enabled: bool = True) -> Iterator[Item]:
     """The items, with a progress bar around them. `total` is needed only where `len(items)` is not known."""
     if total is None:
-        total = len(items) if hasattr(items, "__len__") else None
+        total = len(items) if isinstance(items, Sized) else None
     with progress_bar(description, total, enabled=enabled) as advance:
         for item in items:
             yield item

@@ -1,0 +1,61 @@
+# `make figures` and `make test` do everything on a fresh machine with Python >= 3.11, make and git.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Two test workers with one torch thread each: the fastest setting on two cores.
+WORKERS ?= 2
+# Which model the figures are made of, and how large the runs are (quick or full).
+MODEL ?= mini
+PROFILE ?= quick
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# TransformerLens tries to install torchvision when a processor fails to load; these make that attempt fail harmlessly.
+OFFLINE := PIP_NO_INDEX=1 UV_OFFLINE=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup figures test test-gpu lint format notebooks mini clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## create .venv with everything installed (nothing to do the second time)
+
+# torch first and by exact version, so that a CPU build on disk is taken; never torchvision.
+$(STAMP): pyproject.toml constraints.txt requirements-mini.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train]'
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-mini.txt
+	touch $@
+
+figures: setup  ## every figure, table and claim on MODEL, then the gallery figures/index.html
+	$(OFFLINE) $(BIN)/safesteer run --all --model $(MODEL) --profile $(PROFILE)
+	$(OFFLINE) $(BIN)/safesteer report
+
+test: setup  ## the test suite
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-gpu: setup  ## the tests that need an accelerator
+	$(OFFLINE) $(BIN)/python -m pytest -m gpu
+
+lint: setup  ## style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## let ruff format the code
+	$(BIN)/ruff format safesteer_interp analyses benchmarks tests
+
+notebooks: setup  ## execute the notebooks in place, outputs kept
+	$(OFFLINE) $(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+mini: setup  ## retrain the embedded model and evaluate it (about two hours on two cores)
+	$(OFFLINE) $(BIN)/safesteer mini train
+	$(OFFLINE) $(BIN)/safesteer mini evaluate
+
+clean:  ## remove the environment and build products (figures and the user cache stay)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
