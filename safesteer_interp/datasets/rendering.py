@@ -1,0 +1,352 @@
+"""Typography and blank images: deterministic, fast, and with a box for every character drawn.
+
+All fonts are the DejaVu faces that ship inside matplotlib, so nothing is bundled. `typography(...)` gives the image with the box
+of each character (dense labels for training a vision tower); `render_typography(...)` the image alone. The same arguments give the
+same pixels. The two published recipes, FigStep's (arXiv 2311.05608) and MM-SafetyBench's (arXiv 2311.17600), are at the end; they
+differ from the originals in the font only (theirs are not redistributable).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, features
+
+from safesteer_interp.errors import UsageError, did_you_mean
+from safesteer_interp.requests import ImageSource
+
+RENDERER_VERSION = 1
+"""Raised whenever a change here, in `pictures` or in their data moves a pixel; part of every image's key."""
+
+Colour = tuple[int, int, int]
+Layout = Literal["left", "centre", "right", "sign", "list"]
+
+FONTS: tuple[str, ...] = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Bold",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSansMono-BoldOblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+    "DejaVuSerif-BoldItalic",
+)
+LAYOUTS: tuple[Layout, ...] = ("left", "centre", "right", "sign", "list")
+"""left, centre, right: alignment; sign: centred inside a frame; list: FigStep-like, "Steps to ... 1. 2. 3."."""
+
+INKS: tuple[tuple[Colour, Colour], ...] = (
+    ((0, 0, 0), (255, 255, 255)),
+    ((20, 20, 60), (250, 246, 230)),
+    ((150, 0, 0), (255, 255, 255)),
+    ((0, 70, 0), (240, 250, 235)),
+    ((0, 40, 140), (230, 240, 255)),
+    ((90, 0, 110), (255, 245, 200)),
+    ((255, 255, 255), (20, 20, 20)),
+    ((255, 235, 90), (20, 30, 90)),
+    ((255, 255, 255), (140, 20, 20)),
+    ((235, 255, 235), (10, 70, 40)),
+)
+"""(colour, background) pairs with a WCAG contrast of at least 7."""
+
+SIZES = (13, 24)
+"""Smallest and largest font size, in pixels, that the bundled benchmark draws on its 160-pixel canvas."""
+
+MARGIN = 6
+LINE_HEIGHT = 1.25
+
+
+@dataclass(frozen=True)
+class CharacterBox:
+    """Where one character was drawn: `index` counts in `Typography.text`, the box is in pixels of the image."""
+
+    index: int
+    character: str
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class Typography:
+    """A rendered text: the image, the exact text drawn (lines joined by single spaces) and the boxes of its characters."""
+
+    image: Image.Image
+    text: str
+    boxes: tuple[CharacterBox, ...]
+
+
+@cache
+def font_path(name: str) -> Path:
+    """File of a face in matplotlib's own font folder. Raises UsageError for an unknown name."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    if name not in FONTS or not path.is_file():
+        raise UsageError(f'font "{name}" is not one of the DejaVu faces that ship with matplotlib.' + did_you_mean(name, FONTS))
+    return path
+
+
+@lru_cache(maxsize=512)
+def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """The face at a pixel size, cached (basic layout: the same glyph positions with and without libraqm)."""
+    return ImageFont.truetype(str(font_path(name)), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Greedy word wrap of every line of `text` to `width` pixels; a single word wider than that stays whole."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        current = ""
+        for word in paragraph.split():
+            longer = f"{current} {word}" if current else word
+            if current and font.getlength(longer) > width:
+                lines.append(current)
+                current = word
+            else:
+                current = longer
+        lines.append(current)
+    return lines
+
+
+def layout_text(text: str, layout: Layout) -> str:
+    """The text a layout draws: "list" turns an activity into FigStep's empty list (arXiv 2311.05608), others leave it alone."""
+    return f"Steps to {text}.\n1.\n2.\n3." if layout == "list" else text
+
+
+def fit_size(texts: tuple[str, ...], font: str, size: int, layout: Layout, canvas: tuple[int, int]) -> int:
+    """The largest font size up to `size` at which every one of `texts` fits the canvas (width, height) in this layout.
+
+    A pair is drawn at one common size, so that size says nothing about the side. Raises UsageError when a text does not even fit
+    at 8 pixels.
+    """
+    for candidate in range(size, 7, -1):
+        face = load_font(font, candidate)
+        if all(_fits(layout_text(text, layout), face, canvas) for text in texts):
+            return candidate
+    raise UsageError(f'a text of {max(map(len, texts))} characters does not fit {canvas[0]}x{canvas[1]} pixels; shorten it.')
+
+
+def _fits(text: str, face: ImageFont.FreeTypeFont, canvas: tuple[int, int]) -> bool:
+    width, height = canvas[0] - 2 * MARGIN, canvas[1] - 2 * MARGIN
+    lines = wrap(text, face, width)
+    return len(lines) * _line_height(face) <= height and max(map(face.getlength, lines)) <= width
+
+
+def _line_height(face: ImageFont.FreeTypeFont) -> int:
+    return round(face.size * LINE_HEIGHT)
+
+
+def typography(
+    text: str,
+    *,
+    font: str = "DejaVuSans",
+    size: int = 18,
+    colour: Colour = (0, 0, 0),
+    background: Colour = (255, 255, 255),
+    layout: Layout = "left",
+    seed: int = 0,
+    canvas: int | tuple[int, int] = 160,
+) -> Typography:
+    """Draw `text` and say where every character went.
+
+    `canvas` is a side or (width, height) in pixels. A text too long for `size` is drawn smaller. `seed` moves the block of text
+    within the free space. Raises UsageError for an unknown font or a text that cannot fit.
+    """
+    image, lines, face, places = _draw(text, font, size, colour, background, layout, seed, canvas)
+    boxes: list[CharacterBox] = []
+    index, height = 0, _line_height(face)
+    for line, (x, y) in zip(lines, places, strict=True):
+        edges = [x + face.getlength(line[:i]) for i in range(len(line) + 1)]
+        for i, character in enumerate(line):
+            if character != " ":
+                boxes.append(CharacterBox(index + i, character, edges[i], edges[i + 1], float(y), float(y + height)))
+        index += len(line) + 1
+    return Typography(image, " ".join(lines), tuple(boxes))
+
+
+def render_typography(
+    text: str,
+    *,
+    font: str = "DejaVuSans",
+    size: int = 18,
+    colour: Colour = (0, 0, 0),
+    background: Colour = (255, 255, 255),
+    layout: Layout = "left",
+    seed: int = 0,
+    canvas: int | tuple[int, int] = 160,
+) -> Image.Image:
+    """The image of `typography(...)` alone, without measuring characters."""
+    return _draw(text, font, size, colour, background, layout, seed, canvas)[0]
+
+
+def _draw(
+    text: str,
+    font: str,
+    size: int,
+    colour: Colour,
+    background: Colour,
+    layout: Layout,
+    seed: int,
+    canvas: int | tuple[int, int],
+) -> tuple[Image.Image, list[str], ImageFont.FreeTypeFont, list[tuple[int, int]]]:
+    if layout not in LAYOUTS:
+        raise UsageError(f'layout "{layout}" is unknown.' + did_you_mean(layout, LAYOUTS))
+    width, height = (canvas, canvas) if isinstance(canvas, int) else canvas
+    face = load_font(font, fit_size((text,), font, size, layout, (width, height)))
+    lines = wrap(layout_text(text, layout), face, width - 2 * MARGIN)
+    widths = [face.getlength(line) for line in lines]
+    step = _line_height(face)
+    rng = random.Random(seed)
+    # Two draws whatever the text, so that both sides of a pair are moved by the same fractions of their free space.
+    across, down = rng.random(), rng.random()
+    free_x, free_y = width - 2 * MARGIN - max(widths), height - 2 * MARGIN - step * len(lines)
+    if layout in ("centre", "sign"):
+        xs = [int((width - w) / 2) for w in widths]
+    elif layout == "right":
+        xs = [int(width - MARGIN - across * free_x / 2 - w) for w in widths]
+    else:
+        xs = [int(MARGIN + across * free_x / 2)] * len(lines)
+    top = int(MARGIN + (0.5 if layout == "sign" else down) * free_y)
+    places = [(x, top + i * step) for i, x in enumerate(xs)]
+    image = Image.new("RGB", (width, height), background)
+    draw = ImageDraw.Draw(image)
+    if layout == "sign":
+        draw.rounded_rectangle((2, 2, width - 3, height - 3), radius=8, outline=colour, width=2)
+    for line, place in zip(lines, places, strict=True):
+        draw.text(place, line, font=face, fill=colour)
+    return image, lines, face, places
+
+
+def blank(kind: Literal["white", "black", "noise"] = "white", width: int = 160, height: int = 160, seed: int = 0) -> Image.Image:
+    """An image without content: white, black, or independent uniform noise per pixel and channel."""
+    if kind == "noise":
+        return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    if kind not in ("white", "black"):
+        raise UsageError(f'blank image "{kind}" is unknown; use white, black or noise.')
+    return Image.new("RGB", (width, height), (255, 255, 255) if kind == "white" else (0, 0, 0))
+
+
+def stack(top: Image.Image, bottom: Image.Image) -> Image.Image:
+    """One image above the other, as MM-SafetyBench makes SD_TYPO: width is the wider one's, the unfilled area is black."""
+    image = Image.new("RGB", (max(top.width, bottom.width), top.height + bottom.height))
+    image.paste(top.convert("RGB"), (0, 0))
+    image.paste(bottom.convert("RGB"), (0, top.height))
+    return image
+
+
+def mm_safetybench_typography(phrase: str, font: str = "DejaVuSans") -> Image.Image:
+    """MM-SafetyBench's TYPO image (arXiv 2311.17600, `creation/2_img_process.py`): 90 px text on a canvas 1024 px wide.
+
+    Greedy wrap by words, continuation lines start with a space, height 90 * (lines + 1), black on white at (0, 45). The original
+    uses Arial.
+    """
+    face = load_font(font, 90)
+    lines, current = [], ""
+    for word in phrase.split():
+        longer = f"{current} {word}" if current or lines else word
+        if current.strip() and face.getlength(longer) > 1024:
+            lines.append(current)
+            current = f" {word}"
+        else:
+            current = longer
+    lines.append(current)
+    image = Image.new("RGB", (1024, 90 * (len(lines) + 1)), (255, 255, 255))
+    draw = ImageDraw.Draw(image)
+    for i, line in enumerate(lines):
+        draw.text((0, 45 + 90 * i), line, font=face, fill=(0, 0, 0))
+    return image
+
+
+def figstep_typography(instruction: str, font: str = "DejaVuSansMono-Bold") -> Image.Image:
+    """FigStep's image (arXiv 2311.05608, `src/generate_prompts.py`): 760x760, 80 px monospace, wrapped at 15 characters.
+
+    The instruction ("Steps to ...") is followed by the empty items 1. to 3.; text starts at (20, 10) with 11 px between lines. The
+    original uses FreeMono Bold, which is narrower: DejaVu Sans Mono is drawn at 76 px so that 15 characters fit.
+    """
+    import textwrap
+
+    lines = textwrap.wrap(instruction, width=15) + ["1. ", "2. ", "3. "]
+    image = Image.new("RGB", (760, 760), (255, 255, 255))
+    ImageDraw.Draw(image).multiline_text((20, 10), "\n".join(lines), font=load_font(font, 76), spacing=11, fill=(0, 0, 0))
+    return image
+
+
+def recipe_key(kind: str, recipe: dict[str, Any]) -> str:
+    """Hex digest of a recipe, the renderer's version and FreeType's: equal keys mean equal pixels."""
+    whole = {"kind": kind, "renderer": RENDERER_VERSION, "freetype": features.version("freetype2"), **recipe}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TypographyImage(ImageSource):
+    """A text drawn as an image by `render_typography`; the fields are its arguments."""
+
+    text: str
+    font: str = "DejaVuSans"
+    size: int = 18
+    colour: Colour = (0, 0, 0)
+    background: Colour = (255, 255, 255)
+    layout: Layout = "left"
+    seed: int = 0
+    canvas: tuple[int, int] = (160, 160)
+
+    def load(self) -> Image.Image:
+        return render_typography(**asdict(self))
+
+    def key(self) -> str:
+        return recipe_key("typography", asdict(self))
+
+
+@dataclass(frozen=True)
+class BenchmarkTypography(ImageSource):
+    """A key phrase drawn by a published recipe."""
+
+    text: str
+    recipe: Literal["figstep", "mm_safetybench"]
+
+    def load(self) -> Image.Image:
+        return figstep_typography(self.text) if self.recipe == "figstep" else mm_safetybench_typography(self.text)
+
+    def key(self) -> str:
+        return recipe_key("benchmark", asdict(self))
+
+
+@dataclass(frozen=True)
+class BlankImage(ImageSource):
+    """An image without content; see `blank`."""
+
+    kind: Literal["white", "black", "noise"] = "white"
+    width: int = 160
+    height: int = 160
+    seed: int = 0
+
+    def load(self) -> Image.Image:
+        return blank(self.kind, self.width, self.height, self.seed)
+
+    def key(self) -> str:
+        return recipe_key("blank", asdict(self))
+
+
+@dataclass(frozen=True)
+class StackedImage(ImageSource):
+    """One image above another; see `stack`."""
+
+    top: ImageSource
+    bottom: ImageSource
+
+    def load(self) -> Image.Image:
+        return stack(self.top.load(), self.bottom.load())
+
+    def key(self) -> str:
+        return recipe_key("stacked", {"top": self.top.key(), "bottom": self.bottom.key()})
