@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import textwrap
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -274,9 +275,7 @@ def figstep_typography(instruction: str, font: str = "DejaVuSansMono-Bold") -> I
     The instruction ("Steps to ...") is followed by the empty items 1. to 3.; text starts at (20, 10) with 11 px between lines. The
     original uses FreeMono Bold, which is narrower: DejaVu Sans Mono is drawn at 76 px so that 15 characters fit.
     """
-    import textwrap
-
-    lines = textwrap.wrap(instruction, width=15) + ["1. ", "2. ", "3. "]
+    lines = [*textwrap.wrap(instruction, width=15), "1. ", "2. ", "3. "]
     image = Image.new("RGB", (760, 760), (255, 255, 255))
     ImageDraw.Draw(image).multiline_text((20, 10), "\n".join(lines), font=load_font(font, 76), spacing=11, fill=(0, 0, 0))
     return image
