@@ -47,6 +47,16 @@ class Layout:
     """Some layers attend to a window only (Gemma 3)."""
     bridge: bool = True
     """Whether TransformerLens 4.3 has an adapter for it (PaliGemma has none)."""
+    serves: Callable[[Any], bool] | None = field(default=None, compare=False)
+    """config -> whether this entry fits, when two entries share a model type (PaliGemma 1 and 2)."""
+    template: str | None = None
+    """Chat template (Jinja) used when the checkpoint brings none."""
+    around_text: Callable[[Any], tuple[str, str]] | None = field(default=None, compare=False)
+    """tokenizer -> what the processor itself writes before the text and at the end of the prompt (PaliGemma: "<bos>", a newline)."""
+    token_types: str | None = None
+    """Name of the per-token input that marks image tokens, when the model wants it for text-only rows too."""
+    processor_class: Callable[[], type] | None = field(default=None, compare=False)
+    """Processor to load instead of transformers' own when torchvision (its video half) is not installed."""
     tiny: Callable[[], MLLM] | None = field(default=None, compare=False)
     """Builds a tiny random model with a real processor from configs alone (no hub): the model of every parity test."""
 

@@ -1,0 +1,70 @@
+"""Fingerprint of a model: one SHA-256 over everything about it that affects a number. It enters every trace key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+_CHUNK = 1 << 22
+_files: dict[tuple[str, int, int], str] = {}
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, streamed; remembered for this process by path, size and modification time."""
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    if key not in _files:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        _files[key] = digest.hexdigest()
+    return _files[key]
+
+def state_digest(model: nn.Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of a model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}|{flat.dtype}|{tuple(flat.shape)}|".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+def processor_digest(processor: Any) -> str:
+    """SHA-256 over what a processor does: tokenizer vocabulary and rules, image settings, class names and chat template."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    images = getattr(processor, "image_processor", None)
+    parts = {
+        "processor": type(processor).__name__,
+        "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items()),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "template": getattr(processor, "chat_template", None) or tokenizer.chat_template,
+        "images": None if images is None else [type(images).__name__, _plain(images.to_dict())],
+        "settings": {k: v for k, v in sorted(vars(processor).items()) if isinstance(v, (str, int, float, bool))},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Image settings without the keys that name files or classes, which differ between a built and a loaded processor."""
+    return {k: v for k, v in settings.items() if k not in ("processor_class", "image_processor_type", "name_or_path", "_processor_class")}
+
+def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | None = None) -> str:
+    """Hex SHA-256 over weights (their files when given, else the state dict), config, processor and chat template."""
+    digest = hashlib.sha256()
+    if weights:
+        for path in sorted(weights, key=lambda p: p.name):
+            digest.update(f"{path.name}:{file_digest(path)};".encode())
+    else:
+        digest.update(state_digest(model).encode())
+    config = model.config.to_dict()
+    for unstable in ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"):
+        config.pop(unstable, None)
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(str(model.dtype).encode())
+    digest.update(processor_digest(processor).encode())
+    return digest.hexdigest()
