@@ -1,0 +1,80 @@
+"""What the commands share: parsing by tyro, JSON and tables on stdout, sentences on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tyro.conf import Positional
+
+__all__ = ["Positional", "emit_json", "emit_table", "parse", "plain", "say", "size"]
+
+Parsed = TypeVar("Parsed")
+
+
+def parse(command: type[Parsed], name: str, arguments: Sequence[str]) -> Parsed:
+    """The command's dataclass filled in from its arguments; prints help or a usage error and exits (0 or 2) like any CLI."""
+    import tyro
+
+    return tyro.cli(command, prog=f"safesteer {name}", args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def emit_json(data: Any) -> None:
+    """Data as JSON on stdout; NaN and infinities become null, paths and enums text."""
+    json.dump(plain(data), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def emit_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
+    """A table on stdout, cut to the terminal's width; plain text when piped."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console.print(table)
+
+
+def say(sentence: str) -> None:
+    """One sentence on stderr."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for people: "3.2 GB" (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(n_bytes) < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
+
+
+def plain(value: Any) -> Any:
+    """JSON form of nested dataclasses, mappings, sequences, enums, paths and numpy scalars."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,125 @@
+"""`safesteer list [KIND]`: what exists, and under which name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safesteer_interp.cli.command import Positional, emit_json, emit_table, parse
+from safesteer_interp.errors import UsageError, did_you_mean
+
+Rows = list[dict[str, Any]]
+
+
+def models() -> Rows:
+    """What `load_model` takes by name, then the families whose checkpoints it loads from a folder or the hub."""
+    from safesteer_interp.models.families import FAMILIES
+
+    named = [
+        {"name": "mini", "takes": "text and images", "what": "the embedded model: SmolLM2-135M-Instruct with a trained vision tower"},
+        {"name": "planted", "takes": "text and images", "what": "the known-answer model: a planted harm direction and modality gap"},
+    ]
+    return named + [
+        {
+            "name": f"family {family}",
+            "takes": "text and images" if layout.vision_tower else "text",
+            "what": "model types " + ", ".join(layout.model_types),
+        }
+        for family, layout in sorted(FAMILIES.items())
+    ]
+
+
+def tracers() -> Rows:
+    """The engines that read and edit states; all give the same numbers."""
+    what = {
+        "nnsight": "default; local, or remote on NDIF with --remote",
+        "transformer_lens": "the bridge: named hook points (no adapter for PaliGemma)",
+        "hooks": "plain torch forward hooks: the yardstick",
+    }
+    from safesteer_interp.tracing.tracer import TRACERS
+
+    return [{"name": name, "what": what.get(name, target)} for name, target in TRACERS.items()]
+
+
+def sites() -> Rows:
+    """Places in the decoder that can be read or edited."""
+    what = {
+        "embed": "what enters decoder layer 0, image features merged in",
+        "resid_post": "residual stream after a layer: resid_post.12, resid_post.0-9, resid_post (all)",
+        "attn_out": "what attention adds to the residual stream, per layer",
+        "mlp_out": "what the MLP adds to the residual stream, per layer",
+        "final_norm": "the state after the final norm, which the paper probes",
+    }
+    return [{"name": name, "what": text} for name, text in what.items()]
+
+
+def reads() -> Rows:
+    """Named positions."""
+    what = {
+        "last_prompt": "the last prompt token",
+        "image_mean": "mean over the image's tokens",
+        "user_mean": "mean over the user's tokens",
+        "step:K": "the pass that consumed the K-th generated token; step:1-8 for a range",
+    }
+    return [{"name": name, "what": text} for name, text in what.items()]
+
+
+def attacks() -> Rows:
+    """Where the harm of a request sits, in the benchmarks' own names."""
+    what = {
+        "TEXT": "harmful text, no image",
+        "CB": "harmful text beside a blank image",
+        "SD": "harmless text beside a picture that carries the harm",
+        "TYPO": "harmless text beside typography that carries the harm",
+        "SD_TYPO": "harmless text beside a picture above typography",
+        "none": "harmless, and no one's twin",
+    }
+    return [{"name": name, "what": text} for name, text in what.items()]
+
+
+def analyses() -> Rows:
+    """The findings: one file each in `analyses/`."""
+    from safesteer_interp.analysis.discovery import discover
+
+    return [{"name": a.id, "replicates": a.replicates, "what": a.question} for a in discover().values()]
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    "models": models,
+    "tracers": tracers,
+    "sites": sites,
+    "reads": reads,
+    "attacks": attacks,
+    "analyses": analyses,
+}
+
+
+@dataclass(frozen=True)
+class List:
+    """List what exists. Without a kind: the kinds themselves."""
+
+    kind: Positional[str] = ""
+    """models, tracers, sites, reads, attacks, datasets, analyses, ..."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Prints the rows of one kind, or the kinds."""
+        if not self.kind:
+            rows = [{"kind": name, "what": (rows_of.__doc__ or "").strip()} for name, rows_of in KINDS.items()]
+        elif self.kind in KINDS:
+            rows = KINDS[self.kind]()
+        else:
+            raise UsageError(f'nothing of the kind "{self.kind}" is listed.{did_you_mean(self.kind, KINDS)}')
+        if self.json:
+            emit_json(rows)
+        else:
+            columns = list(rows[0]) if rows else ["name"]
+            emit_table(columns, [[row.get(column, "") for column in columns] for row in rows])
+        return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point of the command."""
+    return parse(List, "list", arguments).run()

@@ -1,0 +1,81 @@
+"""What tests share. The environment is set before torch is imported: offline, one thread per worker, no display.
+
+Shapes and types are checked while testing (see `--jaxtyping-packages` in pyproject.toml and `test_project.py`). `mini` is read from
+the user's own cache, because building it takes a minute; a test that builds caches of its own asks for `fresh_cache`.
+"""
+
+from __future__ import annotations
+
+import os
+
+for name, value in {
+    "HF_HUB_OFFLINE": "1",
+    "MPLBACKEND": "Agg",
+    "OMP_NUM_THREADS": "1",
+    "PIP_NO_INDEX": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "UV_OFFLINE": "1",
+}.items():
+    os.environ.setdefault(name, value)
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty user cache of this test alone."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SAFESTEER_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def planted() -> Any:
+    """The known-answer model, built once per worker. Do not modify it."""
+    from safesteer_interp.models.planted import build_planted
+
+    return build_planted()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[[str], Any]:
+    """`tiny("llava")`: a family's tiny random model, built once per worker. Do not modify it."""
+    from safesteer_interp.models.families import FAMILIES
+
+    @cache
+    def build(family: str) -> Any:
+        builder = FAMILIES[family].tiny
+        assert builder is not None, f"family {family} has no tiny() builder"
+        return builder()
+
+    return build
+
+
+@pytest.fixture
+def safesteer(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: `code, stdout, stderr = safesteer("list", "models")`."""
+    from safesteer_interp.cli import main
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            code = main(list(arguments))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
