@@ -18,7 +18,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.types import Logits, Mask, States
+from safesteer_interp.types import Mask, States
 
 MASKED_KERNELS = ("sdpa", "eager")
 """Attention kernels that take an arbitrary additive mask."""
@@ -27,37 +27,28 @@ MASKED_LAYERS = {"full_attention", "sliding_attention"}
 
 @dataclass
 class Prefix:
-    """What a model has read so far: one cache entry, one mask column and one position per token, left-padded."""
+    """What a model has read so far: one cache entry and one mask column per token, left-padded, and where the next token sits."""
 
     cache: Cache
     mask: Mask
     """[batch, S] 1 = real token. S grows by one per kept token."""
-    rope_shift: Int[Tensor, " batch"] | None = None
-    """Qwen-VL: rope position minus text position, per row. None where rope and text positions agree."""
-
-    @property
-    def next_position(self) -> Int[Tensor, " batch"]:
-        """Text position of the next token: the number of real tokens so far."""
-        return self.mask.long().sum(-1)
+    position: Int[Tensor, "*axes batch"]
+    """Position id of the next token: [batch], or [4, batch] for Qwen-VL (text, then rope's t, h, w)."""
 
     def extend(self) -> None:
         """Record that one more real token per row has entered the cache."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=-1)
+        self.position = self.position + 1
 
     def keep_rows(self, rows: Int[Tensor, " kept"]) -> None:
         """Drop every other row from the batch (finished answers), in place."""
-        self.cache.batch_select_indices(rows.to(self.mask.device))
-        self.mask = self.mask[rows.to(self.mask.device)]
-        if self.rope_shift is not None:
-            self.rope_shift = self.rope_shift[rows.to(self.rope_shift.device)]
+        rows = rows.to(self.mask.device)
+        self.cache.batch_select_indices(rows)
+        self.mask, self.position = self.mask[rows], self.position[..., rows]
 
-    def positions(self, width: int) -> Int[Tensor, "..."]:
-        """Position ids of `width` tokens that all come next: [batch, width], or [4, batch, width] for Qwen-VL (text, t, h, w)."""
-        text = self.next_position[:, None].expand(-1, width)
-        if self.rope_shift is None:
-            return text
-        rope = text + self.rope_shift[:, None].to(text.device)
-        return torch.stack([text, rope, rope, rope])
+    def positions(self, width: int) -> Int[Tensor, "*axes batch width"]:
+        """Position ids of `width` tokens that all come next."""
+        return self.position[..., None].expand(*self.position.shape, width)
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
@@ -95,39 +86,54 @@ def output_logits(model: PreTrainedModel, hidden: Float[Tensor, "... d"]) -> Flo
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def check_head(model: PreTrainedModel, hidden: States, logits: Logits) -> None:
-    """Raise InputError unless `output_logits` reproduces the model's own logits (some families scale them in their own way)."""
-    own = output_logits(model, hidden)
-    gap = (own - logits.float()).abs().max() / logits.float().abs().max().clamp_min(1e-6)
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Raise InputError unless `output_logits` reproduces the model's own logits (some families scale them in their own way).
+
+    Costs two forwards of one token; `load_model` makes the same check when it loads a layout.
+    """
+    token = torch.ones(1, 1, dtype=torch.long, device=model.device)
+    own = model(input_ids=token, use_cache=False).logits[:, -1].float()
+    ours = output_logits(model, decoder(model)(input_ids=token, use_cache=False).last_hidden_state[:, -1])
+    gap = float((own - ours).abs().max() / own.abs().max().clamp_min(1e-6))
     if gap > 0.02:
         raise InputError(
-            f"{type(model).__name__} computes its logits in a way that final norm + LM head do not reproduce (relative gap {gap:.2g}); "
+            f"{type(model).__name__} computes its logits in a way that final norm and LM head do not reproduce (relative gap {gap:.2g}); "
             "guided decoding cannot be used with this architecture."
         )
 
 
+def prompt_inputs(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Keyword arguments of the prompt pass, prepared by transformers' own generation helpers, with a fresh cache.
+
+    So prefix masks (PaliGemma, Gemma 3), one-based positions (PaliGemma) and M-RoPE (Qwen-VL) are those of `model.generate`.
+    """
+    helper: Any = model
+    rest: dict[str, Any] = {name: value for name, value in inputs.items() if name != "input_ids"}
+    rest["position_ids"] = helper._prepare_position_ids_for_generation(inputs["input_ids"], rest)
+    rest |= {"use_cache": True, "past_key_values": DynamicCache(config=model.config.get_text_config())}
+    return helper.prepare_inputs_for_generation(inputs["input_ids"], is_first_iteration=True, **rest)
+
+
 @torch.no_grad()
 def prefill(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Prefix, States]:
-    """Read a left-padded batch; returns the prefix and h0 [batch, d], the state after the final norm at the last prompt token.
+    """Read a left-padded batch; returns the prefix and h0 [batch, d], the state after the final norm at the last prompt token."""
+    base: Any = model.base_model
+    deltas = getattr(base, "rope_deltas", None)
+    try:
+        return read_prompt(model, prompt_inputs(model, inputs), inputs["attention_mask"])
+    finally:
+        if hasattr(base, "rope_deltas"):  # Qwen-VL's helpers leave it on the module, where it would shift a later manual decode
+            base.rope_deltas = deltas
 
-    `rope_deltas`, which Qwen-VL keeps on the module, is cleared first: otherwise the shift of an earlier image request leaks into a
-    text-only one without any error.
-    """
-    base = model.base_model
-    mask = inputs["attention_mask"]
-    mrope = hasattr(base, "rope_deltas")
-    extra: dict[str, Any] = {}
-    if mrope:
-        base.rope_deltas = None
-    if not (mrope and inputs.get("image_grid_thw") is not None):
-        extra["position_ids"] = (mask.long().cumsum(-1) - 1).clamp_min(0)
-    cache = DynamicCache(config=model.config.get_text_config())
-    out = base(**inputs, **extra, past_key_values=cache, use_cache=True)
-    shift = None
-    if mrope:
-        deltas = base.rope_deltas
-        shift = mask.new_zeros(len(mask)).long() if deltas is None else deltas.reshape(-1).long().to(mask.device)
-    return Prefix(out.past_key_values, mask, shift), out.last_hidden_state[:, -1].clone()
+
+@torch.no_grad()
+def read_prompt(model: PreTrainedModel, prepared: Mapping[str, Any], mask: Mask) -> tuple[Prefix, States]:
+    """The prompt pass on inputs that are already prepared (`prompt_inputs`, or transformers' generate)."""
+    prepared = {name: value for name, value in prepared.items() if name not in ("logits_to_keep", "labels")}
+    out = model.base_model(**prepared)
+    prefix = Prefix(out.past_key_values, mask, prepared["position_ids"][..., -1] + 1)
+    return prefix, out.last_hidden_state[:, -1].clone()
 
 
 @torch.no_grad()
@@ -170,9 +176,7 @@ def attention_masks(model: PreTrainedModel, prefix: Prefix, k: int) -> Tensor | 
 
 
 @torch.no_grad()
-def score_candidates(
-    model: PreTrainedModel, prefix: Prefix, candidates: Int[Tensor, "batch k"]
-) -> Float[Tensor, "batch k d"]:
+def score_candidates(model: PreTrainedModel, prefix: Prefix, candidates: Int[Tensor, "batch k"]) -> Float[Tensor, "batch k d"]:
     """States [batch, k, d] after the final norm of k alternatives for the same next position, in one forward.
 
     The cache holds S + k entries afterwards; `keep_candidate` must follow before anything else is read.

@@ -1,0 +1,109 @@
+"""`generate`: answers to any number of requests, in batches of like length, under one policy and any edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safesteer_interp.decoding.candidates import prefill
+from safesteer_interp.decoding.loop import Decoded, Watch, decode
+from safesteer_interp.decoding.policies import PLAIN, Policy, check_budget
+from safesteer_interp.decoding.sampling import uniforms
+from safesteer_interp.errors import UsageError
+from safesteer_interp.models.mllm import MLLM, Encoded
+from safesteer_interp.requests import Request
+from safesteer_interp.sites import Role, Site
+from safesteer_interp.tracing.hooks import visiting
+from safesteer_interp.tracing.steps import Pass, stop_ids
+from safesteer_interp.tracing.tracer import Edit, Sampling
+from safesteer_interp.types import Hidden
+
+DEFAULT_SAMPLING = Sampling(max_new_tokens=128, temperature=1.0)
+"""The paper's: temperature 1.0, at most 128 new tokens (arXiv 2605.11716 section 5.1)."""
+Progress = Callable[[int, int], None]
+"""Told (answers done, answers in all) after every batch."""
+
+
+def generate(
+    mllm: MLLM,
+    requests: Sequence[Request],
+    policy: Policy = PLAIN,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    *,
+    edits: Sequence[Edit] = (),
+    batch_size: int = 32,
+    explain: bool = False,
+    progress: Progress | None = None,
+) -> list[Decoded]:
+    """One answer per request, in order.
+
+    Requests of like length share a batch; each has its own random numbers, so that the batch does not change its sample (up to the
+    rounding that padding causes, 1e-5 relative in float32). Edits act on prompt and answer tokens as `At` says; rows that have
+    finished leave the batch, so an edit must not carry one vector per row.
+    Raises UsageError when more steps are guided than tokens generated, or when the model cannot be guided.
+    """
+    if sampling.max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens is {sampling.max_new_tokens}; an answer needs at least 1 token.")
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
+    if policy.steps:
+        check_budget(policy.k, policy.steps, sampling.max_new_tokens)
+    order = sorted(range(len(requests)), key=lambda i: (requests[i].image is not None, len(requests[i].text)))
+    found: dict[int, Decoded] = {}
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        batch = mllm.encode([requests[i] for i in places])
+        found.update(zip(places, decode_batch(mllm, batch, policy, sampling, edits=edits, explain=explain), strict=True))
+        if progress is not None:
+            progress(len(found), len(requests))
+    return [found[i] for i in range(len(requests))]
+
+
+def decode_batch(
+    mllm: MLLM, batch: Encoded, policy: Policy, sampling: Sampling, *, edits: Sequence[Edit] = (), explain: bool = False
+) -> list[Decoded]:
+    """Answers to one encoded batch, in its order."""
+    batch = batch.to(mllm.device)
+    uniform = uniforms(batch.requests, sampling.seed, sampling.max_new_tokens)
+    with torch.no_grad(), editing(mllm, batch, edits) as watch:
+        prefix, states = prefill(mllm.model, batch.inputs)
+        return decode(
+            mllm.model, prefix, states, policy, uniform, stop_ids(mllm), temperature=sampling.temperature, explain=explain, watch=watch
+        )
+
+
+@contextmanager
+def editing(mllm: MLLM, batch: Encoded, edits: Sequence[Edit]) -> Iterator[Watch | None]:
+    """While open, the edits act on every forward; the yielded function must be told of each forward after the prompt's.
+
+    Raises UsageError when an edit was never reached, so that no edit silently does nothing.
+    """
+    if not edits:
+        yield None
+        return
+    length = batch.input_ids.shape[1]
+    everything = torch.ones(len(batch.requests), dtype=torch.bool)
+    columns = torch.arange(length, device=batch.input_ids.device).expand(len(batch.requests), -1)
+    run = Pass({}, 0, columns, batch.roles, everything, edits=tuple(edits))
+
+    def visit(site: Site, hidden: Hidden) -> Hidden | None:
+        return run.visit(site, hidden)
+
+    def watch(step: int, positions: Tensor, rows: Tensor) -> None:
+        run.step, run.positions = step, positions.to(columns.device)
+        run.roles = torch.full_like(run.positions, int(Role.GENERATED), dtype=batch.roles.dtype)
+        run.alive = everything[rows]
+
+    with visiting(mllm.model, mllm.layout, run.places, visit):
+        yield watch
+    run.check()
+
+
+def text_of(mllm: MLLM, decoded: Decoded) -> str:
+    """The answer as text, without special tokens."""
+    tokenizer: Any = mllm.tokenizer
+    return str(tokenizer.decode(decoded.ids, skip_special_tokens=True)).strip()

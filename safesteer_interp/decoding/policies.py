@@ -1,0 +1,204 @@
+"""Policies: how each next token is chosen, from plain sampling to the probe-guided choice of SafeSteer and its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from safesteer_interp.decoding.sampling import draw
+from safesteer_interp.errors import UsageError
+from safesteer_interp.probes.decoding_probe import DecodingProbe
+from safesteer_interp.types import States
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The K candidates of every row at one guided step, with the states their own forward gave."""
+
+    ids: Int[Tensor, "batch k"]
+    log_probs: Float[Tensor, "batch k"]
+    """Natural log of the model's next-token probabilities (full vocabulary, temperature 1)."""
+    states: Float[Tensor, "batch k d"]
+    """After the final norm, float32: the tensor the probe was fitted on."""
+    step: int
+    """Decoding step whose token is being chosen: 0 is the first answer token."""
+    emitted: Sequence[Sequence[int]]
+    """Token ids each row has answered so far."""
+
+
+class Scorer(Protocol):
+    """Gives every candidate a score; higher is preferred."""
+
+    @property
+    def name(self) -> str: ...
+
+    def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]: ...
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a policy decided after the prompt pass."""
+
+    states: States
+    """The last prompt state the first token is predicted from: h0, or h0 after the alignment vector."""
+    guided: Bool[Tensor, " batch"]
+    """Rows whose first steps the policy guides; the others are sampled plainly."""
+    verdicts: Sequence[Mapping[str, float | bool]]
+    """Per row: what was measured and decided (e.g. the probe's score of the prompt), for `--explain` and tables."""
+
+
+class Policy(Protocol):
+    """Chooses tokens. `steps` = 0 is ordinary sampling."""
+
+    @property
+    def k(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    def begin(self, states: States) -> Opening: ...
+
+    def choose(
+        self, candidates: Candidates, uniform: Float[Tensor, " batch"]
+    ) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch k"]]: ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Ordinary sampling (or greedy decoding at temperature 0): nothing is guided."""
+
+    k: int = 1
+    steps: int = 0
+
+    def begin(self, states: States) -> Opening:
+        """Leaves the state alone."""
+        return Opening(states, torch.zeros(len(states), dtype=torch.bool, device=states.device), [{} for _ in states])
+
+    def choose(self, candidates: Candidates, uniform: Float[Tensor, " batch"]) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch k"]]:
+        """By the model's own probabilities over the candidates."""
+        return draw(candidates.log_probs, uniform, 1.0), candidates.log_probs
+
+
+PLAIN = Plain()
+
+OpeningRule = Callable[[States], Opening]
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Re-ranks the top-K candidates of the first `steps` steps by a score (arXiv 2605.11716 eq. 4-6).
+
+    The token is drawn from softmax((score + mix * log p) / temperature) over the K candidates. `mix` = 0 is the paper, where the
+    model's probabilities only define the candidate set; a large `mix` is top-K sampling. `temperature` 0 takes the best candidate
+    (RDS, arXiv 2410.06809). Raises UsageError for K < 1, negative steps, temperature or mix.
+    """
+
+    scorer: Scorer
+    k: int = 5
+    steps: int = 5
+    temperature: float = 1.0
+    mix: float = 0.0
+    opening: OpeningRule | None = None
+    """Edits h0 and decides which rows are guided; every row is, unedited, without it."""
+
+    def __post_init__(self) -> None:
+        check_budget(self.k, self.steps)
+        for name in ("temperature", "mix"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"`{name}` of guided decoding is {getattr(self, name)}; it must be 0 or more.")
+
+    def begin(self, states: States) -> Opening:
+        """Applies `opening`."""
+        if self.opening is not None:
+            return self.opening(states)
+        return Opening(states, torch.ones(len(states), dtype=torch.bool, device=states.device), [{} for _ in states])
+
+    def choose(self, candidates: Candidates, uniform: Float[Tensor, " batch"]) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch k"]]:
+        """The index drawn for each row, and the scores [batch, k] it was drawn from (before mixing)."""
+        scores = self.scorer.scores(candidates).to(candidates.log_probs)
+        mixed = scores + self.mix * candidates.log_probs if self.mix else scores
+        return draw(mixed, uniform, self.temperature), scores
+
+
+def check_budget(k: int, steps: int, max_new_tokens: int | None = None) -> None:
+    """Raise UsageError for K < 1, steps < 0, or more guided steps than tokens may be generated."""
+    if k < 1:
+        raise UsageError(f"K is {k}, but guided decoding needs at least 1 candidate a step; 5 is the usual choice.")
+    if steps < 0:
+        raise UsageError(f"steps is {steps}; give the number of answer tokens to guide, 0 or more.")
+    if max_new_tokens is not None and steps > max_new_tokens:
+        raise UsageError(
+            f"steps is {steps} but at most {max_new_tokens} tokens are generated; lower steps or raise max_new_tokens to {steps}."
+        )
+
+
+@dataclass(frozen=True)
+class ProbeScorer:
+    """The probe's score of each candidate's own state, s = W C^T (h - m) + b (arXiv 2605.11716 eq. 5)."""
+
+    probe: DecodingProbe
+    name: str = "probe"
+
+    def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]:
+        """Log-odds of harmful; the pass that consumes answer token t is step t + 1."""
+        return self.probe.score_tensor(candidates.states, candidates.step + 1)
+
+
+@dataclass(frozen=True)
+class RandomScorer:
+    """Control: a random direction in the probe's place, with the probe's spread over each row's candidates.
+
+    Only the meaning is gone: the choice is as sharp as the probe's. If this lowers attack success too, the gain comes from picking
+    unlikely tokens, not from reading harm.
+    """
+
+    probe: DecodingProbe
+    seed: int = 0
+    name: str = "random probe"
+
+    def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]:
+        """Scores along the random direction, shifted and scaled per row to the probe's mean and standard deviation."""
+        generator = torch.Generator().manual_seed(self.seed)
+        direction = torch.randn(candidates.states.shape[-1], generator=generator).to(candidates.states)
+        raw = candidates.states @ direction
+        real = self.probe.score_tensor(candidates.states, candidates.step + 1)
+        if raw.shape[-1] == 1:
+            return real
+        unit = (raw - raw.mean(-1, keepdim=True)) / raw.std(-1, keepdim=True).clamp_min(1e-9)
+        return real.mean(-1, keepdim=True) + unit * real.std(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class RefusalTokens:
+    """Control: prefers candidates that continue a published refusal opening, looking at token ids only, never at a state.
+
+    Among the candidates of a row that keep it on one of `openings`, the model's own probabilities decide; when none does (or the
+    opening is complete) they decide among all K. If this does as well as the probe, the probe adds nothing to a string list.
+    """
+
+    openings: frozenset[tuple[int, ...]]
+    name: str = "refusal tokens"
+    bonus: float = 100.0
+
+    @classmethod
+    def of(cls, tokenizer: object, phrases: Sequence[str]) -> RefusalTokens:
+        """Openings as token ids, each phrase as the start of an answer, capitalised or not."""
+        encode = tokenizer.encode  # type: ignore[attr-defined]
+        forms = [f for phrase in phrases for f in (phrase, phrase[:1].upper() + phrase[1:])]
+        forms = [f.replace(" i ", " I ").replace("i'm", "I'm").replace(" ai", " AI") for f in forms]
+        return cls(frozenset(tuple(encode(form, add_special_tokens=False)) for form in forms if form))
+
+    def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]:
+        """log p, plus `bonus` for candidates that stay on a refusal opening."""
+        on = torch.zeros_like(candidates.log_probs)
+        for row, ids in enumerate(candidates.ids.tolist()):
+            before = tuple(candidates.emitted[row])
+            for j, token in enumerate(ids):
+                after = (*before, token)
+                on[row, j] = any(opening[: len(after)] == after for opening in self.openings)
+        return candidates.log_probs + self.bonus * on
