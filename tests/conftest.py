@@ -7,6 +7,12 @@ the user's own cache, because building it takes a minute; a test that builds cac
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 for name, value in {
     "HF_HUB_OFFLINE": "1",
@@ -17,13 +23,6 @@ for name, value in {
     "UV_OFFLINE": "1",
 }.items():
     os.environ.setdefault(name, value)
-
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from typing import Any
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 

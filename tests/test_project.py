@@ -117,7 +117,7 @@ def test_readme_commands(command: str, tmp_path: Path) -> None:
     words = shlex.split(command)
     if words[0] == "make":
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-        assert set(w for w in words[1:] if "=" not in w) <= targets
+        assert {w for w in words[1:] if "=" not in w} <= targets
         return
     if words[0] != "safesteer":
         assert words[0] in {"git", "cd", "jupyter", "source"}, f"README shows an unknown command: {command}"
