@@ -1,0 +1,202 @@
+"""DecodingProbe: SafeSteer's probe (arXiv 2605.11716 eq. 1-6) as a scikit-learn estimator.
+
+PCA to 4 components, then logistic regression, label 1 = harmful: s(h) = W C^T (h - m) + b. Nothing is standardised, as in the paper.
+The same probe scores prompts (is this request harmful?) and, while decoding, candidate tokens (which one leads to a refusal?).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.special import expit, log_expit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from safesteer_interp.errors import UsageError
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.probes.centring import StepCentring
+from safesteer_interp.probes.origin import Origin
+from safesteer_interp.probes.rds import fit_rds
+from safesteer_interp.probes.sign_test import SignTest
+from safesteer_interp.sites import Read, Site
+
+Fit = Literal["prompt", "centred", "token"]
+SOLVERS = ("lbfgs", "rds")
+
+
+class DecodingProbe(ClassifierMixin, BaseEstimator):
+    """Logistic regression on the first principal components of hidden states.
+
+    Parameters: `n_components` (4 in the paper; None or "all" keeps the full space; more than the data allow is cut to what they
+    allow), `solver` ("lbfgs": scikit-learn's, penalty 1/(2C); "rds": AdamW of arXiv 2410.06809, no penalty but weight decay, stops
+    early), `C`, `learning_rate` and `max_epochs` (rds only), `random_state` (initial weights of rds).
+
+    Attributes after `fit` (float64): `mean_` [d], `components_` [k, d] or None, `coef_` [1, k], `intercept_` [1], `weight_` [d] (the
+    same function in the full space), `direction_` [d] (`weight_` as a unit vector, towards harmful), `loss_curve_` (mean binary
+    cross-entropy in nats per epoch; one final value for lbfgs), `classes_`. `fit_` says which of the three fits it is,
+    `origin_` what it belongs to, `sign_test_` what the sign test found (None: not run), `centring_` the step means of the
+    `centred` fit; `probes/fits.py` sets them.
+    """
+
+    def __init__(
+        self,
+        n_components: Any = 4,
+        *,
+        solver: Any = "lbfgs",
+        C: Any = 1.0,
+        learning_rate: Any = 1e-3,
+        max_epochs: Any = 10_000,
+        random_state: Any = 42,
+    ) -> None:
+        # scikit-learn's convention: parameters are stored as given (cloning and grid search rely on it) and checked in `fit`.
+        self.n_components = n_components
+        self.solver = solver
+        self.C = C
+        self.learning_rate = learning_rate
+        self.max_epochs = max_epochs
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def fit(self, X: Any, y: Any) -> DecodingProbe:
+        """Fit on states X [n, d] and labels y [n] (1 = harmful). Raises ValueError for other than two classes or NaN states."""
+        if self.solver not in SOLVERS:
+            raise UsageError(f'solver "{self.solver}" of the probe is unknown; expected one of {", ".join(SOLVERS)}.')
+        width = component_count(self.n_components)
+        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) > 2:
+            found = type_of_target(y, input_name="y")
+            raise ValueError(f"Only binary classification is supported. The type of the target is {found}.")
+        if len(self.classes_) < 2:
+            raise ValueError("The probe needs both a harmful and a harmless class, but the labels hold one class only.")
+        self.mean_ = X.mean(axis=0)
+        self.components_: np.ndarray | None = None
+        features = X - self.mean_
+        if width is not None:
+            pca = PCA(min(width, *X.shape), svd_solver="full").fit(X)
+            self.components_ = pca.components_
+            self.explained_variance_ratio_ = pca.explained_variance_ratio_
+            features = features @ self.components_.T
+        weight, bias = self._fit_linear(features, codes)
+        self.coef_, self.intercept_ = weight[None], np.array([bias])
+        self.weight_ = weight if self.components_ is None else weight @ self.components_
+        norm = np.linalg.norm(self.weight_)
+        self.direction_ = self.weight_ / norm if norm > 0 else self.weight_
+        self.fit_: Fit = "prompt"
+        self.origin_ = Origin()
+        self.sign_test_: SignTest | None = None
+        self.centring_: StepCentring | None = None
+        return self
+
+    def _fit_linear(self, features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, float]:
+        if self.solver == "rds":
+            found = fit_rds(
+                features, codes.astype(np.float64), learning_rate=self.learning_rate, max_epochs=self.max_epochs, seed=self.random_state
+            )  # fmt: skip
+            self.loss_curve_ = found.losses
+            return found.weight, found.bias
+        model = LogisticRegression(C=self.C, max_iter=10_000).fit(features, codes)
+        weight, bias = model.coef_[0], float(model.intercept_[0])
+        logits = features @ weight + bias
+        self.loss_curve_ = np.array([-log_expit(np.where(codes == 1, logits, -logits)).mean()])
+        return weight, bias
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Score s [n] = W C^T (h - m) + b of states X [n, d]: log-odds of harmful, as at step 0."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return np.asarray((X - self.mean_) @ self.weight_ + self.intercept_[0])
+
+    def decision_at(self, X: Any, steps: Any) -> np.ndarray:
+        """Score s [n] of states X [n, d] taken at decoding steps `steps` [n]; differs from step 0 only for the `centred` fit."""
+        check_is_fitted(self)
+        if self.centring_ is None:
+            return self.decision_function(X)
+        return np.asarray(self.centring_.transform(X, steps=steps) @ self.weight_ + self.intercept_[0])
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class [n] of each state: `classes_[1]` (harmful) where the score is above 0."""
+        harmful = self.decision_function(X) > 0
+        return np.asarray(self.classes_[harmful.astype(int)])
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities [n, 2] of harmless and harmful."""
+        harmful = expit(self.decision_function(X))
+        return np.stack([1 - harmful, harmful], axis=1)
+
+    def score_tensor(self, h: Float[Tensor, "*shape d"], step: int = 0) -> Float[Tensor, "*shape"]:
+        """Scores of states at one decoding step, float32 on their own device; any leading shape (batch, K candidates).
+
+        Raises UsageError when the states have another width than the probe.
+        """
+        check_is_fitted(self)
+        if h.shape[-1] != len(self.weight_):
+            raise UsageError(f"the probe was fitted on states of width {len(self.weight_)} but got width {h.shape[-1]}.")
+        weight, mean = self._tensors(h.device, step)
+        # The mean is subtracted before the product: residual streams share a large mean, and the difference of two large
+        # products would lose float32 digits.
+        return (h.float() - mean) @ weight + float(self.intercept_[0])
+
+    def _tensors(self, device: torch.device, step: int) -> tuple[Tensor, Tensor]:
+        mean = self.mean_ if self.centring_ is None else self.centring_.mean_at(step)
+        return tuple(torch.as_tensor(x, dtype=torch.float32, device=device) for x in (self.weight_, mean))  # type: ignore[return-value]
+
+    def guard(self, mllm: MLLM | None = None, site: Site | str | None = None, read: Read | str | None = None) -> None:
+        """Raise UsageError, naming both, when the probe was fitted on another model, chat template, site or read."""
+        check_is_fitted(self)
+        if mllm is not None and mllm.width != len(self.weight_):
+            raise UsageError(
+                f'the probe was fitted on "{self.origin_.model}" of width {len(self.weight_)} but "{mllm.name}" has width {mllm.width}; '
+                "fit it again."
+            )
+        self.origin_.guard("probe", mllm, site, read)
+
+    def require_sign(self, force: bool = False) -> None:
+        """Raise UsageError unless the sign test was run and passed; `force=True` lets a failing probe guide decoding anyway."""
+        check_is_fitted(self)
+        if force or (self.sign_test_ is not None and self.sign_test_.passed):
+            return
+        if self.sign_test_ is None:
+            raise UsageError(
+                "the probe's sign test has not been run, so it may not guide decoding; give refusal and compliance states to "
+                "its fit (probes/fits.py), or force it."
+            )
+        raise UsageError(
+            f"the probe failed its sign test and may not guide decoding: {self.sign_test_.sentence()}. Guiding with it could "
+            'promote compliance; try the "token" or "centred" fit, or force it to measure what happens.'
+        )
+
+    def save(self, path: Path | str) -> Path:
+        """Write `path`.safetensors and `path`.json (see `probes/persistence.py`); returns the path of the JSON file."""
+        from safesteer_interp.probes.persistence import save_probe
+
+        return save_probe(self, path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> DecodingProbe:
+        """Read what `save` wrote. Raises InputError when a file is missing, damaged or of another kind."""
+        from safesteer_interp.probes.persistence import load_probe
+
+        return load_probe(path)
+
+
+def component_count(n_components: Any) -> int | None:
+    """Number of principal components, None for the full space. Raises UsageError for anything but None, "all" or an int >= 1."""
+    if n_components is None or n_components == "all":
+        return None
+    if isinstance(n_components, (int, np.integer)) and not isinstance(n_components, bool) and n_components >= 1:
+        return int(n_components)
+    raise UsageError(f'probe width {n_components!r} is not valid; expected a whole number of components from 1, or "all".')

@@ -1,0 +1,69 @@
+"""Origin: which model, site, read and template a fitted probe or direction belongs to, and the guard that holds it to that."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+from safesteer_interp.errors import UsageError
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.sites import Read, Site
+
+
+def template_fingerprint(mllm: MLLM) -> str:
+    """16 hex digits over the chat template and the system prompt: the text that surrounds every request."""
+    template = getattr(mllm.processor, "chat_template", None) or getattr(mllm.tokenizer, "chat_template", None) or ""
+    text = f"{template}\0{'' if mllm.system_prompt is None else mllm.system_prompt}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where fitted numbers come from. Empty fields are unknown and are not checked."""
+
+    model: str = ""
+    """`MLLM.name`."""
+    fingerprint: str = ""
+    """`MLLM.fingerprint`."""
+    site: str = ""
+    """Text form of a `Site`, e.g. "final_norm"."""
+    read: str = ""
+    """Text form of a `Read`, e.g. "last_prompt"."""
+    template: str = ""
+    """`template_fingerprint` of the model it was fitted with."""
+    data: str = ""
+    """What it was fitted on, e.g. "bundled/train: 200 requests"."""
+
+    @classmethod
+    def of(cls, mllm: MLLM, site: Site | str, read: Read | str, data: str = "") -> Origin:
+        """The origin of anything fitted on states of `mllm` at `site` and `read`."""
+        return cls(mllm.name, mllm.fingerprint, str(site), str(read), template_fingerprint(mllm), data)
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain strings, for JSON and safetensors metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, str]) -> Origin:
+        """The inverse of `to_dict`; keys that are not fields are ignored (metadata carries more)."""
+        return cls(**{name: str(fields[name]) for name in cls.__dataclass_fields__ if name in fields})
+
+    def guard(self, what: str, mllm: MLLM | None = None, site: Site | str | None = None, read: Read | str | None = None) -> None:
+        """Raise UsageError, naming both sides, when `what` was fitted on another model, template, site or read."""
+        if mllm is not None:
+            if self.fingerprint and self.fingerprint != mllm.fingerprint:
+                raise UsageError(
+                    f'the {what} was fitted on model "{self.model}" (fingerprint {self.fingerprint[:12]}) but is used on model '
+                    f'"{mllm.name}" (fingerprint {mllm.fingerprint[:12]}); fit it again on "{mllm.name}".'
+                )
+            template = template_fingerprint(mllm)
+            if self.template and self.template != template:
+                raise UsageError(
+                    f"the {what} was fitted under chat template and system prompt {self.template} but the model now uses "
+                    f"{template}; restore that template or fit the {what} again."
+                )
+        for name, mine, asked in (("site", self.site, site), ("read", self.read, read)):
+            if asked is not None and mine and mine != str(asked):
+                raise UsageError(
+                    f'the {what} was fitted at {name} "{mine}" but is used at {name} "{asked}"; use it at "{mine}" or fit one there.'
+                )
