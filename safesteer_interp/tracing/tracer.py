@@ -44,6 +44,9 @@ class Edit:
     sites: tuple[Site, ...]
     function: EditFunction
     name: str = "edit"
+    key: str = ""
+    """Identity of what the function computes (e.g. a digest of direction, strength and schedule). A trace with edits is stored
+    only when every edit has one, since a function cannot be hashed."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,10 @@ class Captured:
 
     states: dict[tuple[Site, Read], States] = field(default_factory=dict)
     """[batch, d] per (site, read); NaN rows where a read does not exist for a row (no image; answer ended before step k)."""
+    present: dict[Read, Tensor] = field(default_factory=dict)
+    """[batch] bool per read: the rows for which it exists. Everywhere else the states are NaN."""
     generated: list[list[int]] = field(default_factory=list)
-    """Generated token ids per row, cut after the first end-of-sequence token (kept)."""
+    """Generated token ids per row, cut after the first end-of-sequence token (kept; no pass consumes it, so it is no step)."""
     logits: Logits | None = None
     """[batch, vocab] next-token logits at the last prompt token, float32, only when asked."""
 

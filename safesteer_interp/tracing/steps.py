@@ -1,0 +1,310 @@
+"""The one decoding loop behind all tracers: a prompt pass, then cached steps, with edits and reads at each.
+
+A tracer only says how to run ONE forward (`SteppedTracer.forward`): at every place of `Pass.places`, in that order, hand the state
+to `Pass.visit` and put back what it returns. What an edit sees, what a read keeps, when a row has ended and how a token is chosen
+is decided here once, so that the tracers can differ in machinery only.
+
+Positions and masks come from transformers' own generation helpers, so that M-RoPE (Qwen-VL), one-based positions (PaliGemma) and
+prefix masks (PaliGemma, Gemma 3) are those of `model.generate`; position ids are always explicit, because Qwen-VL otherwise
+crashes on, or silently reuses, the `rope_deltas` of an earlier prompt.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from safesteer_interp.errors import UsageError
+from safesteer_interp.models.mllm import MLLM, Encoded
+from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind
+from safesteer_interp.tracing.tracer import At, Captured, Edit, Sampling
+from safesteer_interp.types import Hidden, Logits, Roles, States
+
+_WITHIN_LAYER = {SiteKind.ATTN_OUT: 0, SiteKind.MLP_OUT: 1, SiteKind.RESID_POST: 2}
+_MEAN_ROLE = {ReadKind.IMAGE_MEAN: Role.IMAGE, ReadKind.USER_MEAN: Role.USER}
+
+
+def forward_order(site: Site) -> tuple[float, int]:
+    """Sort key: the order in which a forward pass reaches the sites."""
+    if site.layer is not None:
+        return (site.layer, _WITHIN_LAYER[site.kind])
+    return (-1, 0) if site.kind is SiteKind.EMBED else (float("inf"), 0)
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the module tree that shares every weight and buffer, for engines that rewrite or wrap modules."""
+    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def stop_ids(mllm: MLLM) -> frozenset[int]:
+    """Token ids that end an answer: the generation config's and the tokenizer's."""
+    configured = mllm.model.generation_config.eos_token_id if mllm.model.generation_config is not None else None
+    ids = [configured] if isinstance(configured, int) else list(configured or [])
+    own = getattr(mllm.tokenizer, "eos_token_id", None)
+    return frozenset(ids if own is None else [*ids, own])
+
+
+def request_generator(seed: int, key: str) -> torch.Generator:
+    """The generator of one request, from (seed, request key): batch composition cannot change a sample."""
+    digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
+
+
+def mean_over(hidden: Hidden, mask: Tensor) -> States:
+    """Mean of hidden [batch, sequence, d] over the positions where mask [batch, sequence] is True; NaN where there is none."""
+    total = torch.where(mask[..., None], hidden, 0).sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    return (total / mask.sum(1, keepdim=True)).to(hidden.dtype)
+
+
+@dataclass
+class Pass:
+    """One forward: what goes in, which places are visited, and what was kept."""
+
+    inputs: dict[str, Any]
+    """Keyword arguments of the model's forward; `logits_to_keep=1` among them."""
+    step: int
+    positions: Tensor
+    roles: Roles
+    alive: Tensor
+    """[batch] bool: rows whose answer has not ended before this step."""
+    sites: tuple[Site, ...] = ()
+    reads: tuple[Read, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    states: dict[tuple[Site, Read], States] = field(default_factory=dict)
+    visited: set[Site] = field(default_factory=set)
+
+    @property
+    def places(self) -> tuple[Site, ...]:
+        """Sites read or edited, in the order a forward pass reaches them."""
+        edited = chain.from_iterable(edit.sites for edit in self.edits)
+        return tuple(sorted({*(self.sites if self.reads else ()), *edited}, key=forward_order))
+
+    @property
+    def last_prompt(self) -> Tensor:
+        """[batch, chunk] bool, True at the last prompt token; prompts are padded left, so that is the last column."""
+        last = torch.zeros_like(self.roles, dtype=torch.bool)
+        if self.step == 0:
+            last[:, -1] = True
+        return last
+
+    def visit(self, site: Site, hidden: Hidden) -> Hidden | None:
+        """Edit the state at a site, then read it; returns what must be put back, or None when no edit acts there."""
+        self.visited.add(site)
+        edits = [edit for edit in self.edits if site in edit.sites]
+        if edits:
+            at = At(site, self.step, self.positions, self.roles, self.last_prompt)
+            for edit in edits:
+                shape, dtype = hidden.shape, hidden.dtype
+                hidden = edit.function(hidden, at)
+                if hidden.shape != shape or hidden.dtype != dtype:
+                    raise UsageError(
+                        f'edit "{edit.name}" returned {hidden.dtype} {tuple(hidden.shape)} at {site}; '
+                        f"it must keep the state's {dtype} {tuple(shape)}."
+                    )
+        if site in self.sites:
+            for read in self.reads:
+                self.states[site, read] = self._read(read, hidden)
+        return hidden if edits else None
+
+    def _read(self, read: Read, hidden: Hidden) -> States:
+        if read.kind in _MEAN_ROLE:
+            return mean_over(hidden, self.roles == _MEAN_ROLE[read.kind])
+        last = hidden[:, -1].clone()  # a slice would hold the whole [batch, sequence, d] storage
+        return last if read.kind is ReadKind.LAST_PROMPT else last.masked_fill(~self.alive[:, None], torch.nan)
+
+    def present(self, read: Read) -> Tensor:
+        """[batch] bool: rows for which the read exists."""
+        if read.kind in _MEAN_ROLE:
+            return (self.roles == _MEAN_ROLE[read.kind]).any(1)
+        return self.alive
+
+    def check(self) -> None:
+        """Raises UsageError when a place was never reached: an edit or a read that silently did nothing."""
+        missed = [str(site) for site in self.places if site not in self.visited]
+        if missed:
+            raise UsageError(
+                f"the forward pass never reached {', '.join(missed)}; "
+                "use sites of the decoder that the layout entry names, or correct the entry."
+            )
+
+
+@dataclass
+class _Answers:
+    """The answers of one batch as they grow."""
+
+    requests: list[str]
+    sampling: Sampling
+    stops: frozenset[int]
+    pad: int
+    tokens: list[list[int]] = field(init=False)
+    generators: list[torch.Generator | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = [[] for _ in self.requests]
+        sampled = self.sampling.temperature > 0
+        self.generators = [request_generator(self.sampling.seed, key) if sampled else None for key in self.requests]
+
+    @property
+    def alive(self) -> list[bool]:
+        return [not row or row[-1] not in self.stops for row in self.tokens]
+
+    def extend(self, logits: Logits) -> Tensor:
+        """Choose one token per live row; returns the column [batch, 1] that the next pass consumes (pad for ended rows)."""
+        column = []
+        logits = logits.cpu()
+        for row, (alive, generator) in enumerate(zip(self.alive, self.generators, strict=True)):
+            if not alive:
+                column.append(self.pad)
+                continue
+            if generator is None:
+                token = int(logits[row].argmax())
+            else:
+                odds = torch.softmax(logits[row].double() / self.sampling.temperature, -1)
+                token = int(torch.multinomial(odds, 1, generator=generator))
+            self.tokens[row].append(token)
+            column.append(token)
+        return torch.tensor(column)[:, None]
+
+
+class SteppedTracer(ABC):
+    """A tracer over a model in this process. Subclasses set `name` and say how to run one forward."""
+
+    name: str
+
+    def __init__(self, mllm: MLLM) -> None:
+        self.mllm = mllm
+        self.lock: threading.RLock = mllm.extras.setdefault("lock", threading.RLock())
+
+    @property
+    @abstractmethod
+    def model(self) -> PreTrainedModel:
+        """The transformers model whose generation helpers prepare the inputs."""
+
+    @abstractmethod
+    def forward(self, run: Pass) -> Logits:
+        """Run one forward, visiting `run.places` in order; next-token logits [batch, vocab] at the last position."""
+
+    def capture(
+        self,
+        batch: Encoded,
+        sites: Sequence[Site],
+        reads: Sequence[Read],
+        *,
+        sampling: Sampling = Sampling(),
+        edits: Sequence[Edit] = (),
+        logits: bool = False,
+    ) -> Captured:
+        """One prompt pass, then cached steps when a `step:k` read or generation asks for them.
+
+        A captured state at an edited site is the state after the edit. Raises UsageError for a site the model does not have
+        and for an edit that was never reached.
+        """
+        steps = {read.step: read for read in reads if read.step is not None}
+        last_step = max([sampling.max_new_tokens - 1, *steps], default=0)
+        wanted = max([sampling.max_new_tokens, *steps], default=0)
+        on = tuple(sorted(set(sites), key=forward_order))
+        self.check_sites((*on, *chain.from_iterable(edit.sites for edit in edits)))
+        batch = batch.to(self.model.device)
+        width = batch.input_ids.shape[1]
+        answers = _Answers([r.key() if sampling.temperature > 0 else "" for r in batch.requests], sampling,
+                           stop_ids(self.mllm), pad_id(self.mllm))  # fmt: skip
+        found = Captured(generated=answers.tokens)
+        with self.lock, torch.no_grad(), _rope_state(self.model):
+            feed = Feed(self.model, batch, cached=last_step > 0)
+            alive = torch.ones(len(batch.requests), dtype=torch.bool, device=batch.input_ids.device)
+            positions = torch.arange(width, device=alive.device).expand(len(batch.requests), -1)
+            prompt_reads = tuple(read for read in reads if read.step is None)
+            run = Pass(feed.prompt(), 0, positions, batch.roles, alive, on, prompt_reads, tuple(edits))
+            scores = self._run(run, found)
+            if logits:
+                found.logits = scores.float().cpu().clone()
+            for step in range(1, wanted + 1):
+                column = answers.extend(scores).to(alive.device)
+                alive = torch.tensor(answers.alive, device=alive.device)
+                if step > last_step or not bool(alive.any()):
+                    break
+                roles = torch.where(alive, int(Role.GENERATED), int(Role.PAD)).to(batch.roles.dtype)[:, None]
+                positions = torch.full_like(roles, width + step - 1, dtype=torch.long)
+                asked = (steps[step],) if step in steps else ()
+                run = Pass(feed.step(column), step, positions, roles, alive, on, asked, tuple(edits))
+                scores = self._run(run, found)
+        self._fill_missing(found, on, reads, len(batch.requests))
+        return found
+
+    def check_sites(self, sites: Sequence[Site]) -> None:
+        """Raises UsageError for a layer the model does not have."""
+        for site in sites:
+            if site.layer is not None and site.layer >= self.mllm.n_layers:
+                raise UsageError(f'site "{site}" does not exist: the model has layers 0-{self.mllm.n_layers - 1}.')
+
+    def _run(self, run: Pass, found: Captured) -> Logits:
+        scores = self.forward(run)
+        run.check()
+        for key, states in run.states.items():
+            found.states[key] = states.cpu()
+        for read in run.reads:
+            found.present[read] = run.present(read).cpu()
+        return scores
+
+    def _fill_missing(self, found: Captured, sites: Sequence[Site], reads: Sequence[Read], rows: int) -> None:
+        """Steps that no row reached: NaN rows, marked absent."""
+        for read in reads:
+            if read not in found.present:
+                found.present[read] = torch.zeros(rows, dtype=torch.bool)
+            for site in sites:
+                if (site, read) not in found.states:
+                    found.states[site, read] = torch.full((rows, self.mllm.width), torch.nan, dtype=self.mllm.dtype)
+
+
+def pad_id(mllm: MLLM) -> int:
+    """What ended rows consume; its value reaches no live row."""
+    pad = getattr(mllm.tokenizer, "pad_token_id", None)
+    return int(pad) if pad is not None else min(stop_ids(mllm), default=0)
+
+
+class Feed:
+    """Keyword arguments of each forward, prepared by transformers' own generation helpers (see the module text)."""
+
+    def __init__(self, model: PreTrainedModel, batch: Encoded, *, cached: bool) -> None:
+        self.model: Any = model
+        self.ids = batch.input_ids
+        self.kwargs: dict[str, Any] = {k: v for k, v in batch.inputs.items() if k != "input_ids"}
+        self.kwargs["position_ids"] = self.model._prepare_position_ids_for_generation(self.ids, self.kwargs)
+        self.kwargs |= {"use_cache": cached, "logits_to_keep": 1}
+        if cached:
+            self.kwargs["past_key_values"] = DynamicCache(config=model.config.get_text_config())
+
+    def prompt(self) -> dict[str, Any]:
+        """Inputs of the prompt pass."""
+        return self.model.prepare_inputs_for_generation(self.ids, is_first_iteration=True, **self.kwargs)
+
+    def step(self, column: Tensor) -> dict[str, Any]:
+        """Inputs of the pass that consumes column [batch, 1]; needs the cache."""
+        self.kwargs = self.model._update_model_kwargs_for_generation({}, self.kwargs)
+        self.ids = torch.cat([self.ids, column], 1)
+        return self.model.prepare_inputs_for_generation(self.ids, next_sequence_length=1, **self.kwargs)
+
+
+@contextmanager
+def _rope_state(model: PreTrainedModel) -> Iterator[None]:
+    """Qwen-VL's helpers write `rope_deltas` onto the module; the model is handed back as it came."""
+    inner: Any = getattr(model, "model", None)
+    had = hasattr(inner, "rope_deltas")
+    before = inner.rope_deltas if had else None
+    try:
+        yield
+    finally:
+        if had:
+            inner.rope_deltas = before

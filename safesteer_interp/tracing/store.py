@@ -1,0 +1,189 @@
+"""The store: one folder per trace key, holding a manifest, the request index and content-hashed shards.
+
+    <root>/<key>/manifest.json  index.json  shard-00000.safetensors ...
+
+Every file is written atomically, the manifest last, so that a run killed at any moment resumes where it was and ends with the same
+bytes as one that was never killed. A shard whose hash is not the manifest's is computed anew, and only that one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from safesteer_interp.errors import InputError, did_you_mean
+from safesteer_interp.paths import cache_dir
+from safesteer_interp.tracing.shards import FileShard, cannot_write, shard_bytes, write_atomically
+from safesteer_interp.tracing.trace import Trace
+
+__all__ = ["Folder", "Store", "Trace"]
+
+
+def _dump(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+@dataclass
+class Folder:
+    """One trace on disk while it is written: which shards are there, and their hashes."""
+
+    path: Path
+    key: str
+    fields: dict[str, Any]
+    meta: dict[str, Any]
+    n_shards: int
+    index_hash: str = ""
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def shard_name(number: int) -> str:
+        return f"shard-{number:05d}.safetensors"
+
+    def shard(self, number: int) -> FileShard:
+        name = self.shard_name(number)
+        return FileShard(self.path / name, self.hashes.get(name, ""))
+
+    def has(self, number: int) -> bool:
+        """Whether this shard is finished and undamaged."""
+        return self.shard_name(number) in self.hashes and self.shard(number).sound()
+
+    def write_index(self, requests: pd.DataFrame) -> None:
+        """Write the request index, unless it is there already with the same bytes."""
+        data = _dump({"columns": list(requests.columns), "rows": requests.to_numpy().tolist()})
+        self.index_hash = hashlib.sha256(data).hexdigest()
+        path = self.path / "index.json"
+        if not path.exists() or path.read_bytes() != data:
+            write_atomically(path, data)
+
+    def read_index(self) -> pd.DataFrame:
+        """The request index. Raises InputError when it is missing or damaged."""
+        path = self.path / "index.json"
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != self.index_hash:
+            raise InputError(f"{path} is missing or damaged; run the same trace command again: it is rebuilt without a forward.")
+        record = json.loads(data)
+        return pd.DataFrame(record["rows"], columns=record["columns"])
+
+    def add(self, number: int, tensors: dict[str, Tensor], texts: list[str]) -> None:
+        """Write a finished shard, then the manifest that vouches for it."""
+        data = shard_bytes(tensors, texts)
+        name = self.shard_name(number)
+        write_atomically(self.path / name, data)
+        self.hashes[name] = hashlib.sha256(data).hexdigest()
+        self.save()
+
+    def save(self) -> None:
+        """Write the manifest."""
+        record = {
+            "key": self.key,
+            "fields": self.fields,
+            "meta": self.meta,
+            "n_shards": self.n_shards,
+            "index": self.index_hash,
+            "shards": self.hashes,
+        }
+        record["check"] = hashlib.sha256(_dump(record)).hexdigest()
+        write_atomically(self.path / "manifest.json", _dump(record))
+
+    @classmethod
+    def load(cls, path: Path) -> Folder:
+        """Read a manifest. Raises InputError when it is missing, damaged or half-understood."""
+        file = path / "manifest.json"
+        try:
+            record = json.loads(file.read_bytes())
+            check = record.pop("check")
+            if hashlib.sha256(_dump(record)).hexdigest() != check:
+                raise ValueError("its own hash is wrong")
+            return cls(path, record["key"], record["fields"], record["meta"], record["n_shards"], record["index"], record["shards"])
+        except FileNotFoundError:
+            raise InputError(f"{path} is not a stored trace: it has no manifest.json.") from None
+        except (OSError, ValueError, KeyError, AttributeError) as cause:
+            raise InputError(f"{file} is damaged ({cause}); run the same trace command again to rebuild it.") from None
+
+
+class Store:
+    """Traces by key under one folder (default: the user cache)."""
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        self.root = Path(root) if root is not None else cache_dir() / "traces"
+
+    def path(self, key: str) -> Path:
+        """Folder of a trace."""
+        return self.root / key
+
+    def keys(self) -> list[str]:
+        """Keys of all traces here, finished or not."""
+        return sorted(found.parent.name for found in self.root.glob("*/manifest.json"))
+
+    def open(self, key: str) -> Trace:
+        """A finished trace; shards are checked against their hashes as they are touched.
+
+        Raises InputError when there is none, when it is unfinished (saying how far it is) or damaged.
+        """
+        if not (self.path(key) / "manifest.json").exists():
+            raise InputError(f'{self.root} holds no trace "{key}".{did_you_mean(key, self.keys())} Make it with `safesteer trace`.')
+        folder = Folder.load(self.path(key))
+        if len(folder.hashes) < folder.n_shards:
+            raise InputError(
+                f"trace {key} is unfinished ({len(folder.hashes)} of {folder.n_shards} shards); run the same trace command: it resumes."
+            )
+        return Trace(key, folder.fields, folder.meta, folder.read_index(), [folder.shard(i) for i in range(folder.n_shards)])
+
+    def finished(self, key: str, n_shards: int) -> list[int]:
+        """Numbers of the shards that are stored and undamaged; empty when there is no such trace."""
+        try:
+            folder = Folder.load(self.path(key))
+        except InputError:
+            return []
+        return [i for i in range(n_shards) if folder.has(i)]
+
+    @contextmanager
+    def claim(self, key: str, fields: dict[str, Any], meta: dict[str, Any], n_shards: int) -> Iterator[Folder]:
+        """The trace's folder, ours alone while open. A lock left by a killed run is taken over.
+
+        Raises InputError when another live run holds it or the folder cannot be written.
+        """
+        path = self.path(key)
+        locks = self.root / ".locks"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            locks.mkdir(exist_ok=True)
+            lock = FileLock(locks / f"{key}.lock", timeout=0)
+            owner = locks / f"{key}.pid"
+            try:
+                lock.acquire()
+            except Timeout:
+                pid = owner.read_text().strip() if owner.exists() else "unknown"
+                raise InputError(
+                    f"another run (process {pid}) is writing trace {key}; wait for it to end, then run the same command: "
+                    "what it has finished is reused."
+                ) from None
+        except OSError as cause:
+            raise cannot_write(path / "manifest.json", cause) from None
+        try:
+            write_atomically(owner, str(os.getpid()).encode())
+            for leftover in path.glob(".*.tmp"):
+                leftover.unlink()
+            yield self._resume(path, key, fields, meta, n_shards)
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    def _resume(self, path: Path, key: str, fields: dict[str, Any], meta: dict[str, Any], n_shards: int) -> Folder:
+        fresh = Folder(path, key, fields, meta, n_shards)
+        try:
+            known = Folder.load(path)
+        except InputError:
+            return fresh  # no manifest, or a damaged one that vouches for nothing
+        fresh.hashes = known.hashes if known.key == key and known.n_shards == n_shards else {}
+        return fresh

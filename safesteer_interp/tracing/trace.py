@@ -1,0 +1,119 @@
+"""Trace: what was captured, ready to analyse. It opens without its model and without its data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from safesteer_interp.errors import UsageError, did_you_mean
+from safesteer_interp.sites import Read, Site
+from safesteer_interp.tracing.shards import Shard
+from safesteer_interp.types import RowMask, StateRows, StateStack
+
+
+def state_name(site: Site | str, read: Read | str) -> str:
+    """Name of a state tensor inside a shard."""
+    return f"states/{site}/{read}"
+
+
+@dataclass
+class Trace:
+    """States of every request at the captured sites and reads, one row per request in the order they were given."""
+
+    key: str
+    """Hash of everything that affects the numbers."""
+    fields: dict[str, Any]
+    """What the key was made of, without the requests."""
+    meta: dict[str, Any]
+    """Model name and family, library versions: for the record, not part of the key."""
+    requests: pd.DataFrame
+    """request, pair, dataset, scenario, attack, harmful, split, has_image."""
+    shards: Sequence[Shard]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(Site.parse(text) for text in self.fields["sites"])
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return tuple(Read.parse(text) for text in self.fields["reads"])
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """One row per request: its labels, prompt_length (tokens, without padding) and n_generated (tokens)."""
+        lengths = {"prompt_length": self._column("prompt_length"), "n_generated": self._column("generated_length")}
+        return self.requests.assign(**lengths)
+
+    def rows(self, site: Site | str, read: Read | str = "last_prompt") -> StateRows:
+        """States [n, d] float32; NaN rows where the read does not exist for a request (see `present`).
+
+        Raises UsageError for a site or read the trace does not hold, InputError for a damaged shard.
+        """
+        self._must_hold("site", str(site), self.fields["sites"])
+        self._must_hold("read", str(read), self.fields["reads"])
+        return self._gather(state_name(site, read), np.dtype(np.float32))
+
+    def stack(self, read: Read | str = "last_prompt", sites: Iterable[Site | str] | None = None) -> StateStack:
+        """States [sites, n, d] float32 at one read, for all captured sites or those given, in that order."""
+        wanted = self.fields["sites"] if sites is None else [str(site) for site in sites]
+        first = self.rows(wanted[0], read)
+        out = np.empty((len(wanted), *first.shape), np.float32)
+        out[0] = first
+        for i, site in enumerate(wanted[1:], 1):
+            out[i] = self.rows(site, read)
+        return out
+
+    def present(self, read: Read | str) -> RowMask:
+        """[n] True where the read exists: an image to average over, an answer that lasted to the step."""
+        self._must_hold("read", str(read), self.fields["reads"])
+        return self._column(f"present/{read}").astype(bool)
+
+    @property
+    def logits(self) -> np.ndarray | None:
+        """[n, vocab] float32 next-token logits after the prompt, or None when they were not asked for."""
+        return self._gather("logits", np.dtype(np.float32)) if self.fields["logits"] else None
+
+    @cached_property
+    def generated(self) -> list[list[int]]:
+        """Generated token ids per request, the end-of-sequence token included."""
+        out: list[list[int]] = [[] for _ in range(len(self))]
+        for shard in self.shards:
+            ids = shard.tensor("generated").tolist()
+            ends = shard.tensor("generated_length").cumsum(0).tolist()
+            for row, start, end in zip(shard.tensor("row").tolist(), [0, *ends], ends, strict=False):
+                out[row] = ids[start:end]
+        return out
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Decoded answers per request, special tokens left out."""
+        out = [""] * len(self)
+        for shard in self.shards:
+            for row, text in zip(shard.tensor("row").tolist(), shard.texts(), strict=True):
+                out[row] = text
+        return out
+
+    def _must_hold(self, what: str, name: str, held: Sequence[str]) -> None:
+        if name not in held:
+            raise UsageError(f'this trace holds no {what} "{name}".{did_you_mean(name, held)} Capture it with --{what}s.')
+
+    def _gather(self, name: str, dtype: np.dtype[Any]) -> np.ndarray:
+        out: np.ndarray | None = None
+        for shard in self.shards:
+            tensor = shard.tensor(name)
+            if out is None:
+                out = np.empty((len(self), *tensor.shape[1:]), dtype)
+            out[shard.tensor("row").numpy()] = tensor.to(torch.float32 if dtype.kind == "f" else tensor.dtype).numpy()
+        return np.empty((0, 0), dtype) if out is None else out
+
+    def _column(self, name: str) -> np.ndarray:
+        return self._gather(name, np.dtype(np.int64))
