@@ -1,0 +1,184 @@
+"""`safesteer trace`: capture states of a model on requests into the store, or say beforehand what that would take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from safesteer_interp.cli.command import emit_json, parse, say
+from safesteer_interp.cli.inputs import load_inputs, words
+
+if TYPE_CHECKING:
+    from safesteer_interp.models.mllm import MLLM
+    from safesteer_interp.requests import Request
+
+ROLE_STYLES = {
+    "PAD": "dim",
+    "SYSTEM": "yellow",
+    "IMAGE": "magenta",
+    "USER": "bold green",
+    "TEMPLATE": "cyan",
+    "GENERATED": "bold red",
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Capture residual streams: every asked site and read in one pass per batch, streamed to the store, resumable.
+
+    Repeat the same command after Ctrl-C, a kill or a full disk: it goes on where it stopped.
+    """
+
+    model: str = "mini"
+    """"mini", "planted", a folder or a hub id."""
+    requests: str = "bundled"
+    """A data set by name (`safesteer list datasets`), "planted", or a path."""
+    sites: str = "all"
+    """"all", or e.g. "resid_post.0-9,final_norm" (`safesteer list sites`)."""
+    reads: str = "last_prompt"
+    """E.g. "last_prompt,image_mean,step:1-8" (`safesteer list reads`)."""
+    tracer: Literal["nnsight", "transformer_lens", "hooks"] = "nnsight"
+    """The engine; all three give the same numbers."""
+    attacks: str = ""
+    """Only these attacks, e.g. "CB,TYPO"; empty: all."""
+    split: str = ""
+    """Only this split: train, validation or test; empty: all."""
+    limit: int | None = None
+    """At most this many requests."""
+    max_new_tokens: int = 0
+    """Answer tokens to generate; at least the largest step in --reads."""
+    temperature: float = 0.0
+    """0: greedy."""
+    seed: int = 0
+    """Of sampled answers; each request has a generator of its own."""
+    logits: bool = False
+    """Also keep the next-token logits at the last prompt token."""
+    batch_size: int = 16
+    """Requests per pass; changes no number."""
+    data_root: Path | None = None
+    """Folder with public benchmarks; default: $SAFESTEER_DATA."""
+    store: Path | None = None
+    """Folder of traces; default: "traces" in the user cache."""
+    device: str = "cpu"
+    """Where the model runs, e.g. "cuda"."""
+    dtype: str = "float32"
+    """Weights and states: float32, bfloat16 or float16."""
+    remote: bool = False
+    """Run on NDIF (nnsight only); the key is read from the environment."""
+    trust_remote_code: bool = False
+    """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
+    revision: str | None = None
+    """Hub revision (commit) of the model."""
+    dry_run: bool = False
+    """Print passes, bytes and free disk, and stop."""
+    show_roles: bool = False
+    """Print the first request as coloured text by token role, and stop."""
+    json: bool = False
+    """Print the result as JSON on stdout."""
+
+    def run(self) -> int:
+        """Traces, or prints the plan or the roles."""
+        model, requests = load_inputs(
+            self.model,
+            self.requests,
+            data_root=self.data_root,
+            attacks=words(self.attacks),
+            split=self.split or None,
+            limit=self.limit,
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            revision=self.revision,
+        )
+        if self.show_roles:
+            show_roles(model, requests[0], as_json=self.json)
+            return 0
+        from safesteer_interp.tracing.collect import collect, plan
+        from safesteer_interp.tracing.store import Store
+        from safesteer_interp.tracing.tracer import Sampling
+
+        store = Store(self.store)
+        sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
+        planned = plan(
+            model,
+            requests,
+            sites=self.sites,
+            reads=self.reads,
+            tracer=self.tracer,
+            sampling=sampling,
+            batch_size=self.batch_size,
+            store=store,
+            logits=self.logits,
+            remote=self.remote,
+        )
+        if self.dry_run:
+            emit_json(planned.as_dict()) if self.json else print(planned)
+            return 0
+        say(str(planned))
+        trace = collect(
+            model,
+            requests,
+            sites=self.sites,
+            reads=self.reads,
+            tracer=self.tracer,
+            sampling=sampling,
+            batch_size=self.batch_size,
+            store=store,
+            logits=self.logits,
+            remote=self.remote,
+        )
+        if self.json:
+            emit_json(
+                {
+                    "key": trace.key,
+                    "folder": store.path(trace.key),
+                    "model": model.name,
+                    "requests": len(trace),
+                    "sites": list(map(str, trace.sites)),
+                    "reads": list(map(str, trace.reads)),
+                }
+            )
+        else:
+            print(f"trace {trace.key} in {store.path(trace.key)}")
+            say(f'Open it with: from safesteer_interp.tracing.store import Store; trace = Store("{store.root}").open("{trace.key}")')
+        return 0
+
+
+def role_runs(model: MLLM, request: Request) -> list[tuple[str, int, str]]:
+    """Neighbouring tokens of one role together: (role, number of tokens, their text), in order."""
+    from itertools import groupby
+
+    from safesteer_interp.sites import Role
+
+    batch = model.encode([request])
+    tokens = list(zip(batch.input_ids[0].tolist(), batch.roles[0].tolist(), strict=True))
+    runs = [(Role(role).name, [token for token, _ in run]) for role, run in groupby(tokens, key=lambda pair: pair[1])]
+    return [(role, len(ids), model.tokenizer.decode(ids)) for role, ids in runs]
+
+
+def show_roles(model: MLLM, request: Request, *, as_json: bool = False) -> None:
+    """Prints one encoded request, coloured by what each token is, with a legend; an image's many tokens are shown as one word."""
+    from rich.console import Console
+    from rich.text import Text
+
+    runs = role_runs(model, request)
+    if as_json:
+        emit_json({"request": request.id, "runs": [{"role": role, "tokens": n, "text": text} for role, n, text in runs]})
+        return
+    console = Console()
+    legend, shown = Text("roles: "), Text()
+    for role in dict.fromkeys(role for role, _, _ in runs):
+        total = sum(n for known, n, _ in runs if known == role)
+        legend.append(f" {role} ({total}) ", style=ROLE_STYLES[role]).append(" ")
+    for role, n, text in runs:
+        shown.append(f"[image: {n} tokens]" if role == "IMAGE" else text, style=ROLE_STYLES[role])
+    console.print(Text(f"{model.name}, request {request.id}, {sum(n for _, n, _ in runs)} tokens", style="bold"))
+    console.print(legend)
+    console.print(shown, soft_wrap=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point of the command."""
+    return parse(Trace, "trace", arguments).run()
