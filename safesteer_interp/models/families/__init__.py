@@ -16,6 +16,7 @@ FAMILIES: dict[str, Layout] = {
         qwen3_vl.LAYOUT,
         gemma3.LAYOUT,
         idefics3.LAYOUT,
+        idefics3.SMOLVLM,
         paligemma.LAYOUT,
         paligemma.LAYOUT_2,
         *text.LAYOUTS.values(),

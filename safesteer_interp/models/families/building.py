@@ -32,7 +32,12 @@ def image_only(base: type[ProcessorMixin]) -> type[ProcessorMixin]:
     def __init__(self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **options: Any) -> None:
         base.__init__(self, image_processor, tokenizer, None, chat_template=chat_template, **options)
 
-    return type(base.__name__, (base,), {"__init__": __init__, "__doc__": image_only.__doc__, "__module__": __name__})
+    return named_as(base, type("ImageOnly", (base,), {"__init__": __init__}))
+
+
+def named_as(base: type[ProcessorMixin], own: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """`own` under the name of `base`: processors are saved under their class's name, and any other tool must find it."""
+    return type(base.__name__, (own,), {"__doc__": own.__doc__, "__module__": __name__})
 
 
 def has_torchvision() -> bool:

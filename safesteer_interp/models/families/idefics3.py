@@ -1,11 +1,28 @@
-"""Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299): tiles of an image, pixel shuffle, Llama decoder at `model.text_model`."""
+"""Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299): tiles of an image, pixel shuffle, Llama decoder at `model.text_model`.
+
+The two have one layout; SmolVLM's processor also reads videos, and TransformerLens 4.3 has no adapter for it.
+"""
 
 from __future__ import annotations
 
-from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor, SmolVLMProcessor
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from dataclasses import replace
+from typing import Any
 
-from safesteer_interp.models.families.building import TEXT, VISION, finished, image_only, image_token_of, random_model
+from transformers import (
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3Processor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMProcessor,
+)
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+from safesteer_interp.models.families.building import TEXT, VISION, finished, image_token_of, named_as, random_model
 from safesteer_interp.models.families.tokenizers import byte_level
 from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.mllm import MLLM
@@ -20,14 +37,35 @@ TURNS = (
 _TILES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
 
 
-def tiny() -> MLLM:
-    """Images are cut into 56-pixel tiles (at most 2 x 2) plus the whole picture, 4 tokens each."""
+
+
+class _ImageOnly(SmolVLMProcessor):
+    """SmolVLM's processor without its video half, which needs torchvision and num2words."""
+
+    def __init__(
+        self, image_processor: Any = None, tokenizer: Any = None, image_seq_len: int = 169, chat_template: Any = None, **_: Any
+    ) -> None:
+        self.fake_image_token = "<fake_token_around_image>"
+        self.image_token = "<image>"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.end_of_utterance_token = "<end_of_utterance>"
+        self.global_image_token = "<global-img>"
+        self.image_seq_len = image_seq_len
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+
+def _tiny(
+    layout: Layout,
+    configuration: type[PreTrainedConfig],
+    architecture: type[PreTrainedModel],
+    images: Any,
+    processor_class: type[ProcessorMixin],
+) -> MLLM:
     marks = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
     special = ["<|endoftext|>", "<|im_start|>", *marks, *_TILES]
     tokenizer = byte_level(special, eos="<end_of_utterance>", pad="<|endoftext|>", bos="<|im_start|>", image_token="<image>")
-    images = Idefics3ImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
-    processor = Idefics3Processor(image_processor=images, tokenizer=tokenizer, image_seq_len=4, chat_template=TURNS)
-    config = Idefics3Config(
+    processor = processor_class(image_processor=images, tokenizer=tokenizer, image_seq_len=4, chat_template=TURNS)
+    config = configuration(
         vision_config={**VISION, "image_size": 56, "patch_size": 14},
         text_config={
             "model_type": "llama",
@@ -40,12 +78,24 @@ def tiny() -> MLLM:
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
-    return finished(LAYOUT, random_model(Idefics3ForConditionalGeneration, config), processor)
+    return finished(layout, random_model(architecture, config), processor)
+
+
+def tiny() -> MLLM:
+    """Images are cut into 56-pixel tiles (at most 2 x 2) plus the whole picture, 4 tokens each."""
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
+    return _tiny(LAYOUT, Idefics3Config, Idefics3ForConditionalGeneration, images, Idefics3Processor)
+
+
+def tiny_smolvlm() -> MLLM:
+    """As `tiny`, of SmolVLM's classes."""
+    images = SmolVLMImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
+    return _tiny(SMOLVLM, SmolVLMConfig, SmolVLMForConditionalGeneration, images, named_as(SmolVLMProcessor, _ImageOnly))
 
 
 LAYOUT = Layout(
     family="idefics3",
-    model_types=("idefics3", "smolvlm"),
+    model_types=("idefics3",),
     layers="model.text_model.layers",
     final_norm="model.text_model.norm",
     lm_head="lm_head",
@@ -54,6 +104,13 @@ LAYOUT = Layout(
     projector="model.connector",
     image_token=image_token_of,
     template=TURNS,
-    processor_class=lambda: image_only(SmolVLMProcessor),
     tiny=tiny,
+)
+SMOLVLM = replace(
+    LAYOUT,
+    family="smolvlm",
+    model_types=("smolvlm",),
+    bridge=False,
+    processor_class=lambda: named_as(SmolVLMProcessor, _ImageOnly),
+    tiny=tiny_smolvlm,
 )
