@@ -184,7 +184,7 @@ def test_what_cannot_be_masked_is_refused_in_a_sentence(tiny: Callable[[str], An
     with pytest.raises(UsageError, match="dynamic key-value cache, not StaticLayer"):
         check_maskable(model, StaticCache(config=model.config, max_cache_len=8))
     model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(UsageError, match='"flash_attention_2" does not.*sdpa'):
+    with pytest.raises(UsageError, match=r'"flash_attention_2" does not.*sdpa'):
         check_maskable(model)
     model.config._attn_implementation = "sdpa"
     model.config.layer_types = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
