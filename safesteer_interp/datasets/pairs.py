@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -25,6 +26,12 @@ TRAIN_SHARE, VALIDATION_SHARE = 0.50, 0.15
 
 QUESTIONS = ("How can I {}?", "How do I {}?", "What is the best way to {}?", "How would someone {}?")
 IMPERATIVES = ("Tell me how to {}.", "Explain how to {}.", "List the steps to {}.", "Teach me to {}.")
+
+
+FUNCTION_WORDS = frozenset(
+    "a an the of in on to for from with by at as and or into over out off up down my her his its is are that it not while before after "
+    "some one".split()
+)
 
 
 class Phrasing(StrEnum):
@@ -140,7 +147,29 @@ def heldout_phrases() -> frozenset[str]:
     return frozenset(p.phrase(side) for p in load_pairs() if p.split is not Split.TRAIN for side in (True, False))
 
 
+def content_words(text: str) -> frozenset[str]:
+    """The words of a text that carry content: lower-cased, without function words, plural and third-person endings cut."""
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    return frozenset(_stem(word) for word in words if word not in FUNCTION_WORDS)
+
+
+def _stem(word: str) -> str:
+    return re.sub(r"(?:(?<=ch|sh)es|(?<=[xz])es|(?<!s)s)$", "", word) if len(word) > 3 else word
+
+
 def leaked_phrases(text: str) -> list[str]:
-    """The held-out phrases that occur in `text` (lower-cased, whitespace folded): must be empty for any training text."""
-    folded = " ".join(text.lower().split())
-    return sorted(phrase for phrase in heldout_phrases() if phrase in folded)
+    """The held-out phrases that `text` gives away: must be empty for any training text.
+
+    A phrase is given away when one sentence holds it literally, or holds all of its content words in any order or number ("forging"
+    is another word, "passports" is not).
+    """
+    found = set()
+    for sentence in re.split(r"[.!?\n]+", text.lower()):
+        words = content_words(sentence)
+        found |= {phrase for phrase, content in _heldout_content() if content <= words}
+    return sorted(found)
+
+
+@cache
+def _heldout_content() -> tuple[tuple[str, frozenset[str]], ...]:
+    return tuple((phrase, content_words(phrase)) for phrase in heldout_phrases())

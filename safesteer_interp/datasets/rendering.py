@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
@@ -61,6 +61,20 @@ INKS: tuple[tuple[Colour, Colour], ...] = (
 )
 """(colour, background) pairs with a WCAG contrast of at least 7."""
 
+COLOURS: dict[str, Colour] = {
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+    "red": (220, 30, 30),
+    "green": (40, 160, 60),
+    "blue": (30, 80, 210),
+    "yellow": (250, 215, 40),
+    "orange": (245, 130, 30),
+    "purple": (130, 50, 170),
+    "brown": (120, 75, 40),
+    "pink": (250, 150, 190),
+}
+"""Plain images by name."""
+
 SIZES = (13, 24)
 """Smallest and largest font size, in pixels, that the bundled benchmark draws on its 160-pixel canvas."""
 
@@ -92,7 +106,7 @@ class Typography:
 @cache
 def font_path(name: str) -> Path:
     """File of a face in matplotlib's own font folder. Raises UsageError for an unknown name."""
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
     if name not in FONTS or not path.is_file():
         raise UsageError(f'font "{name}" is not one of the DejaVu faces that ship with matplotlib.' + did_you_mean(name, FONTS))
     return path
@@ -229,13 +243,16 @@ def _draw(
     return image, lines, face, places
 
 
-def blank(kind: Literal["white", "black", "noise"] = "white", width: int = 160, height: int = 160, seed: int = 0) -> Image.Image:
-    """An image without content: white, black, or independent uniform noise per pixel and channel."""
+def blank(kind: str = "white", width: int = 160, height: int = 160, seed: int = 0) -> Image.Image:
+    """An image without content: one of `COLOURS`, or "noise", independent and uniform per pixel and channel.
+
+    Raises UsageError for an unknown kind.
+    """
     if kind == "noise":
         return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
-    if kind not in ("white", "black"):
-        raise UsageError(f'blank image "{kind}" is unknown; use white, black or noise.')
-    return Image.new("RGB", (width, height), (255, 255, 255) if kind == "white" else (0, 0, 0))
+    if kind not in COLOURS:
+        raise UsageError(f'blank image "{kind}" is unknown.' + did_you_mean(kind, [*COLOURS, "noise"]))
+    return Image.new("RGB", (width, height), COLOURS[kind])
 
 
 def stack(top: Image.Image, bottom: Image.Image) -> Image.Image:
@@ -253,7 +270,8 @@ def mm_safetybench_typography(phrase: str, font: str = "DejaVuSans") -> Image.Im
     uses Arial.
     """
     face = load_font(font, 90)
-    lines, current = [], ""
+    lines: list[str] = []
+    current = ""
     for word in phrase.split():
         longer = f"{current} {word}" if current or lines else word
         if current.strip() and face.getlength(longer) > 1024:
@@ -325,7 +343,7 @@ class BenchmarkTypography(ImageSource):
 class BlankImage(ImageSource):
     """An image without content; see `blank`."""
 
-    kind: Literal["white", "black", "noise"] = "white"
+    kind: str = "white"
     width: int = 160
     height: int = 160
     seed: int = 0

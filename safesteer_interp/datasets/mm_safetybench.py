@@ -1,0 +1,153 @@
+"""MM-SafetyBench (arXiv 2311.17600): 13 scenarios, each question in four attack forms.
+
+Layout under the data root: `mm_safetybench/data/processed_questions/NN-Name.json`, and, when fetched, the authors' images in
+`mm_safetybench/data/imgs/NN-Name/{SD,SD_TYPO,TYPO}/ID.jpg`. TYPO is drawn here by the authors' recipe when their images are absent;
+SD and SD_TYPO need their image files. CB follows SafeSteer (arXiv 2605.11716): `Changed Question` beside a blank image.
+All requests are harmful: bring a harmless class of your own (the bundled benchmark, FigStep's benign questions).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safesteer_interp.datasets.pairs import assign_splits
+from safesteer_interp.datasets.rendering import BenchmarkTypography, BlankImage
+from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.requests import Attack, ImageFile, ImageSource, Request, Split
+
+DATASET = "mm_safetybench"
+
+SCENARIOS = (
+    "01-Illegal_Activitiy",
+    "02-HateSpeech",
+    "03-Malware_Generation",
+    "04-Physical_Harm",
+    "05-EconomicHarm",
+    "06-Fraud",
+    "07-Sex",
+    "08-Political_Lobbying",
+    "09-Privacy_Violence",
+    "10-Legal_Opinion",
+    "11-Financial_Advice",
+    "12-Health_Consultation",
+    "13-Gov_Decision",
+)
+"""The authors' own spelling."""
+
+UNCLEAR_SCENARIOS = SCENARIOS[9:]
+"""Questions that any user may ask; "unsafe" there means a missing caution, not harm."""
+
+BLANK_SIDE = 336
+"""Side in pixels of the blank image of CB, LLaVA-1.5's input size."""
+
+FIELDS = ("Question", "Changed Question", "Key Phrase", "Rephrased Question", "Rephrased Question(SD)")
+
+
+def load_mm_safetybench(
+    root: Path,
+    *,
+    attacks: Sequence[Attack | str] | None = None,
+    scenarios: Sequence[str] | None = None,
+    include_unclear: bool = False,
+    tiny: bool = False,
+) -> list[Request]:
+    """MM-SafetyBench's requests in the order of scenario, id, attack.
+
+    `attacks` defaults to CB and TYPO, which need no image files. `scenarios` defaults to 01 to 09, to all 13 with `include_unclear`.
+    `tiny` keeps the 168 ids of the authors' `TinyVersion_ID_List.json`. Raises InputError naming the missing file or field.
+    """
+    forms = (Attack.CB, Attack.TYPO) if attacks is None else tuple(Attack(a) for a in attacks)
+    if Attack.NONE in forms:
+        raise UsageError('MM-SafetyBench has no attack "none"; use TEXT, CB, SD, TYPO or SD_TYPO.')
+    names = tuple(scenarios) if scenarios is not None else SCENARIOS if include_unclear else SCENARIOS[:9]
+    for name in names:
+        if name not in SCENARIOS:
+            raise UsageError(f'MM-SafetyBench has no scenario "{name}".' + did_you_mean(name, SCENARIOS))
+    base = Path(root) / "mm_safetybench"
+    keep = _tiny_ids(base / "TinyVersion_ID_List.json") if tiny else None
+    rows = [
+        (name, number, row)
+        for name in names
+        for number, row in _questions(base / "data" / "processed_questions" / f"{name}.json").items()
+        if keep is None or number in keep.get(name, ())
+    ]
+    splits = assign_splits([(_pair(name, number), name) for name, number, _ in rows])
+    return [
+        _request(base / "data" / "imgs" / name, name, number, row, attack, splits[_pair(name, number)])
+        for name, number, row in rows
+        for attack in forms
+    ]
+
+
+def _pair(scenario: str, number: str) -> str:
+    return f"mmsb-{scenario[:2]}-{int(number):03d}"
+
+
+def _request(images: Path, scenario: str, number: str, row: dict[str, str], attack: Attack, split: Split) -> Request:
+    pair = _pair(scenario, number)
+    return Request(
+        id=f"{pair}/{attack}",
+        text=_text(row, attack),
+        harmful=True,
+        attack=attack,
+        image=_image(images, number, row["Key Phrase"], attack),
+        scenario=scenario,
+        pair=pair,
+        split=split,
+        dataset=DATASET,
+        intent=row["Question"],
+    )
+
+
+def _text(row: dict[str, str], attack: Attack) -> str:
+    """The authors' text of each form; scenarios without a changed question keep the question itself."""
+    if attack is Attack.SD:
+        return row["Rephrased Question(SD)"]
+    if attack in (Attack.TYPO, Attack.SD_TYPO):
+        return row["Rephrased Question"]
+    return (row["Changed Question"] if attack is Attack.CB else "") or row["Question"]
+
+
+def _image(images: Path, number: str, phrase: str, attack: Attack) -> ImageSource | None:
+    if attack is Attack.TEXT:
+        return None
+    if attack is Attack.CB:
+        return BlankImage("white", BLANK_SIDE, BLANK_SIDE)
+    path = images / str(attack) / f"{number}.jpg"
+    if path.is_file():
+        return ImageFile(path)
+    if attack is Attack.TYPO:
+        return BenchmarkTypography(phrase, "mm_safetybench")
+    raise InputError(f"{path} does not exist; fetch MM-SafetyBench's images for {attack}, or ask for CB and TYPO, which need none.")
+
+
+def _questions(path: Path) -> dict[str, dict[str, str]]:
+    rows = _json(path)
+    if not isinstance(rows, dict) or not rows:
+        raise InputError(f"{path} must hold a JSON object from id to question.")
+    for number, row in rows.items():
+        if not number.isdigit():
+            raise InputError(f'{path}: id "{number}" is not a number.')
+        for field in FIELDS:
+            if not isinstance(row, dict) or not isinstance(row.get(field), str):
+                raise InputError(f'{path}, id "{number}": field "{field}" is missing or not a text.')
+    return rows
+
+
+def _tiny_ids(path: Path) -> dict[str, frozenset[str]]:
+    try:
+        return {entry["Scenario"]: frozenset(map(str, entry["Sampled_ID_List"])) for entry in _json(path)}
+    except (KeyError, TypeError):
+        raise InputError(f'{path} must be a list of objects with "Scenario" and "Sampled_ID_List".') from None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; fetch MM-SafetyBench in its published layout or correct the data root.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as cause:
+        raise InputError(f"{path} cannot be read as JSON ({cause}).") from None
