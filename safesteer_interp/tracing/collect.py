@@ -22,7 +22,7 @@ from safesteer_interp.tracing.shards import MemoryShard, Shard
 from safesteer_interp.tracing.steps import forward_order
 from safesteer_interp.tracing.store import Store, Trace
 from safesteer_interp.tracing.trace import state_name
-from safesteer_interp.tracing.tracer import TRACERS, Captured, Edit, Sampling, Tracer
+from safesteer_interp.tracing.tracer import GREEDY, TRACERS, Captured, Edit, Sampling, Tracer
 
 SitesLike = str | Iterable[str | Site]
 ReadsLike = str | Iterable[str | Read]
@@ -55,7 +55,7 @@ def plan(
     sites: SitesLike = "all",
     reads: ReadsLike = "last_prompt",
     tracer: str = "nnsight",
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     edits: Sequence[Edit] = (),
     batch_size: int = 16,
     store: Store | Path | str | None = None,
@@ -101,7 +101,7 @@ def collect(
     sites: SitesLike = "all",
     reads: ReadsLike = "last_prompt",
     tracer: str = "nnsight",
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     edits: Sequence[Edit] = (),
     batch_size: int = 16,
     store: Store | Path | str | None = None,

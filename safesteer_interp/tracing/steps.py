@@ -28,11 +28,11 @@ from transformers import DynamicCache, PreTrainedModel
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind
-from safesteer_interp.tracing.tracer import At, Captured, Edit, Sampling
+from safesteer_interp.tracing.tracer import GREEDY, At, Captured, Edit, Sampling
 from safesteer_interp.types import Hidden, Logits, Roles, States
 
 _WITHIN_LAYER = {SiteKind.ATTN_OUT: 0, SiteKind.MLP_OUT: 1, SiteKind.RESID_POST: 2}
-_MEAN_ROLE = {ReadKind.IMAGE_MEAN: Role.IMAGE, ReadKind.USER_MEAN: Role.USER}
+MEAN_ROLE = {ReadKind.IMAGE_MEAN: Role.IMAGE, ReadKind.USER_MEAN: Role.USER}
 
 
 def forward_order(site: Site) -> tuple[float, int]:
@@ -119,15 +119,15 @@ class Pass:
         return hidden if edits else None
 
     def _read(self, read: Read, hidden: Hidden) -> States:
-        if read.kind in _MEAN_ROLE:
-            return mean_over(hidden, self.roles == _MEAN_ROLE[read.kind])
+        if read.kind in MEAN_ROLE:
+            return mean_over(hidden, self.roles == MEAN_ROLE[read.kind])
         last = hidden[:, -1].clone()  # a slice would hold the whole [batch, sequence, d] storage
         return last if read.kind is ReadKind.LAST_PROMPT else last.masked_fill(~self.alive[:, None], torch.nan)
 
     def present(self, read: Read) -> Tensor:
         """[batch] bool: rows for which the read exists."""
-        if read.kind in _MEAN_ROLE:
-            return (self.roles == _MEAN_ROLE[read.kind]).any(1)
+        if read.kind in MEAN_ROLE:
+            return (self.roles == MEAN_ROLE[read.kind]).any(1)
         return self.alive
 
     def check(self) -> None:
@@ -202,7 +202,7 @@ class SteppedTracer(ABC):
         sites: Sequence[Site],
         reads: Sequence[Read],
         *,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = GREEDY,
         edits: Sequence[Edit] = (),
         logits: bool = False,
     ) -> Captured:

@@ -59,6 +59,10 @@ class Sampling:
     """One generator per request, derived from (seed, request key): batch composition cannot change a sample."""
 
 
+GREEDY = Sampling()
+"""No answer beyond what the reads ask for, chosen greedily."""
+
+
 @dataclass
 class Captured:
     """What one batch gave. Float tensors keep the model's dtype, on the CPU, cloned (never views of a whole sequence)."""
@@ -84,7 +88,7 @@ class Tracer(Protocol):
         sites: Sequence[Site],
         reads: Sequence[Read],
         *,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = GREEDY,
         edits: Sequence[Edit] = (),
         logits: bool = False,
     ) -> Captured: ...
