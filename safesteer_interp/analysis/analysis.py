@@ -10,26 +10,24 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from safesteer_interp.analysis.claim import Claim
-from safesteer_interp.errors import UsageError, did_you_mean
+from safesteer_interp.errors import SafeSteerError, UsageError, did_you_mean
 from safesteer_interp.requests import Attack, Request, Split
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from safesteer_interp.analysis.context import Context
-
-Tables = pd.DataFrame | dict[str, pd.DataFrame]
+Tables: TypeAlias = pd.DataFrame | dict[str, pd.DataFrame]
 """What `table` returns and what `claims` and `draw` get: one tidy table, or several by name (written to <name>.csv)."""
-Figures = "Figure | dict[str, Figure]"
-"""What `draw` returns: one figure, or several by name (written to <name>.pdf, .svg, .png)."""
 
 PROFILES = ("quick", "full")
+
+
+class NotApplicableError(SafeSteerError):
+    """Raised by `table` when the question has no meaning here (say, the model never refuses): skipped with the reason, not failed."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,14 @@ class Analysis:
     title: str
     params: type
     """A frozen dataclass whose defaults are the quick profile; a string under each field is its help text."""
-    needs: Callable[[Any], list[TraceSpec]]
-    table: Callable[[Context, Any], Tables]
-    claims: Callable[[Any, Any], list[Claim]]
-    draw: Callable[[Any, Any], Any]
+    needs: Callable[..., list[TraceSpec]]
+    """`needs(p)`: the traces `table` will ask for."""
+    table: Callable[..., Tables]
+    """`table(ctx, p)`: one tidy DataFrame (value, low, high, n, ...), or several by name. `ctx` is a `context.Context`."""
+    claims: Callable[..., list[Claim]]
+    """`claims(t, p)`: from the table alone, as read back from its CSV."""
+    draw: Callable[..., Any]
+    """`draw(t, p)`: one matplotlib Figure, or several by name (written to <name>.pdf, .svg, .png), from the table alone."""
     replicates: str = ""
     """The figure or table of a paper that this redoes, e.g. "SafeSteer Fig. 7"; empty when it has no model in print."""
     cites: tuple[str, ...] = ()
@@ -148,8 +150,6 @@ def pick(requests: Sequence[Request], spec: TraceSpec) -> list[Request]:
 
 
 def _ranked_pairs(requests: Sequence[Request], limit: int) -> set[tuple[Split, str]]:
-    from hashlib import sha256
-
     by_scenario: dict[tuple[Split, str], set[str]] = {}
     for r in requests:
         by_scenario.setdefault((r.split, r.scenario), set()).add(r.pair)
