@@ -37,13 +37,14 @@ def generate(
     edits: Sequence[Edit] = (),
     batch_size: int = 32,
     explain: bool = False,
+    stop: bool = True,
     progress: Progress | None = None,
 ) -> list[Decoded]:
     """One answer per request, in order.
 
     Requests of like length share a batch; each has its own random numbers, so that the batch does not change its sample (up to the
-    rounding that padding causes, 1e-5 relative in float32). Edits act on prompt and answer tokens as `At` says; rows that have
-    finished leave the batch, so an edit must not carry one vector per row.
+    rounding that padding causes, 1e-5 relative in float32). `stop=False` ignores end-of-sequence tokens. Edits act on prompt and
+    answer tokens as `At` says; rows that have finished leave the batch, so an edit must not carry one vector per row.
     Raises UsageError when more steps are guided than tokens generated, or when the model cannot be guided.
     """
     if sampling.max_new_tokens < 1:
@@ -52,28 +53,46 @@ def generate(
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
     if policy.steps:
         check_budget(policy.k, policy.steps, sampling.max_new_tokens)
-    order = sorted(range(len(requests)), key=lambda i: (requests[i].image is not None, len(requests[i].text)))
     found: dict[int, Decoded] = {}
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
+    for places in by_length(requests, batch_size):
         batch = mllm.encode([requests[i] for i in places])
-        found.update(zip(places, decode_batch(mllm, batch, policy, sampling, edits=edits, explain=explain), strict=True))
+        answers = decode_batch(mllm, batch, policy, sampling, edits=edits, explain=explain, stop=stop)
+        found.update(zip(places, answers, strict=True))
         if progress is not None:
             progress(len(found), len(requests))
     return [found[i] for i in range(len(requests))]
 
 
+def by_length(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
+    """Places of the requests of each batch: those of one form and like length together, so that little is padding."""
+
+    def similar(i: int) -> tuple[bool, str, int]:
+        request = requests[i]
+        pictured = request.image is not None
+        return pictured, str(request.attack) if pictured else "", len(request.text)
+
+    order = sorted(range(len(requests)), key=similar)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
 def decode_batch(
-    mllm: MLLM, batch: Encoded, policy: Policy, sampling: Sampling, *, edits: Sequence[Edit] = (), explain: bool = False
+    mllm: MLLM,
+    batch: Encoded,
+    policy: Policy,
+    sampling: Sampling,
+    *,
+    edits: Sequence[Edit] = (),
+    explain: bool = False,
+    stop: bool = True,
 ) -> list[Decoded]:
     """Answers to one encoded batch, in its order."""
     batch = batch.to(mllm.device)
+    ends = stop_ids(mllm) if stop else frozenset[int]()
     uniform = uniforms(batch.requests, sampling.seed, sampling.max_new_tokens)
     with torch.no_grad(), editing(mllm, batch, edits) as watch:
         prefix, states = prefill(mllm.model, batch.inputs)
-        return decode(
-            mllm.model, prefix, states, policy, uniform, stop_ids(mllm), temperature=sampling.temperature, explain=explain, watch=watch
-        )
+        return decode(mllm.model, prefix, states, policy, uniform, ends, temperature=sampling.temperature, explain=explain, watch=watch)
 
 
 @contextmanager

@@ -1,0 +1,144 @@
+"""The contract of every defense, and the stages most of them are made of.
+
+`Defense.respond` is the one required method. `StagedDefense` builds it from four helpers that do nothing unless overridden: rewriting
+of the request, edits of the forward pass, a decoding policy, and review of the finished answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from importlib import import_module
+from typing import Any, ClassVar, Self
+
+from safesteer_interp.decoding.generate import DEFAULT_SAMPLING, generate, text_of
+from safesteer_interp.decoding.loop import StepRecord
+from safesteer_interp.decoding.policies import PLAIN, Policy
+from safesteer_interp.errors import UsageError, did_you_mean
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.requests import Request
+from safesteer_interp.tracing.tracer import Edit, Sampling
+
+DEFENSES: Mapping[str, str] = {
+    "none": "safesteer_interp.defenses.none:Undefended",
+    "safesteer": "safesteer_interp.defenses.safesteer:SafeSteer",
+    "ecso": "safesteer_interp.defenses.ecso:ECSO",
+    "coca": "safesteer_interp.defenses.coca:CoCA",
+}
+"""Name -> "module:class", imported only when asked for."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How answers are generated: the same for every method that is compared."""
+
+    sampling: Sampling = DEFAULT_SAMPLING
+    batch_size: int = 32
+    explain: bool = False
+    """Record every guided step (candidates, probabilities, scores, choice)."""
+    stop: bool = True
+    """End an answer at the model's end-of-sequence token; False writes `max_new_tokens` tokens (throughput)."""
+
+
+DEFAULTS = Settings()
+
+
+@dataclass
+class Response:
+    """One answer to one request under one defense."""
+
+    request: Request
+    text: str
+    """The answer as the user sees it, without special tokens."""
+    ids: list[int]
+    """Its token ids, end-of-sequence token included."""
+    verdict: dict[str, Any] = field(default_factory=dict)
+    """What the defense measured and decided, e.g. the probe's score of the prompt."""
+    steps: list[StepRecord] = field(default_factory=list)
+    """Guided steps, when `Settings.explain`."""
+
+
+class Defense(ABC):
+    """A way to answer requests safely. Subclasses are dataclasses: their fields are the method's parameters."""
+
+    name: ClassVar[str]
+    trained: ClassVar[bool] = False
+    """True when `build` needs training requests."""
+
+    @abstractmethod
+    def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
+        """One response per request, in order."""
+
+    @classmethod
+    def build(cls, mllm: MLLM, training: Sequence[Request] = (), **options: Any) -> Self:
+        """The defense ready for use on `mllm`; trained ones fit on the training requests."""
+        return cls(**options)
+
+    def fingerprint(self) -> str:
+        """Hex digest of the method and everything that affects its answers: the key under which responses are stored."""
+        settings: dict[str, Any] = asdict(self) if is_dataclass(self) and not isinstance(self, type) else {}
+        text = json.dumps({"defense": self.name, **settings}, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class StagedDefense(Defense):
+    """Rewrite, decode under edits and a policy, review: override what the method does and leave the rest."""
+
+    def rewrite(self, mllm: MLLM, request: Request) -> Request:
+        """The request as the model is to see it."""
+        return request
+
+    def edits(self, mllm: MLLM) -> Sequence[Edit]:
+        """Edits of the forward pass while answering."""
+        return ()
+
+    def policy(self, mllm: MLLM) -> Policy:
+        """How tokens are chosen."""
+        return PLAIN
+
+    def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
+        """The finished answers, possibly replaced."""
+        return responses
+
+    def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
+        """All four stages, on all requests at once."""
+        asked = [self.rewrite(mllm, request) for request in requests]
+        answers = answer(mllm, asked, settings, policy=self.policy(mllm), edits=self.edits(mllm))
+        return self.review(mllm, [replace(a, request=r) for a, r in zip(answers, requests, strict=True)], settings)
+
+
+def answer(
+    mllm: MLLM, requests: Sequence[Request], settings: Settings, *, policy: Policy = PLAIN, edits: Sequence[Edit] = ()
+) -> list[Response]:
+    """The model's answers to requests as they stand, under a policy and edits."""
+    found = generate(
+        mllm,
+        requests,
+        policy,
+        settings.sampling,
+        edits=edits,
+        batch_size=settings.batch_size,
+        explain=settings.explain,
+        stop=settings.stop,
+    )
+    return [
+        Response(request, text_of(mllm, decoded), decoded.ids, dict(decoded.verdict), decoded.steps)
+        for request, decoded in zip(requests, found, strict=True)
+    ]
+
+
+def greedy(settings: Settings, max_new_tokens: int) -> Settings:
+    """Settings of an auxiliary question a defense asks the model: greedy, short, not recorded."""
+    return replace(settings, sampling=Sampling(max_new_tokens=max_new_tokens, temperature=0.0), explain=False, stop=True)
+
+
+def defense_class(name: str) -> type[Defense]:
+    """The defense called `name`. Raises UsageError with the nearest names."""
+    if name not in DEFENSES:
+        raise UsageError(f'no defense is called "{name}".{did_you_mean(name, DEFENSES)}')
+    module, _, cls = DEFENSES[name].partition(":")
+    found: type[Defense] = getattr(import_module(module), cls)
+    return found
