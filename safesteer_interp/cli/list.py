@@ -13,21 +13,26 @@ Rows = list[dict[str, Any]]
 
 
 def models() -> Rows:
-    """What `load_model` takes by name, then the families whose checkpoints it loads from a folder or the hub."""
-    from safesteer_interp.models.families import FAMILIES
+    """What `load_model` and --model take."""
+    from safesteer_interp.models.loading import available_models
 
-    named = [
-        {"name": "mini", "takes": "text and images", "what": "the embedded model: SmolLM2-135M-Instruct with a trained vision tower"},
-        {"name": "planted", "takes": "text and images", "what": "the known-answer model: a planted harm direction and modality gap"},
-    ]
-    return named + [
-        {
-            "name": f"family {family}",
-            "takes": "text and images" if layout.vision_tower else "text",
-            "what": "model types " + ", ".join(layout.model_types),
-        }
-        for family, layout in sorted(FAMILIES.items())
-    ]
+    return [{"name": name, "what": what} for name, what in available_models().items()]
+
+
+def datasets() -> Rows:
+    """What --requests and --data take, besides the path of a .jsonl file."""
+    from safesteer_interp.datasets import DATASETS
+    from safesteer_interp.paths import data_root
+
+    root = data_root()
+
+    def place(folder: str | None) -> str:
+        if folder is None:
+            return "bundled"
+        return "found" if root is not None and (root / folder).is_dir() else f"not found: put {folder}/ under $SAFESTEER_DATA"
+
+    rows = [{"name": name, "what": entry.title, "data": place(entry.folder)} for name, entry in DATASETS.items()]
+    return [*rows, {"name": "planted", "what": "requests of the known-answer model", "data": "bundled"}]
 
 
 def tracers() -> Rows:
@@ -91,6 +96,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "sites": sites,
     "reads": reads,
     "attacks": attacks,
+    "datasets": datasets,
     "analyses": analyses,
 }
 

@@ -1,0 +1,79 @@
+"""`safesteer run`: traces, tables, claims and figures of the analyses asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safesteer_interp.cli.command import Positional, emit_json, parse, say
+from safesteer_interp.cli.settings import Settings, overrides
+from safesteer_interp.errors import UsageError
+
+if TYPE_CHECKING:
+    from safesteer_interp.analysis.analysis import Analysis
+
+
+@dataclass(frozen=True)
+class Run(Settings):
+    """Make the figures, tables and claims of analyses, in figures/<analysis>/<model>/.
+
+    Finished and unchanged analyses are left alone; an interrupted run resumes; one failure stops no other.
+    """
+
+    ids: Positional[tuple[str, ...]] = ()
+    """Analyses by id (`safesteer list analyses`)."""
+    all: bool = False
+    """Every analysis."""
+    set: tuple[str, ...] = ()
+    """Parameters, e.g. --set seed=1 layer_choice.pairs=20."""
+    no_render: bool = False
+    """Compute tables and claims only; draw later with `safesteer render`."""
+
+    def run(self) -> int:
+        """Runs, or prints the plan; the largest exit code of a failed analysis."""
+        if bool(self.ids) == self.all:
+            raise UsageError("name the analyses to run, or give --all for every one (`safesteer list analyses` shows them).")
+        return execute(self, self.ids, overrides(self.set), draw=not self.no_render)
+
+
+def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], *, draw: bool = True) -> int:
+    """Runs or plans with these settings and prints the outcome."""
+    from safesteer_interp.analysis import runner
+
+    if settings.dry_run:
+        planned = runner.plan(ids, overrides=parameters, **settings.for_runner())
+        if settings.json:
+            emit_json(planned.record())
+        else:
+            from safesteer_interp.cli.command import size
+
+            for group in planned.groups:
+                d = group.demand
+                asked = f"{len(d.sites)} sites, {len(d.reads)} reads, {d.max_new_tokens} new tokens"
+                print(f"{len(group.requests)} requests of {d.dataset}: {asked}")
+            for job in planned.jobs:
+                print(f"{job.analysis.id}: {f'skipped, {job.excuse}' if job.excuse else job.folder}")
+            print(f"{len(planned.groups)} traces to make, {size(planned.n_bytes)}")
+        return 0
+    report = runner.run(ids, overrides=parameters, fresh=settings.fresh, render=render_folder if draw else None, **settings.for_runner())
+    if settings.json:
+        emit_json(report.record())
+    else:
+        print(report)
+    if any(r.detail for r in report.failed):
+        say("".join(r.detail for r in report.failed))
+    return report.exit_code
+
+
+def render_folder(analysis: Analysis, folder: Path) -> list[Path]:
+    """Draws one result; the report stage is imported only now."""
+    from safesteer_interp.report import render_folder as draw
+
+    return list(draw(analysis, folder))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point of the command."""
+    return parse(Run, "run", arguments).run()

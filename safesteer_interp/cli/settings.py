@@ -1,0 +1,62 @@
+"""Flags that `run` and `sweep` share: where the model and data come from, and how to compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safesteer_interp.errors import UsageError
+
+SETTINGS = ("model", "data", "data_root", "store", "device", "dtype", "tracer", "batch_size", "trust_remote_code", "revision")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a run gets its model and data from."""
+
+    model: str = "mini"
+    """"mini", "planted", a folder or a hub id."""
+    data: str = "bundled"
+    """The requests: a data set (`safesteer list datasets`) or a .jsonl file."""
+    data_root: Path | None = None
+    """Folder with public benchmarks; default: $SAFESTEER_DATA."""
+    profile: Literal["quick", "full"] = "quick"
+    """Sizes: quick for minutes, full for the numbers of a paper."""
+    out: Path = Path("figures")
+    """Folder of the results."""
+    store: Path | None = None
+    """Folder of traces; default: "traces" in the user cache."""
+    device: str = "cpu"
+    """Where the model runs, e.g. "cuda"."""
+    dtype: str = "float32"
+    """Weights and states: float32, bfloat16 or float16."""
+    tracer: Literal["nnsight", "transformer_lens", "hooks"] = "hooks"
+    """The engine; all three give the same numbers."""
+    batch_size: int = 16
+    """Requests per pass; changes no number."""
+    trust_remote_code: bool = False
+    """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
+    revision: str | None = None
+    """Hub revision (commit) of the model."""
+    fresh: bool = False
+    """Compute again even what is finished and unchanged."""
+    dry_run: bool = False
+    """Print which traces are missing and how many bytes they take, and stop."""
+    json: bool = False
+    """Print the outcome as JSON on stdout."""
+
+    def for_runner(self) -> dict[str, Any]:
+        """The keyword arguments of `analysis.runner.run` and `plan`."""
+        return {"profile": self.profile, "out": self.out, **{name: getattr(self, name) for name in SETTINGS}}
+
+
+def overrides(settings: tuple[str, ...]) -> dict[str, str]:
+    """{"layer_choice.pairs": "20"} from NAME=VALUE words. Raises UsageError for a word without "="."""
+    found = {}
+    for word in settings:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f'--set "{word}" is not NAME=VALUE; write for example --set layer_choice.pairs=20.')
+        found[name.strip()] = value.strip()
+    return found
