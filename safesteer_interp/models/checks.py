@@ -1,0 +1,159 @@
+"""Load-time checks: a wrong layout entry fails here, with its reason, and not in a figure.
+
+Everything is learnt from one text-only forward of two equal rows, in which the first layer's output is edited in row 1 only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from safesteer_interp.errors import InputError
+from safesteer_interp.models.layout import submodule
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.requests import Attack, Request
+from safesteer_interp.sites import Role
+
+_PROBE = Request(id="layout check", text="Describe a quiet morning, please.", harmful=False, attack=Attack.NONE)
+
+
+def check_layout(mllm: MLLM) -> None:
+    """Verify that the layout means what it says: paths, widths, causality, residual sums, final norm and head, image token, roles.
+
+    Costs one forward of a short prompt. Raises InputError naming the family, the field and what was found instead.
+    """
+    layout = mllm.layout
+    if not isinstance(submodule(mllm.model, layout.layers), nn.ModuleList):
+        _refuse(mllm, "layers", f'"{layout.layers}" is not a list of layers')
+    expected = mllm.model.config.get_text_config().num_hidden_layers
+    if mllm.n_layers != expected:
+        _refuse(mllm, "layers", f'"{layout.layers}" holds {mllm.n_layers} modules, but the decoder has {expected} layers')
+    for path in (layout.final_norm, layout.lm_head, layout.embed_tokens, layout.vision_tower, layout.projector):
+        if path is not None:
+            submodule(mllm.model, path)
+    _check_widths(mllm)
+    _check_image_token(mllm)
+    batch = mllm.encode([_PROBE, _PROBE])
+    words = "".join(mllm.tokenizer.decode(batch.input_ids[0][batch.roles[0] == int(Role.USER)]).split())
+    if words != "".join(_PROBE.text.split()):
+        _refuse(mllm, "template", f'the tokens of the user\'s text read "{words}" instead of the text')
+    seen = _Seen(mllm)
+    with torch.no_grad(), seen:
+        logits = mllm.model(**batch.inputs, use_cache=False).logits[:, -1].float()
+    _check_layers(mllm, seen, logits)
+    _check_head(mllm, seen, logits)
+
+
+def _refuse(mllm: MLLM, field: str, reason: str) -> None:
+    raise InputError(
+        f'{mllm.name}: the layout entry "{mllm.layout.family}" does not fit this model, field "{field}": {reason}; '
+        "correct the entry in safesteer_interp/models/families."
+    )
+
+
+class _Seen:
+    """Hooks that keep what goes in and out of the layers, their blocks and the final norm; layer 0 is edited in row 1."""
+
+    def __init__(self, mllm: MLLM) -> None:
+        self.mllm = mllm
+        self.inputs: dict[str, Any] = {}
+        self.outputs: dict[str, Any] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _Seen:
+        layout = self.mllm.layout
+        for i, layer in enumerate(self.mllm.layers):
+            self._watch(f"layer {i}", layer, edit=i == 0)
+            for field, path in (("attention", layout.attn_adds or layout.attention), ("mlp", layout.mlp_adds or layout.mlp)):
+                self._watch(f"{field} {i}", submodule(layer, path))
+        self._watch("final_norm", self.mllm.final_norm)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _watch(self, name: str, module: nn.Module, edit: bool = False) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            given = args[0] if args else kwargs.get("hidden_states")
+            self.inputs[name] = given.detach().clone() if isinstance(given, Tensor) else given
+            self.outputs[name] = output.detach().clone() if isinstance(output, Tensor) else output
+            if edit and isinstance(output, Tensor) and output.ndim == 3:
+                changed = output.clone()
+                noise = torch.linspace(-1, 1, output.shape[-1], device=output.device, dtype=output.dtype)
+                changed[1] += noise * output[1].float().norm(dim=-1).mean().to(output.dtype)
+                self.outputs[name] = changed.detach().clone()
+                return changed
+            return None
+
+        hooked: Callable[..., Any] = hook
+        self._handles.append(module.register_forward_hook(hooked, with_kwargs=True))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to the rounding of the model's dtype, relative to the size of `b`."""
+    tolerance = 1e-3 if a.dtype == torch.float32 else 5e-2
+    return bool((a.float() - b.float()).norm() <= tolerance * b.float().norm() + 1e-6)
+
+
+def _check_widths(mllm: MLLM) -> None:
+    for field, path in (("embed_tokens", mllm.layout.embed_tokens), ("lm_head", mllm.layout.lm_head)):
+        weight = getattr(submodule(mllm.model, path), "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.shape[1] != mllm.width:
+            found = tuple(weight.shape) if isinstance(weight, Tensor) else "no weight"
+            _refuse(mllm, field, f'"{path}" has {found}, but [vocabulary, {mllm.width}] was expected')
+
+
+def _check_image_token(mllm: MLLM) -> None:
+    if not mllm.takes_images:
+        return
+    if mllm.layout.image_token is None:
+        _refuse(mllm, "image_token", "the family has a vision tower but no image token")
+        return
+    token = mllm.layout.image_token(mllm.model.config, mllm.processor)
+    if not (0 <= token < len(mllm.tokenizer)) or mllm.tokenizer.convert_ids_to_tokens(token) is None:
+        _refuse(mllm, "image_token", f"id {token} is not in the tokenizer's vocabulary of {len(mllm.tokenizer)} tokens")
+
+
+def _check_layers(mllm: MLLM, seen: _Seen, logits: Tensor) -> None:
+    for i in range(mllm.n_layers):
+        output = seen.outputs.get(f"layer {i}")
+        if output is None:
+            _refuse(mllm, "layers", f"layer {i} was never called in a text-only forward")
+        if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[-1] != mllm.width:
+            found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            _refuse(mllm, "layers", f"layer {i} returns {found}, but a tensor [batch, tokens, {mllm.width}] was expected")
+        if i and not _close(seen.inputs[f"layer {i}"], seen.outputs[f"layer {i - 1}"]):
+            _refuse(mllm, "layers", f"layer {i} does not receive what layer {i - 1} returns")
+    for i in range(1, mllm.n_layers):  # layer 0's output was edited, so its sum cannot be checked in row 1
+        added = seen.inputs[f"layer {i}"]
+        for field in ("attention", "mlp"):
+            part = seen.outputs.get(f"{field} {i}")
+            part = part[0] if isinstance(part, tuple) else part
+            if not isinstance(part, Tensor) or part.shape != added.shape:
+                _refuse(mllm, field, f"its output in layer {i} is not a tensor of the residual stream's shape")
+            added = added + part
+        if not _close(added, seen.outputs[f"layer {i}"]):
+            _refuse(mllm, "attention or mlp", f"in layer {i}, input + attention + MLP is not the layer's output")
+    if _close(logits[0], logits[1]):
+        _refuse(mllm, "layers", "editing the output of layer 0 does not change the logits")
+
+
+def _check_head(mllm: MLLM, seen: _Seen, logits: Tensor) -> None:
+    state = seen.outputs.get("final_norm")
+    if not isinstance(state, Tensor):
+        _refuse(mllm, "final_norm", f'"{mllm.layout.final_norm}" was never called in a text-only forward')
+        return
+    if not _close(seen.inputs["final_norm"], seen.outputs[f"layer {mllm.n_layers - 1}"]):
+        _refuse(mllm, "final_norm", f'"{mllm.layout.final_norm}" does not receive what the last layer returns')
+    with torch.no_grad():
+        own = mllm.lm_head(state[:, -1]).float()
+    cap = getattr(mllm.model.config.get_text_config(), "final_logit_softcapping", None)
+    if cap:
+        own = cap * torch.tanh(own / cap)
+    tolerance = 1e-3 if mllm.dtype == torch.float32 else 5e-2
+    if own.shape != logits.shape or bool((own - logits).norm() > tolerance * logits.norm()):
+        _refuse(mllm, "final_norm or lm_head", "the head applied to the final norm does not give the model's logits")
