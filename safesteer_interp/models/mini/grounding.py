@@ -1,0 +1,171 @@
+"""Stage 1, dense token grounding: the tower learns to see without a language model in the loop.
+
+Every cell of an image is asked for the LM token whose rendering covers it: cross-entropy against the LM's own token embeddings plus
+regression onto them, through the projector LLaVA will use. An auxiliary character loss at stride 8 makes it learn to read at all
+(measured: 6 % of cells after 25,000 images without it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+from safesteer_interp.models.mini.cells import CHARACTERS, LabelledImages, Labeller
+from safesteer_interp.models.mini.resume import Checkpoint, Report, cosine, set_rate
+from safesteer_interp.models.mini.tower import SafesteerTower, SafesteerTowerConfig
+
+HELD_OUT_SEED = 1_000_000
+"""Shards from this seed on are never trained on."""
+
+
+@dataclass(frozen=True)
+class GroundingRecipe:
+    """How the tower is trained."""
+
+    images: int = 80_000
+    """Images seen, repeats included."""
+    batch: int = 32
+    shard: int = 2000
+    """Images rendered at a time."""
+    passes: int = 2
+    """How often an image is seen on average."""
+    window: int = 8
+    """Shards a batch is drawn from."""
+    rate: float = 2e-3
+    seed: int = 0
+    hidden_size: int = 224
+    low_blocks: int = 2
+    high_blocks: int = 3
+
+    @property
+    def steps(self) -> int:
+        return self.images // self.batch
+
+
+def new_projector(width: int, text_width: int) -> LlavaMultiModalProjector:
+    """LLaVA's two-layer projector from tower features [width] to the LM's embeddings [text_width]."""
+    config = PretrainedConfig(
+        vision_config=PretrainedConfig(hidden_size=width),
+        text_config=PretrainedConfig(hidden_size=text_width),
+        vision_feature_layer=-1,
+        projector_hidden_act="gelu",
+        multimodal_projector_bias=True,
+    )
+    return LlavaMultiModalProjector(config)
+
+
+def to_pixels(images: np.ndarray | Tensor) -> Tensor:
+    """uint8 [n, height, width, 3] to the tower's input: float [n, 3, height, width] in [-1, 1]."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class Grounding(nn.Module):
+    """Tower, projector and the two read-out heads of stage 1."""
+
+    def __init__(self, recipe: GroundingRecipe, embeddings: Tensor, token_ids: list[int], space_id: int) -> None:
+        super().__init__()
+        config = SafesteerTowerConfig(
+            hidden_size=recipe.hidden_size, low_blocks=recipe.low_blocks, high_blocks=recipe.high_blocks, folded=False
+        )
+        self.tower = SafesteerTower(config)
+        self.projector = new_projector(recipe.hidden_size, embeddings.shape[1])
+        self.characters = nn.Conv2d(config.widths[2], len(CHARACTERS) + 1, 1)
+        self.temperature = nn.Parameter(torch.tensor(2.5))
+        self.targets = embeddings[token_ids].float()  # plain tensors: constants that no checkpoint needs to hold
+        self.normed = F.normalize(self.targets, dim=1)
+        self.scale = self.targets.pow(2).sum(1).mean()
+        self.class_of = torch.full((len(embeddings) + 1,), -1)
+        self.class_of[torch.tensor(token_ids)] = torch.arange(len(token_ids))
+        self.space = int(self.class_of[space_id])
+
+    def logits(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected features [n, d] and their scores over the token classes [n, classes]."""
+        projected = self.projector(features)
+        return projected, F.normalize(projected.float(), dim=1) @ self.normed.T * self.temperature.exp()
+
+    def loss(self, pixels: Tensor, tokens: Tensor, characters: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+        """Training loss and the share of covered cells whose token is right."""
+        with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
+            fine, coarse = self.tower.maps(pixels)
+            read = self.characters(fine)
+        features = coarse.float().flatten(2).transpose(1, 2).reshape(-1, coarse.shape[1])
+        labels = tokens.reshape(-1).long()
+        covered, empty = (labels >= 0).nonzero()[:, 0], (labels < 0).nonzero()[:, 0]
+        empty = empty[torch.randperm(len(empty), generator=generator)[: max(1, len(covered) // 4)]]
+        y = torch.cat([self.class_of[labels[covered]], torch.full((len(empty),), self.space)])
+        projected, logits = self.logits(features[torch.cat([covered, empty])])
+        cross_entropy = F.cross_entropy(logits, y)
+        regression = (projected - self.targets[y]).pow(2).sum(1).mean() / self.scale
+        n = len(CHARACTERS)
+        weight = torch.ones(n + 1)
+        weight[n] = 0.2  # most fine cells are empty
+        letters = characters.reshape(-1).long()
+        auxiliary = F.cross_entropy(
+            read.float().flatten(2).transpose(1, 2).reshape(-1, n + 1), torch.where(letters < 0, n, letters), weight=weight
+        )
+        right = (logits[: len(covered)].argmax(1) == y[: len(covered)]).float().mean()
+        return cross_entropy + 0.2 * regression + auxiliary, float(right)
+
+
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Random contrast, brightness per channel and noise, so that exact colours are not learnt."""
+    n = len(pixels)
+    gain = 0.65 + 0.35 * torch.rand(n, 3, 1, 1, generator=generator)
+    shift = 0.15 * torch.randn(n, 3, 1, 1, generator=generator)
+    return pixels * gain + shift + 0.04 * torch.randn(pixels.shape, generator=generator)
+
+
+def train_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRecipe, folder: Path) -> Grounding:
+    """Run or resume stage 1; its state lives in `folder/grounding.safetensors`."""
+    torch.manual_seed(recipe.seed)
+    model = Grounding(recipe, embeddings, labeller.token_ids(), labeller.space_id()).train()
+    model.tower.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
+    checkpoint = Checkpoint(folder / "grounding.safetensors", {"grounding": model}, optimizer)
+    start = checkpoint.load()
+    report = Report("grounding", recipe.steps, start)
+    steps_per_shard = max(1, recipe.shard * recipe.passes // recipe.batch)
+    shards: dict[int, LabelledImages] = {}
+    for step in range(start, recipe.steps):
+        current = step // steps_per_shard
+        wanted = range(max(0, current + 1 - recipe.window), current + 1)
+        if current not in shards:
+            shards = {k: shards.get(k) or labeller.shard(recipe.seed * 10_000 + k, recipe.shard) for k in wanted}
+            pool = [torch.from_numpy(np.concatenate([getattr(s, f) for s in shards.values()])) for f in ("images", "tokens", "characters")]
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        pick = torch.randint(len(pool[0]), (recipe.batch,), generator=generator)
+        pixels = augment(to_pixels(pool[0][pick]), generator).contiguous(memory_format=torch.channels_last)
+        loss, right = model.loss(pixels, pool[1][pick], pool[2][pick], generator)
+        set_rate(optimizer, cosine(step, recipe.steps, recipe.rate, 200))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        report(step + 1, loss=float(loss.detach()), cells_right=right)
+        if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
+            checkpoint.save(step + 1)
+    return model.eval()
+
+
+@torch.inference_mode()
+def cell_accuracy(model: Grounding, images: LabelledImages, batch: int = 50) -> dict[str, float]:
+    """Share of covered cells whose token is right, and of empty cells recognised as empty, on given renderings."""
+    model.eval()
+    right = covered = empty_right = empty = 0
+    for i in range(0, len(images.images), batch):
+        features = model.tower(to_pixels(images.images[i : i + batch])).last_hidden_state
+        predicted = model.logits(features.reshape(-1, features.shape[-1]))[1].argmax(1)
+        labels = torch.from_numpy(images.tokens[i : i + batch]).reshape(-1).long()
+        seen = labels >= 0
+        right += int((predicted[seen] == model.class_of[labels[seen]]).sum())
+        covered += int(seen.sum())
+        empty_right += int((predicted[~seen] == model.space).sum())
+        empty += int((~seen).sum())
+    return {"cells_right": right / max(1, covered), "cells": covered, "empty_right": empty_right / max(1, empty)}

@@ -1,0 +1,162 @@
+"""mini's eyes: a residual convolutional tower of stride 16, registered with transformers as `safesteer_tower`.
+
+A 160x160 image becomes 10x10 = 100 features. It stands where LLaVA has CLIP: `LlavaForConditionalGeneration` reads
+`hidden_states[vision_feature_layer]` of what it returns, with `vision_feature_select_strategy="full"` (there is no class token).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+IMAGE_SIZE = 160
+PATCH_SIZE = 16
+N_IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
+
+Pixels = Float[Tensor, "batch 3 height width"]
+CellMap = Float[Tensor, "batch channels rows columns"]
+
+
+class SafesteerTowerConfig(PreTrainedConfig):
+    """Widths and depths of the tower; `folded` says whether batch norm has been folded into the convolutions."""
+
+    model_type = "safesteer_tower"
+
+    def __init__(
+        self,
+        image_size: int = IMAGE_SIZE,
+        patch_size: int = PATCH_SIZE,
+        hidden_size: int = 256,
+        widths: tuple[int, int, int] = (32, 64, 128),
+        low_blocks: int = 2,
+        high_blocks: int = 4,
+        folded: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.hidden_size = hidden_size
+        self.widths = list(widths)
+        self.low_blocks = low_blocks
+        self.high_blocks = high_blocks
+        self.folded = folded
+        super().__init__(**kwargs)
+
+
+class ConvNorm(nn.Module):
+    """3x3 convolution followed by batch norm in training; one convolution with bias once folded."""
+
+    def __init__(self, width_in: int, width_out: int, stride: int = 1, *, folded: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width_in, width_out, 3, stride, 1, bias=folded)
+        self.norm: nn.Module = nn.Identity() if folded else nn.BatchNorm2d(width_out)
+
+    def forward(self, x: CellMap) -> CellMap:
+        return self.norm(self.conv(x))
+
+    def folded(self) -> ConvNorm:
+        """The same function in evaluation mode as a single convolution."""
+        norm = self.norm
+        if not isinstance(norm, nn.BatchNorm2d):
+            return self
+        conv = self.conv
+        if norm.running_mean is None or norm.running_var is None:
+            raise ValueError("batch norm without running statistics cannot be folded")
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        out = ConvNorm(conv.in_channels, conv.out_channels, conv.stride[0], folded=True)
+        with torch.no_grad():
+            out.conv.weight.copy_(conv.weight * scale[:, None, None, None])
+            assert out.conv.bias is not None
+            out.conv.bias.copy_(norm.bias - norm.running_mean * scale)
+        return out
+
+
+class Residual(nn.Module):
+    """x + two convolutions, ReLU after each sum (He et al., arXiv 1512.03385)."""
+
+    def __init__(self, width: int, *, folded: bool = False) -> None:
+        super().__init__()
+        self.first = ConvNorm(width, width, folded=folded)
+        self.second = ConvNorm(width, width, folded=folded)
+
+    def forward(self, x: CellMap) -> CellMap:
+        return torch.relu(x + self.second(torch.relu(self.first(x))))
+
+
+class Stage(nn.Module):
+    """A strided convolution, then residual blocks."""
+
+    def __init__(self, width_in: int, width_out: int, blocks: int, *, folded: bool = False) -> None:
+        super().__init__()
+        self.down = ConvNorm(width_in, width_out, 2, folded=folded)
+        self.blocks = nn.ModuleList(Residual(width_out, folded=folded) for _ in range(blocks))
+
+    def forward(self, x: CellMap) -> CellMap:
+        x = torch.relu(self.down(x))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class SafesteerTower(PreTrainedModel):
+    """Image to one feature per 16-pixel cell, in reading order."""
+
+    config_class = SafesteerTowerConfig
+    config: SafesteerTowerConfig
+    base_model_prefix = "tower"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: SafesteerTowerConfig) -> None:
+        super().__init__(config)
+        a, b, c = config.widths
+        folded = config.folded
+        self.stem = ConvNorm(3, a, 2, folded=folded)
+        self.stage4 = Stage(a, b, 1, folded=folded)
+        self.stage8 = Stage(b, c, config.low_blocks, folded=folded)
+        self.stage16 = Stage(c, config.hidden_size, config.high_blocks, folded=folded)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def maps(self, pixel_values: Pixels) -> tuple[CellMap, CellMap]:
+        """Feature maps at stride 8 (where characters are legible) and stride 16 (what the projector gets)."""
+        fine = self.stage8(self.stage4(torch.relu(self.stem(pixel_values))))
+        return fine, self.stage16(fine)
+
+    def forward(self, pixel_values: Pixels, return_dict: bool | None = None, **_: Any) -> BaseModelOutputWithPooling:
+        """Features [batch, cells, hidden_size]; `hidden_states` holds them alone, since no other layer is on offer."""
+        features = self.maps(pixel_values.to(self.dtype))[1].flatten(2).transpose(1, 2)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features, pooler_output=features.mean(1), hidden_states=(features,)
+        )
+
+    def folded(self) -> SafesteerTower:
+        """A copy with every batch norm folded into its convolution: the form that is saved and shipped."""
+        config = SafesteerTowerConfig(**{**self.config.to_dict(), "folded": True})
+        out = SafesteerTower(config)
+        _fold_into(self, out)
+        return out.eval()
+
+
+def _fold_into(source: nn.Module, target: nn.Module) -> None:
+    for name, child in source.named_children():
+        if isinstance(child, ConvNorm):
+            setattr(target, name, child.folded())
+        else:
+            _fold_into(child, target.get_submodule(name))
+
+
+def register() -> None:
+    """Teach AutoConfig and AutoModel the tower, so that a saved mini loads with plain transformers calls."""
+    AutoConfig.register("safesteer_tower", SafesteerTowerConfig, exist_ok=True)
+    AutoModel.register(SafesteerTowerConfig, SafesteerTower, exist_ok=True)
