@@ -63,7 +63,7 @@ def encode(mllm: MLLM, requests: Sequence[Request], *, pad_to: int | None = None
         raise UsageError("nothing to encode: the list of requests is empty.")
     tokenizer = mllm.tokenizer
     if not tokenizer.is_fast:
-        raise InputError(f'{mllm.name}: its tokenizer {type(tokenizer).__name__} gives no character offsets; a tokenizer.json is needed.')
+        raise InputError(f"{mllm.name}: its tokenizer {type(tokenizer).__name__} gives no character offsets; a tokenizer.json is needed.")
     for request in requests:
         _check(mllm, request)
     frames = {has_image: _frame(mllm, has_image) for has_image in {r.image is not None for r in requests}}
@@ -120,9 +120,7 @@ def _render(mllm: MLLM, text: str, system: str | None, has_image: bool) -> str:
     turns = [{"role": "system", "content": content(system, False)}] if system is not None else []
     turns.append({"role": "user", "content": content(text, has_image)})
     try:
-        rendered = mllm.tokenizer.apply_chat_template(
-            turns, chat_template=template_of(mllm), tokenize=False, add_generation_prompt=True
-        )
+        rendered = mllm.tokenizer.apply_chat_template(turns, chat_template=template_of(mllm), tokenize=False, add_generation_prompt=True)
     except TemplateError as cause:
         raise InputError(f"the chat template of {mllm.name} cannot render a request ({cause}); check its system prompt.") from None
     return str(rendered)
@@ -204,9 +202,7 @@ def _with_images(mllm: MLLM, prompts: list[str], images: list[Any]) -> tuple[dic
         if name in out
     }
     encoded["replaced"] = out["text_replacement_offsets"]
-    features = BatchFeature(
-        {k: v for k, v in out.items() if k not in per_token and k != "text_replacement_offsets"}, tensor_type="pt"
-    )
+    features = BatchFeature({k: v for k, v in out.items() if k not in per_token and k != "text_replacement_offsets"}, tensor_type="pt")
     return encoded, dict(features)
 
 
@@ -231,9 +227,7 @@ def _moved(mllm: MLLM, span: tuple[int, int], replaced: list[dict[str, Any]]) ->
     before, _ = _around(mllm)
 
     def moved(position: int) -> int:
-        grown = sum(
-            (r["new_span"][1] - r["new_span"][0]) - (r["span"][1] - r["span"][0]) for r in replaced if r["span"][1] <= position
-        )
+        grown = sum((r["new_span"][1] - r["new_span"][0]) - (r["span"][1] - r["span"][0]) for r in replaced if r["span"][1] <= position)
         return position + grown + len(before)
 
     return moved(span[0]), moved(span[1])
@@ -254,9 +248,7 @@ def _row(mllm: MLLM, encoded: dict[str, Any], k: int, user: tuple[int, int], fra
     return _Row(ids, roles, {name: np.asarray(encoded[name][k], dtype=np.int64) for name in _PER_TOKEN if name in encoded})
 
 
-def _padded(
-    mllm: MLLM, requests: tuple[Request, ...], rows: list[_Row], features: dict[str, Tensor], pad_to: int | None
-) -> Encoded:
+def _padded(mllm: MLLM, requests: tuple[Request, ...], rows: list[_Row], features: dict[str, Tensor], pad_to: int | None) -> Encoded:
     """Stack the rows, padded on the left to the longest prompt or to `pad_to`."""
     longest = max(len(row.ids) for row in rows)
     length = pad_to or longest

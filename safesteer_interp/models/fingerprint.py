@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 _CHUNK = 1 << 22
 _files: dict[tuple[str, int, int], str] = {}
 
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, streamed; remembered for this process by path, size and modification time."""
     stat = path.stat()
@@ -26,6 +27,7 @@ def file_digest(path: Path) -> str:
         _files[key] = digest.hexdigest()
     return _files[key]
 
+
 def state_digest(model: nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of a model's parameters and buffers."""
     digest = hashlib.sha256()
@@ -34,6 +36,7 @@ def state_digest(model: nn.Module) -> str:
         digest.update(f"{name}|{flat.dtype}|{tuple(flat.shape)}|".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
 
 def processor_digest(processor: Any) -> str:
     """SHA-256 over what a processor does: tokenizer vocabulary and rules, image settings, class names and chat template."""
@@ -49,9 +52,11 @@ def processor_digest(processor: Any) -> str:
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
+
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Image settings without the keys that name files or classes, which differ between a built and a loaded processor."""
     return {k: v for k, v in settings.items() if k not in ("processor_class", "image_processor_type", "name_or_path", "_processor_class")}
+
 
 def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | None = None) -> str:
     """Hex SHA-256 over weights (their files when given, else the state dict), config, processor and chat template."""

@@ -37,8 +37,6 @@ TURNS = (
 _TILES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
 
 
-
-
 class _ImageOnly(SmolVLMProcessor):
     """SmolVLM's processor without its video half, which needs torchvision and num2words."""
 
