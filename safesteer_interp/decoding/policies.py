@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +31,7 @@ class Candidates:
     """Token ids each row has answered so far."""
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Gives every candidate a score; higher is preferred."""
 
@@ -52,6 +53,7 @@ class Opening:
     """Per row: what was measured and decided (e.g. the probe's score of the prompt), for `--explain` and tables."""
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Chooses tokens. `steps` = 0 is ordinary sampling."""
 
