@@ -164,9 +164,7 @@ def claim_records(claims: Sequence[Claim], *, model: str, dataset: str, scope: s
                 "unit": c.unit,
                 "direction": c.direction,
                 "threshold": list(c.threshold) if isinstance(c.threshold, tuple) else c.threshold,
-                "controls": [
-                    {"name": k.name, "null": k.null, "estimate": estimate_record(k.estimate)} for k in c.controls
-                ],
+                "controls": [{"name": k.name, "null": k.null, "estimate": estimate_record(k.estimate)} for k in c.controls],
                 "note": c.note,
             }
             for c in claims

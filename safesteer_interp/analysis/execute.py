@@ -122,9 +122,7 @@ def _trace(bench: Workbench, due: Sequence[Job], say: Console) -> None:
             say.print(f"  could not be traced: {cause}", markup=False)
 
 
-def _attempt(
-    bench: Workbench, job: Job, profile: str, measuring: str, git: Mapping[str, Any], render: Renderer | None
-) -> AnalysisResult:
+def _attempt(bench: Workbench, job: Job, profile: str, measuring: str, git: Mapping[str, Any], render: Renderer | None) -> AnalysisResult:
     """One analysis from traces to files; an error becomes a "failed" result and what lay there before stays."""
     try:
         begun = time.monotonic()

@@ -100,7 +100,7 @@ def _by_analysis(analyses: Sequence[Analysis], overrides: Mapping[str, Any]) -> 
         owners = [owner] if dot else [i for i, known in fields.items() if field_name in known]
         if not owners or field_name not in fields[owners[0]]:
             known = sorted(fields[owner] if dot else set().union(*fields.values()))
-            raise UsageError(f'--set {name}: no such parameter.{did_you_mean(field_name, known)}')
+            raise UsageError(f"--set {name}: no such parameter.{did_you_mean(field_name, known)}")
         for i in owners:
             found[i][field_name] = value
     return found

@@ -141,9 +141,7 @@ def compare(analysis: Analysis, place: Path, record: Mapping[str, Any], bench: W
     kept = files.read_json(place / "claims.json")
     follows = claims_of(analysis, p, stored, model=kept["model"], dataset=kept["dataset"])
     moved += _claim_differences(analysis, place, kept, follows, "from the stored table")
-    moved += [
-        m for m in _claim_differences(analysis, place, kept, claims, "from a new measurement") if m.column.startswith("verdict")
-    ]
+    moved += [m for m in _claim_differences(analysis, place, kept, claims, "from a new measurement") if m.column.startswith("verdict")]
     return moved
 
 
@@ -164,9 +162,7 @@ def table_differences(stored: pd.DataFrame, recomputed: pd.DataFrame) -> list[tu
     return found
 
 
-def _claim_differences(
-    analysis: Analysis, place: Path, kept: Mapping[str, Any], other: Mapping[str, Any], origin: str
-) -> list[Moved]:
+def _claim_differences(analysis: Analysis, place: Path, kept: Mapping[str, Any], other: Mapping[str, Any], origin: str) -> list[Moved]:
     old, new = ({c["id"]: c for c in record["claims"]} for record in (kept, other))
     found = []
     for name in sorted(set(old) | set(new)):

@@ -58,9 +58,7 @@ class Workbench:
         from safesteer_interp.models import load_model
 
         s = self.settings
-        return load_model(
-            s.model, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, revision=s.revision
-        )
+        return load_model(s.model, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, revision=s.revision)
 
     @property
     def dataset(self) -> str:
@@ -111,9 +109,7 @@ class Workbench:
     def data_key(self, spec: TraceSpec) -> str:
         """Hash of everything about a spec's requests that can reach a table: content, ids, labels, pairs and splits."""
         requests = self.requests_for(spec)
-        return digest(
-            [(r.id, self.key_of(r), r.harmful, str(r.attack), r.scenario, r.pair, str(r.split), r.intent) for r in requests]
-        )
+        return digest([(r.id, self.key_of(r), r.harmful, str(r.attack), r.scenario, r.pair, str(r.split), r.intent) for r in requests])
 
     @cached_property
     def catalogue(self) -> Catalogue:

@@ -121,9 +121,7 @@ def style_of(kind: str, name: str) -> Style:
             if _plain(known) == key:
                 return style
     digest = sha256(key.encode()).digest()
-    return Style(
-        _FALLBACK_COLORS[digest[0] % len(_FALLBACK_COLORS)], _FALLBACK_MARKERS[digest[1] % len(_FALLBACK_MARKERS)], str(name)
-    )
+    return Style(_FALLBACK_COLORS[digest[0] % len(_FALLBACK_COLORS)], _FALLBACK_MARKERS[digest[1] % len(_FALLBACK_MARKERS)], str(name))
 
 
 def styles_of(kind: str, names: list[str]) -> dict[str, Style]:

@@ -1,0 +1,24 @@
+"""Panels: each draws one kind of plot on given axes from a tidy table, with its intervals."""
+
+from __future__ import annotations
+
+from safesteer_interp.plotting.panels.curves import dose_curve, layer_curve
+from safesteer_interp.plotting.panels.densities import scatter_densities
+from safesteer_interp.plotting.panels.forests import forest
+from safesteer_interp.plotting.panels.matrices import layer_step_heatmap, transfer_matrix
+from safesteer_interp.plotting.panels.planes import paired_arrows, tradeoff_plane
+from safesteer_interp.plotting.panels.shared import legend_below
+from safesteer_interp.plotting.panels.strips import token_strip
+
+__all__ = [
+    "dose_curve",
+    "forest",
+    "layer_curve",
+    "layer_step_heatmap",
+    "legend_below",
+    "paired_arrows",
+    "scatter_densities",
+    "token_strip",
+    "tradeoff_plane",
+    "transfer_matrix",
+]

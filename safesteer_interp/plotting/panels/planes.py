@@ -1,0 +1,93 @@
+"""Planes: two measures against each other, with intervals on both, and paired shifts between two conditions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from safesteer_interp.plotting.palette import style_of
+from safesteer_interp.plotting.panels.shared import groups_of, legend_below, need
+
+
+def tradeoff_plane(
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    by: str = "method",
+    kind: str = "method",
+    shape: str | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    pareto: bool = True,
+    legend: bool = True,
+) -> None:
+    """One point per row with intervals on both axes (columns `x`_low, `x`_high, `y`_low, `y`_high); lower left is better on both.
+
+    `pareto` joins the points that no other point beats on both. With `shape` (say, the model) markers follow that column and colours
+    follow `by`. Raises ValueError for a missing column or an empty table.
+    """
+    ends = [f"{axis}_{end}" for axis in (x, y) for end in ("low", "high")]
+    need(table, [x, y, by, *ends, *([shape] if shape else [])], "tradeoff_plane")
+    for rows, look in groups_of(table, by, kind):
+        for _, row in rows.iterrows():
+            form = style_of("model", str(row[shape])) if shape else look
+            ax.hlines(row[y], row[f"{x}_low"], row[f"{x}_high"], color=look.color, linewidth=1.0, alpha=0.6)
+            ax.vlines(row[x], row[f"{y}_low"], row[f"{y}_high"], color=look.color, linewidth=1.0, alpha=0.6)
+            label = f"{look.label}, {form.label}" if shape else look.label
+            ax.scatter(row[x], row[y], s=34, color=look.color, marker=form.marker, label=label, zorder=3)
+    if pareto and len(table) > 1:
+        front = pareto_front(table[x].tolist(), table[y].tolist())
+        points = table.iloc[front].sort_values(x)
+        ax.plot(points[x], points[y], color="#8c8c8c", linewidth=0.9, linestyle=":", label="Pareto front", zorder=1)
+    ax.grid(visible=True, axis="both")
+    ax.set_xlabel(xlabel or x)
+    ax.set_ylabel(ylabel or y)
+    ax.annotate("better", (0.02, 0.02), xycoords="axes fraction", xytext=(0.11, 0.11), textcoords="axes fraction", fontsize=7,
+                color="#6b6b6b", arrowprops={"arrowstyle": "->", "color": "#6b6b6b", "linewidth": 0.8})  # fmt: skip
+    if legend:
+        legend_below(ax)
+
+
+def pareto_front(xs: list[float], ys: list[float]) -> list[int]:
+    """Indices of the points that no other point beats (smaller or equal on both, smaller on one)."""
+    points = list(zip(xs, ys, strict=True))
+    return [i for i, (a, b) in enumerate(points) if not any(c <= a and d <= b and (c < a or d < b) for c, d in points)]
+
+
+def paired_arrows(
+    ax: Axes,
+    table: pd.DataFrame,
+    *,
+    x0: str,
+    y0: str,
+    x1: str,
+    y1: str,
+    by: str | None = "attack",
+    kind: str | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    legend: bool = True,
+) -> None:
+    """An arrow per pair from one condition to the other, faint, and the mean arrow of each entity, bold.
+
+    Raises ValueError for a missing column or an empty table.
+    """
+    need(table, [x0, y0, x1, y1, *([by] if by else [])], "paired_arrows")
+    for rows, look in groups_of(table, by, kind):
+        start = rows[[x0, y0]].to_numpy(float)
+        shift = rows[[x1, y1]].to_numpy(float) - start
+        thin: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "color": look.color}
+        ax.quiver(*start.T, *shift.T, alpha=0.22, width=0.0025, **thin)
+        ax.quiver(*start.mean(0), *shift.mean(0), width=0.008, zorder=4, label=look.label, **thin)
+        ends = pd.DataFrame(start + shift)
+        ax.scatter(ends[0], ends[1], s=8, alpha=0.4, color=look.color, marker=look.marker, linewidths=0.4)
+    ax.autoscale_view()
+    ax.grid(visible=True, axis="both")
+    ax.set_xlabel(xlabel or x0)
+    ax.set_ylabel(ylabel or y0)
+    if legend and by:
+        legend_below(ax)

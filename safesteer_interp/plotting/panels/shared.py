@@ -1,0 +1,89 @@
+"""What several panels need: the kind of an entity column, columns that must be there, legends that cover no data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+
+from safesteer_interp.plotting.palette import ENTITIES, Style, styles_of
+
+_LEGEND = "legend-below"
+_KIND_OF_COLUMN = {"harmful": "class", "label": "class", "trained_on": "attack", "tested_on": "attack", "condition": "modality"}
+
+
+def kind_of(by: str, kind: str | None) -> str:
+    """The palette kind of a column: as given, else the column's own name if it is one, else "series"."""
+    if kind is not None:
+        return kind
+    return by if by in ENTITIES else _KIND_OF_COLUMN.get(by, "series")
+
+
+def need(table: pd.DataFrame, columns: Iterable[str], panel: str) -> None:
+    """Raises ValueError, naming them, when columns are missing or the table is empty."""
+    missing = [c for c in columns if c not in table.columns]
+    if missing:
+        raise ValueError(f"{panel} needs the columns {missing}; the table has {list(table.columns)}.")
+    if table.empty:
+        raise ValueError(f"{panel} got an empty table.")
+
+
+def groups_of(table: pd.DataFrame, by: str | None, kind: str | None) -> list[tuple[pd.DataFrame, Style]]:
+    """The rows of each entity with its style: entities of the palette in its order, others as they come, controls last."""
+    if by is None:
+        return [(table, styles_of("series", [""])[""])]
+    chosen = kind_of(by, kind)
+    present = list(dict.fromkeys(map(str, table[by])))
+    known, controls = list(ENTITIES.get(chosen, {})), list(ENTITIES["control"])
+    present.sort(key=lambda name: known.index(name) if name in known else 200 + controls.index(name) if name in controls else 100)
+    looks = styles_of(chosen, present)
+    names = table[by].astype(str)
+    return [(table[names == name], looks[name]) for name in present]
+
+
+def class_names(values: Iterable[Any]) -> list[str]:
+    """Booleans as "harmful" and "harmless", anything else as text."""
+    return [("harmful" if v else "harmless") if isinstance(v, bool | np.bool_) else str(v) for v in values]
+
+
+def reference_line(ax: Axes, at: float | None, label: str, *, axis: str = "y") -> None:
+    """A thin dashed line at a reference value, named at its end inside the axes."""
+    if at is None:
+        return
+    line: dict[str, Any] = {"color": "#8c8c8c", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
+    if axis == "y":
+        ax.axhline(at, **line)
+        if label:
+            ax.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points",
+                        ha="right", va="bottom", fontsize=7, color="#6b6b6b", zorder=5,
+                        bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6})  # fmt: skip
+    else:
+        ax.axvline(at, **line)
+        if label:
+            ax.annotate(label, (at, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), textcoords="offset points",
+                        ha="left", va="top", fontsize=7, color="#6b6b6b")  # fmt: skip
+
+
+def legend_below(owner: Axes | FigureBase, *, columns: int = 4) -> None:
+    """The one legend of a figure, below all its axes where it covers no data; each label once. Called again, it replaces itself."""
+    figure = owner.get_figure(root=True)
+    if figure is None:
+        return
+    entries: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            if label and not label.startswith("_"):
+                entries.setdefault(label, handle)
+    for old in [legend for legend in figure.legends if legend.get_gid() == _LEGEND]:
+        old.remove()
+    if entries:
+        longest = max(map(len, entries))
+        fitting = max(1, int(figure.get_figwidth() * 17 / (longest + 6)))
+        legend = figure.legend(
+            list(entries.values()), list(entries), loc="outside lower center", ncols=min(columns, fitting, len(entries))
+        )
+        legend.set_gid(_LEGEND)
