@@ -1,0 +1,220 @@
+"""From which layer on is harm linearly readable, is it later for images than for text, and what does the choice of layer change?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analyses._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
+from safesteer_interp.analysis.analysis import Analysis, TraceSpec
+from safesteer_interp.analysis.claim import Claim, Control, estimate_of
+
+TEXT_READ, IMAGE_READ = "last_prompt", "image_mean"
+
+
+@dataclass(frozen=True)
+class Params:
+    pairs: int | None = 40
+    """Pairs per split."""
+    layers: tuple[int, ...] = ()
+    """Decoder layers to probe; empty: all of them (embed and final_norm are always there)."""
+    widths: tuple[str, ...] = ("1", "2", "4", "8", "16", "all")
+    """Principal components of the probe; "all" keeps the full width."""
+    width: str = "4"
+    """The width of the curves, the onset and the transfer; must be one of `widths`."""
+    fraction: float = 0.9
+    """Onset: first layer to reach this share of the best layer's rise above chance."""
+    draws: int = 20
+    """Shuffled labellings of the control."""
+    seed: int = 0
+    """Seed of the bootstrap, the folds and the controls."""
+
+
+def needs(p: Params) -> list[TraceSpec]:
+    reads = (TEXT_READ, IMAGE_READ)
+    return [fit_spec(p, reads=reads), report_spec(p, reads=reads)]
+
+
+def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+    """AUROC on test pairs by layer, attack, read and width; the onset layer; and what the layer changes downstream."""
+    import numpy as np
+
+    from safesteer_interp.errors import UsageError
+    from safesteer_interp.probes import controls
+    from safesteer_interp.probes.folds import split_folds
+    from safesteer_interp.probes.onset import auroc_replicates, first_reaching, onset
+    from safesteer_interp.probes.separability import fold_stability, out_of_fold, separability
+
+    if p.width not in p.widths:
+        raise UsageError(f'`width` is "{p.width}" but `widths` holds {", ".join(p.widths)}; the curves need it among them.')
+    widths = [w if w == "all" else int(w) for w in p.widths]
+    fit, report = (ctx.trace(spec) for spec in needs(p))
+    sites = [s for s in fit.sites_in_order if s.layer is None or not p.layers or s.layer in p.layers]
+    names = [site_label(s) for s in sites]
+    index = pd.concat([fit.index, report.index], ignore_index=True)
+    labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
+    attack, train = index["attack"].to_numpy(str), (index["split"] == "train").to_numpy(bool)
+    seed = ctx.seed("bootstrap")
+
+    curves: list[pd.DataFrame] = []
+    onsets: list[dict[str, Any]] = []
+    draws: dict[str, Any] = {}
+    main = widths[list(p.widths).index(p.width)]
+    both = {read: np.concatenate([v.stack(read, sites) for v in (fit, report)], axis=1) for read in (TEXT_READ, IMAGE_READ)}
+    for name in ctx.track(attacks_in(index), "attacks"):
+        mask = attack == name
+        here = {"labels": labels[mask], "pairs": pairs[mask], "train": train[mask], "sites": names, "seed": seed}
+        for read, stack in ((read, stack[:, mask]) for read, stack in both.items()):
+            if not np.isfinite(stack).all():
+                continue  # no image, so no image tokens to average over
+            curves.append(separability(stack, widths=widths, **here).assign(attack=name, read=read, method="probe"))
+            null = controls.shuffled_labels(stack, width=main, draws=p.draws, **here)
+            curves.append(null.assign(attack=name, read=read, method="shuffled_labels"))
+            scores = out_of_fold(stack, labels[mask], split_folds(train[mask], pairs[mask]), widths=[main])[:, 0]
+            test = ~train[mask]
+            scored = (scores[:, test], labels[mask][test], pairs[mask][test])
+            first = onset(*scored, fraction=p.fraction, seed=seed)
+            onsets.append({"attack": name, "read": read, "bar": first.bar, "deepest": len(sites) - 1} | first.estimate.as_row())
+            if read == TEXT_READ:
+                found = auroc_replicates(*scored, replicates=1000, seed=seed).T
+                bars = 0.5 + p.fraction * (np.nanmax(found, axis=1) - 0.5)
+                draws[name] = (first.estimate, first_reaching(found, bars).astype(float))
+    stability = fold_stability(both[TEXT_READ], labels, pairs, attack, sites=names, widths=[main], seed=seed)
+    keep = ["layer", "depth", "attack", "read", "method", "width", "value", "low", "high", "n", "clusters"]
+    return {
+        "table": pd.concat(curves, ignore_index=True).rename(columns={"site": "layer"})[keep],
+        "onset": pd.DataFrame(onsets),
+        "contrast": _onset_contrast(draws),
+        "transfer": _transfer(both[TEXT_READ], names, index, main, seed),
+        "stability": stability.rename(columns={"site": "layer", "group": "attack"}).drop(columns="width"),
+    }
+
+
+def _onset_contrast(draws: dict[str, Any]) -> pd.DataFrame:
+    """Onset of every attack minus onset of TEXT, in sites; the resampled pairs are the same for both, so the difference is paired."""
+    from safesteer_interp.statistics import percentile
+
+    rows = []
+    for name in (a for a in draws if a != "TEXT" and "TEXT" in draws):
+        (found, resampled), (text, text_resampled) = draws[name], draws["TEXT"]
+        low, high = percentile(resampled - text_resampled) if len(resampled) == len(text_resampled) else (float("nan"),) * 2
+        rows.append({"attack": name, "value": found.value - text.value, "low": low, "high": high, "n": found.n, "clusters": found.clusters})
+    return pd.DataFrame(rows, columns=["attack", "value", "low", "high", "n", "clusters"])
+
+
+def _transfer(stack: Any, names: list[str], index: pd.DataFrame, width: Any, seed: int) -> pd.DataFrame:
+    """A probe fitted on TEXT alone, tested on every attack, per layer: what a text-trained guard would see of images."""
+    from safesteer_interp.probes.folds import split_folds
+    from safesteer_interp.probes.separability import out_of_fold
+    from safesteer_interp.statistics import cluster_aurocs
+
+    labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
+    attack, train = index["attack"].to_numpy(str), (index["split"] == "train").to_numpy(bool)
+    if "TEXT" not in attack:
+        return pd.DataFrame(columns=["layer", "attack", "value", "low", "high", "n", "clusters"])
+    scores = out_of_fold(stack, labels, split_folds(train, pairs), widths=[width], fit_on=attack == "TEXT")[:, 0]
+    rows = []
+    for name in attacks_in(index):
+        mask = (attack == name) & ~train
+        for label, found in zip(names, cluster_aurocs(scores[:, mask].T, labels[mask], pairs[mask], seed=seed), strict=True):
+            rows.append({"layer": label, "attack": name} | found.as_row())
+    return pd.DataFrame(rows)
+
+
+def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
+    found = []
+    contrast, table = t["contrast"], t["table"]
+    blank = contrast[contrast["attack"] == "CB"]
+    for name in [a for a in attacks_in(contrast) if a in {str(x) for x in ATTACKS if x.in_image}]:
+        estimate = estimate_of(row(contrast, attack=name))
+        controls = tuple(Control("CB (blank image)", estimate_of(b)) for _, b in blank.iterrows()) or (
+            Control("itself", estimate, null=False),
+        )
+        found.append(
+            Claim(
+                id=f"onset_later_{name.lower()}",
+                statement=f"Harm becomes readable in later layers as {name} than as plain text.",
+                estimate=estimate,
+                direction="above",
+                threshold=0.0,
+                unit="layers",
+                controls=controls,
+            )
+        )
+    curves = table[(table["read"] == TEXT_READ) & (table["width"].astype(str) == p.width)]
+    for name in attacks_in(curves):
+        here = curves[(curves["attack"] == name) & (curves["method"] == "probe")]
+        best = here.loc[here["value"].idxmax()]
+        null = curves[(curves["attack"] == name) & (curves["method"] == "shuffled_labels") & (curves["layer"] == best["layer"])].iloc[0]
+        found.append(
+            Claim(
+                id=f"readable_somewhere_{name.lower()}",
+                statement=f"At its best layer, harm carried as {name} is linearly readable.",
+                estimate=estimate_of(best),
+                direction="above",
+                threshold=0.75,
+                unit="AUROC",
+                controls=(Control("shuffled_labels", estimate_of(null)),),
+                note=f"The best of {len(here)} sites on the test pairs (here: {best['layer']}), so slightly optimistic.",
+            )
+        )
+    return found
+
+
+def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
+    from safesteer_interp.plotting import new_figure, panels
+
+    table = t["table"]
+    text_read = table[table["read"] == TEXT_READ]
+    at_width = text_read[text_read["width"].astype(str) == p.width]
+    fig, axes = new_figure(rows=2, cols=2, width="full", height=5.6)
+    panels.layer_curve(axes[0, 0], at_width[at_width["method"] == "probe"], by="attack", ylabel="AUROC", reference=0.5)
+    axes[0, 0].set_title(f"last prompt token, {p.width} components")
+    panels.layer_curve(axes[0, 1], t["transfer"], by="attack", ylabel="AUROC", reference=0.5, legend=False)
+    axes[0, 1].set_title("the probe of TEXT on other attacks")
+    probe = text_read[text_read["method"] == "probe"]
+    best = probe.loc[probe.groupby(["attack", "width"])["value"].idxmax()]
+    panels.layer_curve(
+        axes[1, 0],
+        best,
+        x="width",
+        by="attack",
+        xlabel="probe width (principal components)",
+        ylabel="AUROC, best layer",
+        reference=0.5,
+        legend=False,
+    )
+    axes[1, 0].set_title("how many components it takes")
+    panels.layer_curve(
+        axes[1, 1], t["stability"], by="attack", ylabel="cosine between folds", reference=0.0, reference_label="unrelated", legend=False
+    )
+    axes[1, 1].set_title("stability of the probe's direction")
+    image = table[(table["read"] == IMAGE_READ) & (table["width"].astype(str) == p.width) & (table["method"] == "probe")]
+    figures = {"figure": fig}
+    if len(image):
+        other, ax = new_figure(width="column", height=2.8)
+        panels.layer_curve(ax, image, by="attack", ylabel="AUROC", reference=0.5)
+        ax.set_title("mean over the image tokens")
+        figures["image_tokens"] = other
+    return figures
+
+
+ANALYSIS = Analysis(
+    id="layer_choice",
+    title="Where harm becomes readable",
+    params=Params,
+    needs=needs,
+    table=table,
+    claims=claims,
+    draw=draw,
+    replicates="SafeSteer Fig. 7",
+    cites=("arXiv:2605.11716", "arXiv:2502.13095", "arXiv:2603.17372"),
+    profiles={"full": {"pairs": None, "draws": 100}},
+    order=4,
+    captions={
+        "figure": "Probes fitted on training pairs, AUROC on test pairs; bands: 95 % over pairs (stability: extremes over folds).",
+        "image_tokens": "The same probes on the mean over image tokens: is the harm in the image's own states before the text reads them?",
+    },
+)

@@ -1,0 +1,195 @@
+"""What does an image do to the state of the same text: how far does it push, and does it push towards "harmless"?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analyses._shared import fit_spec, report_spec, row, site_label, unit
+from safesteer_interp.analysis.analysis import Analysis, TraceSpec
+from safesteer_interp.analysis.claim import Claim, Control, estimate_of
+from safesteer_interp.requests import Attack
+
+IMAGES = ("blank_image", "harmless_image", "harmful_image")
+
+
+@dataclass(frozen=True)
+class Params:
+    pairs: int | None = 40
+    """Pairs per split."""
+    random_directions: int = 200
+    """Random directions that the refusal direction is held against."""
+    seed: int = 0
+    """Seed of the bootstrap and of the random directions."""
+
+
+def needs(p: Params) -> list[TraceSpec]:
+    return [fit_spec(p, attacks=(Attack.TEXT,)), report_spec(p)]
+
+
+def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+    """Shift of the last prompt token's state when the same question is shown with an image, by layer, class of question and image.
+
+    `size`: length of the shift over the median norm of the text states. `cosine`: with the refusal direction (mean harmful minus mean
+    harmless TEXT state of the training pairs). `toward_harmful`: projection on it, in units of the distance between the two means.
+    """
+    import numpy as np
+
+    from safesteer_interp.statistics import cluster_mean
+
+    fit, report = (ctx.trace(spec) for spec in needs(p))
+    position = {(r.pair, r.attack, r.harmful): i for i, r in enumerate(report.requests)}
+    complete = {r.pair for r in report.requests if all((r.pair, a, h) in position for a in (Attack.CB, Attack.SD) for h in (True, False))}
+    text_rows = [r for r in report.requests if r.attack is Attack.TEXT and r.pair in complete]
+    shown, keys = _shown_with_pictures(text_rows, {k: report.requests[i] for k, i in position.items()})
+    extra = ctx.collect(shown, sites="all", reads="last_prompt")
+    where = {name: i for i, name in enumerate(extra.index["request"])}
+
+    seed, rng = ctx.seed("bootstrap"), ctx.rng("directions")
+    harmful_fit = fit.index["harmful"].to_numpy(bool)
+    rows: list[dict[str, Any]] = []
+    for site in ctx.track(report.sites_in_order, "layers"):
+        states, pictures, train = report.rows(site, "last_prompt"), extra.rows(site, "last_prompt"), fit.rows(site, "last_prompt")
+        gap = train[harmful_fit].mean(axis=0, dtype=np.float64) - train[~harmful_fit].mean(axis=0, dtype=np.float64)
+        distance, direction = float(np.linalg.norm(gap)), unit(gap)
+        randoms = unit(rng.standard_normal((p.random_directions, len(gap))))
+        scale = float(np.median(np.linalg.norm(states[[position[r.pair, r.attack, r.harmful] for r in text_rows]], axis=1)))
+        for kind, side in (("harmful", True), ("harmless", False)):
+            questions = [r for r in text_rows if r.harmful is side]
+            pairs = np.array([r.pair for r in questions])
+            base = states[[position[r.pair, r.attack, r.harmful] for r in questions]].astype(np.float64)
+            for image in IMAGES:
+                if image == "blank_image":
+                    after = states[[position[r.pair, Attack.CB, r.harmful] for r in questions]]
+                else:
+                    after = pictures[[where[keys[r.id, image]] for r in questions]]
+                shift = after.astype(np.float64) - base
+                along = shift @ direction
+                head = {"layer": site_label(site), "class": kind, "image": image}
+                length = np.linalg.norm(shift, axis=1)
+                for quantity, values in (
+                    ("size", length / scale),
+                    ("cosine", along / np.maximum(length, 1e-12)),
+                    ("toward_harmful", along / distance if distance > 1e-12 else np.full(len(along), np.nan)),
+                ):
+                    if np.isfinite(values).all():
+                        rows.append(head | {"quantity": quantity} | cluster_mean(values, pairs, seed=seed).as_row())
+                chance = np.sort((shift.mean(axis=0) @ randoms.T) / distance) if distance > 1e-12 else None
+                if chance is not None:
+                    low, high = np.quantile(chance, [0.025, 0.975])
+                    rows.append(
+                        head
+                        | {
+                            "quantity": "random_direction",
+                            "value": float(chance.mean()),
+                            "low": float(low),
+                            "high": float(high),
+                            "n": len(chance),
+                            "clusters": len(chance),
+                        }
+                    )
+    return {"table": pd.DataFrame(rows)}
+
+
+def _shown_with_pictures(questions: list[Any], requests: dict[Any, Any]) -> tuple[list[Any], dict[tuple[str, str], str]]:
+    """Each question beside the picture of its pair's harmless and harmful side: new requests, and their ids by (question, image)."""
+    from dataclasses import replace
+
+    shown, keys = [], {}
+    for question in questions:
+        for image, side in (("harmless_image", False), ("harmful_image", True)):
+            picture = requests[question.pair, Attack.SD, side].image
+            name = f"{question.id}+{image}"
+            shown.append(replace(question, id=name, image=picture, attack=Attack.SD))
+            keys[question.id, image] = name
+    return shown, keys
+
+
+def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
+    found, table = [], t["table"]
+    final = table[table["layer"] == "final_norm"]
+    for image, words in (
+        ("blank_image", "A blank image"),
+        ("harmless_image", "A harmless picture"),
+        ("harmful_image", "A harmful picture"),
+    ):
+        here = {"class": "harmful", "image": image}
+        found.append(
+            Claim(
+                id=f"{image}_moves_harmful_text_to_harmless",
+                statement=f"{words} beside a harmful question moves its final state towards the harmless questions.",
+                estimate=estimate_of(row(final, quantity="toward_harmful", **here)),
+                direction="below",
+                threshold=0.0,
+                unit="distances between the class means",
+                controls=(
+                    Control("random_direction", estimate_of(row(final, quantity="random_direction", **here))),
+                    Control(
+                        "harmless questions",
+                        estimate_of(row(final, quantity="toward_harmful", **{**here, "class": "harmless"})),
+                        null=False,
+                    ),
+                ),
+            )
+        )
+    return found
+
+
+def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
+    from safesteer_interp.plotting import new_figure, panels
+
+    fig, axes = new_figure(rows=1, cols=3, width="full", height=3.0)
+    table = t["table"]
+    harmful = table[table["class"] == "harmful"]
+    panels.layer_curve(
+        axes[0],
+        harmful[harmful["quantity"] == "size"],
+        by="image",
+        kind="modality",
+        ylabel="size of the shift (median state norms)",
+        legend=True,
+    )
+    panels.layer_curve(
+        axes[1],
+        harmful[harmful["quantity"] == "cosine"],
+        by="image",
+        kind="modality",
+        ylabel="cosine with the refusal direction",
+        reference=0.0,
+        reference_label="no common direction",
+        legend=False,
+    )
+    panels.layer_curve(
+        axes[2],
+        harmful[harmful["quantity"] == "toward_harmful"],
+        by="image",
+        kind="modality",
+        ylabel="shift towards harmful (class distances)",
+        reference=0.0,
+        reference_label="no shift",
+        legend=False,
+    )
+    for ax, title in zip(axes, ("how far", "which way", "along the refusal direction"), strict=True):
+        ax.set_title(title)
+    return fig
+
+
+ANALYSIS = Analysis(
+    id="modality_gap",
+    title="What an image does to the same text",
+    params=Params,
+    needs=needs,
+    table=table,
+    claims=claims,
+    draw=draw,
+    cites=("arXiv:2605.11716", "arXiv:2502.13095", "arXiv:2410.09047"),
+    requires_images=True,
+    attacks=(Attack.TEXT, Attack.CB, Attack.SD),
+    profiles={"full": {"pairs": None}},
+    order=7,
+    captions={
+        "figure": "Harmful questions: the same text alone against beside a blank, a harmless and a harmful image. Bands: 95 % over pairs."
+    },
+)

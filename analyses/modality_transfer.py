@@ -1,0 +1,113 @@
+"""Does a probe trained on one attack see the others, or does every modality need a probe of its own?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analyses._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
+from safesteer_interp.analysis.analysis import Analysis, TraceSpec
+from safesteer_interp.analysis.claim import Claim, Control, estimate_of
+from safesteer_interp.requests import Attack
+
+SITE = "final_norm"
+
+
+@dataclass(frozen=True)
+class Params:
+    pairs: int | None = 40
+    """Pairs per split."""
+    width: str = "4"
+    """Principal components of the probe; "all" keeps the full width."""
+    draws: int = 50
+    """Shuffled labellings of the control."""
+    seed: int = 0
+    """Seed of the bootstrap and the control."""
+
+
+def needs(p: Params) -> list[TraceSpec]:
+    return [fit_spec(p), report_spec(p)]
+
+
+def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+    """AUROC on test pairs of a probe fitted on training pairs, for every ordered pair of attacks, at the final norm and per layer."""
+    import numpy as np
+
+    from safesteer_interp.probes import controls
+    from safesteer_interp.probes.separability import transfer
+
+    fit, report = (ctx.trace(spec) for spec in needs(p))
+    index = pd.concat([fit.index, report.index], ignore_index=True)
+    labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
+    attack, train = index["attack"].to_numpy(str), (index["split"] == "train").to_numpy(bool)
+    width = p.width if p.width == "all" else int(p.width)
+    seed = ctx.seed("bootstrap")
+    rows = []
+    for site in ctx.track(fit.sites_in_order, "layers"):
+        states = np.concatenate([v.rows(site, "last_prompt") for v in (fit, report)])
+        found = transfer(states, labels, pairs, attack, width=width, train=train, seed=seed)
+        rows.append(found.assign(layer=site_label(site)))
+        if str(site) == SITE:
+            null = controls.shuffled_labels(states[None], labels, pairs, attack, width=width, draws=p.draws, train=train, seed=seed)
+    table_ = pd.concat(rows, ignore_index=True).rename(columns={"fitted_on": "trained_on"})
+    keep = ["layer", "trained_on", "tested_on", "value", "low", "high", "n", "clusters"]
+    return {
+        "table": table_.loc[table_["layer"] == SITE, keep].reset_index(drop=True),
+        "by_layer": table_[keep],
+        "shuffled_labels": null.rename(columns={"group": "tested_on"})[["tested_on", "value", "low", "high", "n", "clusters"]],
+    }
+
+
+def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
+    table, null = t["table"], t["shuffled_labels"]
+    images = [a for a in attacks_in(table, "tested_on") if a in {str(x) for x in ATTACKS if x.in_image}]
+    found = []
+    for name in images:
+        control = (Control("shuffled_labels", estimate_of(row(null, tested_on=name))),)
+        own = Control("probe of its own", estimate_of(row(table, trained_on=name, tested_on=name)), null=False)
+        for source, words in (("TEXT", "A probe trained on plain text"), (f"all but {name}", "A probe trained on all other attacks")):
+            found.append(
+                Claim(
+                    id=f"{'text' if source == 'TEXT' else 'others'}_to_{name.lower()}",
+                    statement=f"{words} also separates harmful from harmless {name} requests.",
+                    estimate=estimate_of(row(table, trained_on=source, tested_on=name)),
+                    direction="above",
+                    threshold=0.65,
+                    unit="AUROC",
+                    controls=(*control, own),
+                    note="0.65 is what ShiftDC (arXiv 2502.13095) reports, as accuracy, for a text-trained probe on image requests.",
+                )
+            )
+    return found
+
+
+def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
+    from safesteer_interp.plotting import new_figure, panels
+
+    fig, axes = new_figure(rows=1, cols=2, width="full", height=3.4, width_ratios=(1.35, 1.0))
+    table = t["table"]
+    panels.transfer_matrix(axes[0], table, row="trained_on", column="tested_on", value="value", label="AUROC", vmin=0.3, vmax=1.0)
+    axes[0].set_title("final norm, last prompt token")
+    from_text = t["by_layer"][t["by_layer"]["trained_on"] == "TEXT"]
+    panels.layer_curve(axes[1], from_text, by="tested_on", kind="attack", ylabel="AUROC", reference=0.5)
+    axes[1].set_title("trained on TEXT, tested on")
+    return fig
+
+
+ANALYSIS = Analysis(
+    id="modality_transfer",
+    title="Do probes cross modalities?",
+    params=Params,
+    needs=needs,
+    table=table,
+    claims=claims,
+    draw=draw,
+    cites=("arXiv:2605.11716", "arXiv:2502.13095"),
+    requires_images=True,
+    attacks=(Attack.TEXT, Attack.SD),
+    profiles={"full": {"pairs": None, "draws": 200}},
+    order=5,
+    captions={"figure": "AUROC on test pairs, 95 % intervals over pairs below each value. Below 0.5 the direction turns round."},
+)

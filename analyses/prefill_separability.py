@@ -1,0 +1,163 @@
+"""Are harmful and harmless requests separated before the first answer token, and does it matter whether the harm sits in the image?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analyses._shared import attacks_in, fit_spec, report_spec, row, unit
+from safesteer_interp.analysis.analysis import Analysis, TraceSpec
+from safesteer_interp.analysis.claim import Claim, Control, estimate_of
+
+SITE = "final_norm"
+METHODS = ("probe", "probe_of_its_own", "shuffled_labels", "bag_of_words", "prompt_length", "random_direction")
+LABELS = {
+    "probe": "one probe for all attacks",
+    "probe_of_its_own": "a probe for each attack",
+    "shuffled_labels": "shuffled labels",
+    "bag_of_words": "bag of words",
+    "prompt_length": "prompt length",
+    "random_direction": "random direction",
+}
+
+
+@dataclass(frozen=True)
+class Params:
+    pairs: int | None = 40
+    """Pairs per split."""
+    width: int = 4
+    """Principal components of the probe (4 in the paper)."""
+    draws: int = 50
+    """Shuffled labellings of the control."""
+    seed: int = 0
+    """Seed of the bootstrap and the controls."""
+
+
+def needs(p: Params) -> list[TraceSpec]:
+    return [fit_spec(p), report_spec(p)]
+
+
+def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+    """AUROC on test pairs by attack and method, probes fitted on training pairs; and every request's place on the probe's axis."""
+    import numpy as np
+
+    from safesteer_interp.probes import controls
+    from safesteer_interp.probes.decoding_probe import DecodingProbe
+    from safesteer_interp.probes.separability import separability
+    from safesteer_interp.statistics import cluster_auroc
+
+    fit, report = (ctx.trace(spec) for spec in needs(p))
+    index = pd.concat([fit.index, report.index], ignore_index=True)
+    states = np.concatenate([v.rows(SITE, "last_prompt") for v in (fit, report)])
+    texts = [r.text for v in (fit, report) for r in v.requests]
+    labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
+    attack, train = index["attack"].to_numpy(str), (index["split"] == "train").to_numpy(bool)
+    seed = ctx.seed("bootstrap")
+
+    probe = DecodingProbe(p.width).fit(states[train], labels[train].astype(int))
+    scores = probe.decision_function(states)
+    rows = []
+    for name in attacks_in(index):
+        mask = (attack == name) & ~train
+        rows.append({"attack": name, "method": "probe"} | cluster_auroc(scores[mask], labels[mask], pairs[mask], seed=seed).as_row())
+    own = separability(states, labels, pairs, attack, widths=(p.width,), train=train, seed=seed)
+    rows += [{"attack": r["group"], "method": "probe_of_its_own"} | _numbers(r) for _, r in own.iterrows()]
+    stack = states[None]
+    for method, found in (
+        ("shuffled_labels", controls.shuffled_labels(stack, labels, pairs, attack, width=p.width, draws=p.draws, train=train, seed=seed)),
+        ("random_direction", controls.random_direction(stack, labels, pairs, attack, train=train, seed=seed)),
+        ("bag_of_words", controls.bag_of_words(texts, labels, pairs, attack, train=train, seed=seed)),
+        ("prompt_length", controls.prompt_length(index["prompt_length"].to_numpy(), labels, pairs, attack, train=train, seed=seed)),
+    ):
+        rows += [{"attack": r["group"], "method": method} | _numbers(r) for _, r in found.iterrows()]
+
+    # The second axis is the largest variation that the probe does not use, so the boundary is exactly the vertical line at 0.
+    centred = states.astype(np.float64) - probe.mean_
+    direction = unit(probe.weight_)
+    rest = centred - np.outer(centred @ direction, direction)
+    second = np.linalg.svd(rest[train], full_matrices=False)[2][0]
+    second *= np.sign(second[np.abs(second).argmax()])
+    points = pd.DataFrame(
+        {
+            "attack": attack,
+            "class": np.where(labels, "harmful", "harmless"),
+            "split": index["split"].to_numpy(str),
+            "score": scores,
+            "rest": rest @ second,
+        }
+    )
+    return {"table": pd.DataFrame(rows), "points": points[points["split"] == "test"].reset_index(drop=True)}
+
+
+def _numbers(r: Any) -> dict[str, Any]:
+    return {name: r[name] for name in ("value", "low", "high", "n", "clusters")}
+
+
+def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
+    table = t["table"]
+    found = []
+    for name in attacks_in(table):
+        by = {m: estimate_of(row(table, attack=name, method=m)) for m in METHODS}
+        found.append(
+            Claim(
+                id=f"separable_{name.lower()}",
+                statement=f"Harmful and harmless {name} requests are linearly separable at the final state of the prompt.",
+                estimate=by["probe_of_its_own"],
+                direction="above",
+                threshold=0.75,
+                unit="AUROC",
+                controls=(
+                    Control("shuffled_labels", by["shuffled_labels"]),
+                    Control("random_direction", by["random_direction"]),
+                    Control("prompt_length", by["prompt_length"]),
+                    Control("bag_of_words", by["bag_of_words"]),
+                ),
+                note="Undecided when the words of the prompt alone separate the classes as well.",
+            )
+        )
+    return found
+
+
+def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
+    from safesteer_interp.plotting import new_figure, panels
+
+    fig, _ = new_figure(rows=1, cols=1, width="full", height=3.6)
+    fig.clear()
+    left, right = fig.subfigures(1, 2, width_ratios=(1.15, 1.0))
+    panels.scatter_densities(
+        left,
+        t["points"],
+        x="score",
+        y="rest",
+        by="class",
+        shape="attack",
+        boundary=(1.0, 0.0, 0.0),
+        xlabel="probe score (log-odds of harmful)",
+        ylabel="largest other variation",
+        title="test requests, final norm",
+    )
+    ax = right.subplots()
+    table = t["table"].assign(label=lambda d: d["method"].map(LABELS))
+    panels.forest(ax, table, label="label", by="attack", reference=0.5, xlabel="AUROC, harmful vs harmless twin")
+    return fig
+
+
+ANALYSIS = Analysis(
+    id="prefill_separability",
+    title="Harm before the first token",
+    params=Params,
+    needs=needs,
+    table=table,
+    claims=claims,
+    draw=draw,
+    replicates="SafeSteer Fig. 2(a)",
+    cites=("arXiv:2605.11716", "arXiv:2410.06809"),
+    profiles={"full": {"pairs": None, "draws": 200}},
+    order=1,
+    captions={
+        "figure": "Left: test requests on the axis of the fitted probe (boundary dashed) and the largest variation it does not use. "
+        "Right: AUROC on test pairs with 95 % intervals over pairs, probes above their controls."
+    },
+)

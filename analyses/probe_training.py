@@ -1,0 +1,170 @@
+"""How much does the paper's probe need: epochs, examples, components, and how far does it depend on the seed?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analyses._shared import fit_spec, report_spec, row
+from safesteer_interp.analysis.analysis import Analysis, TraceSpec
+from safesteer_interp.analysis.claim import Claim, Control, estimate_of
+
+SITE = "final_norm"
+
+
+@dataclass(frozen=True)
+class Params:
+    pairs: int | None = 40
+    """Pairs per split."""
+    seeds: int = 5
+    """Random starts of the optimiser, and random subsets of training pairs."""
+    widths: tuple[str, ...] = ("1", "2", "4", "8", "16", "all")
+    """Principal components to compare."""
+    counts: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
+    """Numbers of training pairs to compare; those beyond what there is are left out."""
+    draws: int = 20
+    """Shuffled labellings of the control."""
+    seed: int = 0
+    """Seed of the bootstrap, the subsets and the starts."""
+
+
+def needs(p: Params) -> list[TraceSpec]:
+    return [fit_spec(p), report_spec(p)]
+
+
+def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+    """Loss by epoch; AUROC on test pairs by number of training pairs and by width; cosine of the directions of different starts."""
+    import numpy as np
+
+    from safesteer_interp.probes.decoding_probe import DecodingProbe
+    from safesteer_interp.statistics import cluster_auroc, percentile
+
+    fit, report = (ctx.trace(spec) for spec in needs(p))
+    x, y = fit.rows(SITE, "last_prompt"), fit.index["harmful"].to_numpy(int)
+    test, truth = report.rows(SITE, "last_prompt"), report.index["harmful"].to_numpy(bool)
+    pairs, test_pairs = fit.index["pair"].to_numpy(str), report.index["pair"].to_numpy(str)
+    seed = ctx.seed("bootstrap")
+    names = np.unique(pairs)
+
+    curves, directions = [], []
+    for start in ctx.track(range(p.seeds), "starts"):
+        probe = DecodingProbe(4, solver="rds", random_state=start).fit(x, y)
+        losses = np.asarray(probe.loss_curve_, dtype=float)
+        keep = np.unique(np.geomspace(1, len(losses), 200).astype(int)) - 1
+        curves += [{"start": start, "epoch": int(e) + 1, "loss": float(losses[e])} for e in keep]
+        directions.append(probe.direction_)
+    cosines = (np.array(directions) @ np.array(directions).T)[np.triu_indices(p.seeds, 1)]
+
+    rows: list[dict[str, Any]] = []
+    for width in p.widths:
+        scores = DecodingProbe(width if width == "all" else int(width)).fit(x, y).decision_function(test)
+        rows.append({"quantity": "width", "at": width, "method": "probe"} | cluster_auroc(scores, truth, test_pairs, seed=seed).as_row())
+    rng = ctx.rng("subsets")
+    for count in [c for c in p.counts if c < len(names)] + [len(names)]:
+        values = []
+        for _ in range(p.seeds if count < len(names) else 1):
+            chosen = np.isin(pairs, rng.choice(names, count, replace=False))
+            scores = DecodingProbe(4).fit(x[chosen], y[chosen]).decision_function(test)
+            values.append(cluster_auroc(scores, truth, test_pairs, seed=seed))
+        middle = sorted(values, key=lambda e: e.value)[len(values) // 2]
+        low, high = min(v.low for v in values), max(v.high for v in values)
+        rows.append({"quantity": "pairs", "at": str(count), "method": "probe"} | middle.as_row() | {"low": low, "high": high})
+    nulls = []
+    for k in range(p.draws):
+        flips = np.random.default_rng([seed, k]).random(len(names)) < 0.5
+        shuffled = y ^ flips[np.searchsorted(names, pairs)]
+        nulls.append(
+            cluster_auroc(DecodingProbe(4).fit(x, shuffled).decision_function(test), truth, test_pairs, replicates=2, seed=seed).value
+        )
+    low, high = percentile(np.array(nulls))
+    null = {"value": float(np.mean(nulls)), "low": low, "high": high, "n": len(test), "clusters": len(np.unique(test_pairs))}
+    rows.append({"quantity": "control", "at": "4", "method": "shuffled_labels"} | null)
+    plain = DecodingProbe(4).fit(x, y)
+    agreement = float(np.dot(plain.direction_, np.mean(directions, axis=0)) / max(np.linalg.norm(np.mean(directions, axis=0)), 1e-12))
+    starts = {"n": len(cosines), "clusters": p.seeds, "low": float(cosines.min()), "high": float(cosines.max())}
+    rows.append({"quantity": "starts", "at": "cosine", "method": "probe", "value": float(cosines.mean())} | starts)
+    same = {"n": p.seeds, "clusters": p.seeds, "low": agreement, "high": agreement}
+    rows.append({"quantity": "solvers", "at": "cosine", "method": "probe", "value": agreement} | same)
+    return {"table": pd.DataFrame(rows), "loss": pd.DataFrame(curves)}
+
+
+def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
+    table = t["table"]
+    null = Control("shuffled_labels", estimate_of(row(table, quantity="control", at="4")))
+    few = table[(table["quantity"] == "pairs") & (table["at"].astype(str) == "16")]
+    wide = Control('width "all"', estimate_of(row(table, quantity="width", at="all")), null=False)
+    found = [
+        Claim(
+            id="four_components_suffice",
+            statement="Four principal components are enough to tell harmful from harmless requests.",
+            estimate=estimate_of(row(table, quantity="width", at="4")),
+            direction="above",
+            threshold=0.75,
+            unit="AUROC",
+            controls=(null, wide),
+        ),
+        Claim(
+            id="starts_agree",
+            statement="The probe's direction does not depend on the random start of its optimiser.",
+            estimate=estimate_of(row(table, quantity="starts")),
+            direction="above",
+            threshold=0.9,
+            unit="cosine",
+            controls=(Control("scikit-learn's solver", estimate_of(row(table, quantity="solvers")), null=False),),
+            note="The interval is the smallest and the largest cosine of two starts.",
+        ),
+    ]
+    found += [
+        Claim(
+            id="sixteen_pairs_suffice",
+            statement="Sixteen training pairs are enough for the probe.",
+            estimate=estimate_of(r),
+            direction="above",
+            threshold=0.75,
+            unit="AUROC",
+            controls=(null,),
+            note="The interval spans the intervals of all subsets drawn.",
+        )
+        for _, r in few.iterrows()
+    ]
+    return found
+
+
+def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
+    from safesteer_interp.plotting import new_figure, palette, panels
+
+    fig, axes = new_figure(rows=1, cols=3, width="full", height=2.9)
+    for start, curve in t["loss"].groupby("start"):
+        axes[0].plot(
+            curve["epoch"], curve["loss"], color=palette.BLUE, alpha=0.6, linewidth=1, label="one random start" if start == 0 else None
+        )
+    axes[0].set_xscale("log")
+    axes[0].set(xlabel="epoch (full batch, AdamW)", ylabel="cross-entropy, nats", title="loss while fitting")
+    axes[0].legend()
+    table = t["table"]
+    by = {"by": "method", "kind": "series", "ylabel": "AUROC on test pairs", "reference": 0.5, "legend": False}
+    panels.layer_curve(axes[1], table[table["quantity"] == "pairs"], x="at", xlabel="training pairs", **by)
+    axes[1].set_title("examples needed")
+    panels.layer_curve(axes[2], table[table["quantity"] == "width"], x="at", xlabel="principal components", **by)
+    axes[2].set_title("components needed")
+    return fig
+
+
+ANALYSIS = Analysis(
+    id="probe_training",
+    title="What the probe needs",
+    params=Params,
+    needs=needs,
+    table=table,
+    claims=claims,
+    draw=draw,
+    replicates="SafeSteer Fig. 4",
+    cites=("arXiv:2605.11716", "arXiv:2410.06809"),
+    profiles={"full": {"pairs": None, "seeds": 20, "draws": 100}},
+    order=8,
+    captions={
+        "figure": "Paper's probe on training pairs of all attacks. Middle: median subset, band over the intervals of all subsets drawn."
+    },
+)

@@ -1,0 +1,161 @@
+"""At which layer does the model start to say no, and does an image delay or silence it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analyses._shared import ATTACKS, attacks_in, report_spec, row, site_label
+from safesteer_interp.analysis.analysis import Analysis, TraceSpec
+from safesteer_interp.analysis.claim import Claim, Control, estimate_of
+from safesteer_interp.requests import Attack
+
+IMAGE_ATTACKS = tuple(str(a) for a in ATTACKS if a.in_image)
+
+
+@dataclass(frozen=True)
+class Params:
+    pairs: int | None = 40
+    """Pairs per split."""
+    k: int = 5
+    """Size of the candidate set of the first answer token (the K of SafeSteer)."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+def needs(p: Params) -> list[TraceSpec]:
+    return [report_spec(p)]
+
+
+def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+    """Per layer, attack and class: log-probability of a refusal token and rank of the best one; per K: share with one in the top K."""
+    import numpy as np
+
+    from safesteer_interp.refusals import refusal_token_ids
+    from safesteer_interp.statistics import cluster_mean, cluster_rate
+
+    view = ctx.trace(needs(p)[0])
+    index, tokens = view.index, list(refusal_token_ids(ctx.model.tokenizer))
+    harmful, attack, pairs = index["harmful"].to_numpy(bool), index["attack"].to_numpy(str), index["pair"].to_numpy(str)
+    log_p, rank = {}, {}
+    for site in ctx.track(view.sites_in_order, "layers"):
+        logits = ctx.head(view.rows(site, "last_prompt"), normed=str(site) == "final_norm")
+        top = logits.max(axis=1, keepdims=True)
+        total = np.log(np.exp(logits - top).sum(axis=1))
+        log_p[site] = np.log(np.exp(logits[:, tokens] - top).sum(axis=1) + 1e-30) - total
+        rank[site] = 1 + (logits > logits[:, tokens].max(axis=1, keepdims=True)).sum(axis=1)
+    seed = ctx.seed("bootstrap")
+    curves, budget = [], []
+    for name in attacks_in(index):
+        for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
+            mask = side & (attack == name)
+            for site in view.sites_in_order:
+                base = {"layer": site_label(site), "attack": name, "class": kind}
+                p_found = cluster_mean(log_p[site][mask], pairs[mask], seed=seed)
+                curves.append(base | {"quantity": "log_probability"} | p_found.as_row())
+                r_found = cluster_mean(np.log10(rank[site][mask]), pairs[mask], seed=seed)
+                curves.append(base | {"quantity": "log10_rank"} | r_found.as_row())
+            last = rank[view.sites_in_order[-1]][mask]
+            for k in sorted({1, 2, 3, 5, 10, 20, 50, p.k}):
+                budget.append({"k": k, "attack": name, "class": kind} | cluster_rate(last <= k, pairs[mask], seed=seed).as_row())
+    contrasts = _contrasts(log_p[view.sites_in_order[-1]], rank[view.sites_in_order[-1]], attack, harmful, pairs, p, seed)
+    return {"table": pd.DataFrame(curves), "top_k": pd.DataFrame(budget), "contrasts": pd.DataFrame(contrasts)}
+
+
+def _contrasts(log_p: Any, rank: Any, attack: Any, harmful: Any, pairs: Any, p: Params, seed: int) -> list[dict[str, Any]]:
+    """Paired per request: the refusal tokens' log-probability under each attack minus the same request's TEXT form, both classes."""
+    import numpy as np
+
+    from safesteer_interp.statistics import cluster_mean
+
+    rows = []
+    for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
+        text = {pair: i for i, pair in enumerate(pairs) if side[i] and attack[i] == "TEXT"}
+        for name in dict.fromkeys(attack[attack != "TEXT"]):
+            at = [i for i in np.flatnonzero(side & (attack == name)) if pairs[i] in text]
+            twin = [text[pairs[i]] for i in at]
+            if at:
+                rows.append(
+                    {"attack": name, "class": kind, "quantity": "log_probability"}
+                    | cluster_mean(log_p[at] - log_p[twin], pairs[at], seed=seed).as_row()
+                )
+                inside = (rank[at] <= p.k).astype(float) - (rank[twin] <= p.k)
+                rows.append({"attack": name, "class": kind, "quantity": "in_top_k"} | cluster_mean(inside, pairs[at], seed=seed).as_row())
+    return rows
+
+
+def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
+    found = []
+    top, contrasts = t["top_k"], t["contrasts"]
+    for name in attacks_in(top):
+        estimate = estimate_of(row(top, k=p.k, attack=name, **{"class": "harmful"}))
+        twin = estimate_of(row(top, k=p.k, attack=name, **{"class": "harmless"}))
+        found.append(
+            Claim(
+                id=f"refusal_token_in_top_k_{name.lower()}",
+                statement=f"For most harmful {name} requests a refusal token is among the top {p.k} candidates of the first answer token.",
+                estimate=estimate,
+                direction="above",
+                threshold=0.5,
+                unit="share of requests",
+                controls=(Control("harmless twins", twin),),
+                note="Re-ranking the candidates can only choose a refusal that is among them.",
+            )
+        )
+    for name in [a for a in attacks_in(contrasts) if a in IMAGE_ATTACKS]:
+        where = {"attack": name, "quantity": "log_probability"}
+        found.append(
+            Claim(
+                id=f"image_silences_refusal_{name.lower()}",
+                statement=f"A harmful request gives refusal tokens less probability as {name} than as plain text.",
+                estimate=estimate_of(row(contrasts, **where, **{"class": "harmful"})),
+                direction="below",
+                threshold=0.0,
+                unit="nats, paired difference",
+                controls=(Control("harmless twins", estimate_of(row(contrasts, **where, **{"class": "harmless"})), null=False),),
+            )
+        )
+    return found
+
+
+def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
+    from safesteer_interp.plotting import new_figure, panels
+
+    fig, axes = new_figure(rows=1, cols=3, width="full", height=3.1)
+    curves = t["table"]
+    for ax, kind in zip(axes[:2], ("harmful", "harmless"), strict=True):
+        part = curves[(curves["quantity"] == "log_probability") & (curves["class"] == kind)]
+        panels.layer_curve(ax, part, by="attack", ylabel="log p(refusal token), nats", legend=kind == "harmful")
+        ax.set_title(f"{kind} requests")
+    axes[1].sharey(axes[0])
+    top = t["top_k"]
+    panels.layer_curve(
+        axes[2],
+        top[top["class"] == "harmful"],
+        x="k",
+        by="attack",
+        xlabel="K candidates of the first token",
+        ylabel="share with a refusal token in the top K",
+        legend=False,
+    )
+    axes[2].set_title("harmful requests, step 0")
+    axes[2].set_ylim(-0.03, 1.03)
+    return fig
+
+
+ANALYSIS = Analysis(
+    id="refusal_lens",
+    title="Logit lens of refusal",
+    params=Params,
+    needs=needs,
+    table=table,
+    claims=claims,
+    draw=draw,
+    cites=("arXiv:2605.11716", "arXiv:2502.14744", "arXiv:2406.11717"),
+    attacks=(Attack.TEXT,),
+    profiles={"full": {"pairs": None}},
+    order=6,
+    captions={"figure": "Final norm and LM head applied to the last prompt token's state after each layer. Bands: 95 % over pairs."},
+)
