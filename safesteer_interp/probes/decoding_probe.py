@@ -108,7 +108,7 @@ class DecodingProbe(ClassifierMixin, BaseEstimator):
             )  # fmt: skip
             self.loss_curve_ = found.losses
             return found.weight, found.bias
-        model = LogisticRegression(C=self.C, max_iter=10_000).fit(features, codes)
+        model = LogisticRegression(C=self.C, tol=1e-7, max_iter=10_000).fit(features, codes)
         weight, bias = model.coef_[0], float(model.intercept_[0])
         logits = features @ weight + bias
         self.loss_curve_ = np.array([-log_expit(np.where(codes == 1, logits, -logits)).mean()])
