@@ -1,0 +1,57 @@
+"""Rendering: figures and printed tables of a result folder, from its CSV files alone. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from safesteer_interp.analysis.analysis import Analysis, like_returned
+from safesteer_interp.analysis.discovery import choose, discover
+from safesteer_interp.analysis.files import read_json, table_files, write_text
+from safesteer_interp.analysis.params import from_record
+from safesteer_interp.errors import InputError
+from safesteer_interp.plotting.save import FORMATS, save_figure
+from safesteer_interp.plotting.style import style
+from safesteer_interp.report.tables import latex, markdown
+
+
+def render_folder(analysis: Analysis, folder: Path) -> list[Path]:
+    """Draws one result folder again: <figure>.pdf, .svg, .png and <table>.tex, .md; pictures no longer drawn are removed.
+
+    Raises InputError, naming the file, when a table or provenance.json is missing or unreadable.
+    """
+    record = read_json(folder / "provenance.json")
+    p = from_record(analysis.params, record["params"])
+    tables = table_files(folder, list(record["tables"]))
+    with style():
+        drawn = analysis.draw(like_returned(tables), p)
+        figures = {"figure": drawn} if isinstance(drawn, Figure) else dict(drawn)
+        written = [path for name, figure in figures.items() for path in save_figure(figure, folder, name)]
+    for name, table in tables.items():
+        where = f"{record['model']['name']}, {record['data']['name']}"
+        label = f"tab:{analysis.id}" + ("" if name == "table" else f":{name}")
+        for kind, text in (
+            ("tex", latex(table, caption=f"{analysis.question} ({where})", label=label)),
+            ("md", f"{analysis.question} ({where})\n\n{markdown(table)}"),
+        ):
+            write_text(folder / f"{name}.{kind}", text)
+            written.append(folder / f"{name}.{kind}")
+    for stale in {p for kind in (*FORMATS, "tex", "md") for p in folder.glob(f"*.{kind}")} - set(written):
+        stale.unlink()
+    return written
+
+
+def render(ids: Iterable[str] = (), *, figures: Path = Path("figures"), folder: Path | None = None) -> list[Path]:
+    """Draws every stored result of the analyses asked for (none asked: all) again; no model is loaded.
+
+    Raises UsageError for an unknown analysis, InputError when there is no result.
+    """
+    written = []
+    for analysis in choose(ids, discover(folder)):
+        for record in sorted((Path(figures) / analysis.id).glob("*/provenance.json")):
+            written += render_folder(analysis, record.parent)
+    if not written:
+        raise InputError(f"no stored result below {figures}; make some with `safesteer run`.")
+    return written

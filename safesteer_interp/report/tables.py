@@ -1,0 +1,111 @@
+"""Tables for papers and pages: a number and its interval become one cell, formatted here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+LONG = 45
+"""More rows than this become a LaTeX longtable."""
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{c: f"\\{c}" for c in "&%$#_{}"}}
+
+
+def number(value: float, decimals: int | None = None) -> str:
+    """A number as people read it: two decimals near one, fewer for large ones, scientific for tiny ones, "–" when missing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if decimals is None:
+        size = abs(value)
+        if size != 0 and size < 0.005:
+            return f"{value:.1e}"
+        decimals = 2 if size < 10 else 1 if size < 1000 else 0
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """ "0.91 [0.88, 0.94]": all three with the decimals that the width of the interval calls for; "0.91 [n/a]" without bounds."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return f"{number(value)} [n/a]"
+    width = high - low
+    largest = max(abs(value), abs(low), abs(high))
+    decimals = 2 if width == 0 else min(4, max(0, 1 - math.floor(math.log10(width))))
+    decimals = max(decimals, 2) if largest < 10 else decimals
+    return f"{number(value, decimals)} [{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def merged(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as text: `value`, `low`, `high` (and `x`, `x_low`, `x_high`) in one column each, other numbers rounded."""
+    triples = {}
+    if {"value", "low", "high"} <= set(table.columns):
+        triples["value"] = ("low", "high")
+    triples |= {c: (f"{c}_low", f"{c}_high") for c in table.columns if {f"{c}_low", f"{c}_high"} <= set(table.columns)}
+    ends = {end for pair in triples.values() for end in pair}
+    level = _level(table)
+    out: dict[str, list[str]] = {}
+    for column in table.columns:
+        if column in ends or (column == "level" and level):
+            continue
+        if column in triples:
+            low, high = triples[column]
+            cells = zip(table[column], table[low], table[high], strict=True)
+            out[f"{column} [{level or '95 %'} interval]"] = [interval(*map(float, cell)) for cell in cells]
+        else:
+            out[str(column)] = [_text(v) for v in table[column]]
+    return pd.DataFrame(out)
+
+
+def latex(table: pd.DataFrame, *, caption: str = "", label: str = "") -> str:
+    """A booktabs table (longtable when long), everything escaped; needs `\\usepackage{booktabs,longtable}`."""
+    text = merged(table)
+    numeric = [_numeric(text[c]) for c in text.columns]
+    columns = "".join("r" if n else "l" for n in numeric)
+    head = " & ".join(escape_latex(str(c)) for c in text.columns) + r" \\"
+    rows = [" & ".join(escape_latex(v) for v in row) + r" \\" for row in text.itertuples(index=False, name=None)]
+    about = [rf"\caption{{{escape_latex(caption)}}}"] if caption else []
+    about += [rf"\label{{{label}}}"] if label else []
+    if len(rows) > LONG:
+        opening = [rf"\begin{{longtable}}{{{columns}}}", *([*about, r"\\"] if about else [])]
+        body = [*opening, r"\toprule", head, r"\midrule", r"\endhead", *rows, r"\bottomrule", r"\end{longtable}"]
+    else:
+        inner = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+        body = [r"\begin{table}", r"\centering", *about, *inner, r"\end{table}"]
+    return "\n".join(body) + "\n"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A GitHub-flavoured table; bars and line breaks in cells are escaped."""
+    text = merged(table)
+    lines = [_bar(map(str, text.columns)), _bar("---:" if _numeric(text[c]) else "---" for c in text.columns)]
+    lines += [_bar(row) for row in text.itertuples(index=False, name=None)]
+    return "\n".join(lines) + "\n"
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it stands."""
+    return "".join(_LATEX.get(c, c) for c in text.replace("\n", " ")).replace("–", "--")
+
+
+def _bar(cells: Any) -> str:
+    return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") for c in cells) + " |"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    return number(float(value)) if isinstance(value, float) and not float(value).is_integer() else f"{value:.0f}"
+
+
+def _numeric(column: pd.Series) -> bool:
+    return all(v[:1].isdigit() or v[:1] in "-–" for v in column.astype(str))
+
+
+def _level(table: pd.DataFrame) -> str:
+    if "level" not in table.columns or table["level"].nunique() != 1:
+        return ""
+    return f"{100 * float(table['level'].iloc[0]):g} %"
