@@ -25,7 +25,7 @@ from safesteer_interp.models.mini.texts import OwnAnswers, alignment_turns
 class AlignmentRecipe:
     """How the text adapter is trained."""
 
-    epochs: int = 3
+    epochs: int = 2
     batch: int = 8
     rate: float = 4e-4
     rank: int = 8

@@ -16,6 +16,8 @@ from safesteer_interp.models.mini.tower import N_IMAGE_TOKENS
 
 IMAGE_TOKEN = "<image>"
 IGNORED = -100
+TAUGHT_TOKENS = 24
+"""Whether and how to answer is decided in the first tokens; longer targets would cost time and teach the model its own prose."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class Batch:
 
 
 def encode_turn(tokenizer: Any, turn: Turn, *, image: bool = False) -> Example:
-    """Ids of the chat-templated turn; with `image`, 100 image positions and a line break stand before the user's text."""
+    """Ids of the chat-templated turn; with `image`, 100 image positions and a line break stand before the user's text.
+
+    At most `TAUGHT_TOKENS` of the answer are taught, its end only when it ended by itself before that.
+    """
     before, after = chat_text(tokenizer, IMAGE_TOKEN + "\n" + turn.user if image else turn.user, turn.system), ""
     ids: list[int] = []
     if image:
@@ -51,7 +56,9 @@ def encode_turn(tokenizer: Any, turn: Turn, *, image: bool = False) -> Example:
     else:
         ids += tokenizer(before, add_special_tokens=False)["input_ids"]
     answer = tokenizer(turn.answer, add_special_tokens=False)["input_ids"]
-    return Example((*ids, *answer, *([tokenizer.eos_token_id] if turn.complete else [])), len(ids))
+    if turn.complete:
+        answer.append(tokenizer.eos_token_id)
+    return Example((*ids, *answer[:TAUGHT_TOKENS]), len(ids))
 
 
 def collate(examples: Sequence[Example]) -> Batch:

