@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analyses._shared import STEPS, answers, fit_spec, report_spec
-from safesteer_interp.analysis.analysis import Analysis, NotApplicable, TraceSpec
+from safesteer_interp.analysis.analysis import Analysis, NotApplicableError, TraceSpec
 from safesteer_interp.analysis.claim import Claim, Control, estimate_of
 
 SITE = "final_norm"
@@ -50,7 +50,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     outcome = emitted.pop("outcome")
     for name in ("refuse", "comply"):
         if len(set(emitted["pairs"][outcome == name])) < 2:
-            raise NotApplicable(f'fewer than two pairs of the test split have an answer of kind "{name}", so there is nothing to compare.')
+            raise NotApplicableError(f'fewer than two pairs of the test split have an answer of kind "{name}", so there is nothing to compare.')
     of_harm = training["outcome"] != "harmless"
     early = of_harm & np.isin(training["steps"], p.test_steps)
     tokens = {
