@@ -235,7 +235,7 @@ def test_refusal_tokens_prefer_what_continues_a_refusal() -> None:
 
 def test_refusal_openings_are_tokenised_as_answers_start(tiny: Callable[[str], Any]) -> None:
     tokenizer = tiny("llava").tokenizer
-    openings = RefusalTokens.of(tokenizer, ["i'm sorry", "i cannot"]).openings
+    openings = RefusalTokens.of(tokenizer).openings
     assert {tuple(tokenizer.encode(t, add_special_tokens=False)) for t in ("I'm sorry", "I cannot")} <= openings
 
 

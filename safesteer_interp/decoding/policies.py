@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,7 @@ from torch import Tensor
 from safesteer_interp.decoding.sampling import draw
 from safesteer_interp.errors import UsageError
 from safesteer_interp.probes.decoding_probe import DecodingProbe
+from safesteer_interp.refusals import OPENINGS
 from safesteer_interp.types import States
 
 
@@ -188,12 +189,10 @@ class RefusalTokens:
     bonus: float = 100.0
 
     @classmethod
-    def of(cls, tokenizer: object, phrases: Sequence[str]) -> RefusalTokens:
-        """Openings as token ids, each phrase as the start of an answer, capitalised or not."""
-        encode = tokenizer.encode  # type: ignore[attr-defined]
-        forms = [f for phrase in phrases for f in (phrase, phrase[:1].upper() + phrase[1:])]
-        forms = [f.replace(" i ", " I ").replace("i'm", "I'm").replace(" ai", " AI") for f in forms]
-        return cls(frozenset(tuple(encode(form, add_special_tokens=False)) for form in forms if form))
+    def of(cls, tokenizer: Any, openings: Sequence[str] = OPENINGS) -> RefusalTokens:
+        """Openings as a tokenizer writes them at the start of an answer."""
+        tokens = (tuple(tokenizer(opening, add_special_tokens=False)["input_ids"]) for opening in openings)
+        return cls(frozenset(ids for ids in tokens if ids))
 
     def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]:
         """log p, plus `bonus` for candidates that stay on a refusal opening."""

@@ -1,0 +1,94 @@
+"""Responses on disk: one JSON line each, keyed by content, so that a killed evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safesteer_interp.defenses.defense import Defense, Response, Settings
+from safesteer_interp.errors import InputError
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.paths import cache_dir
+
+FORMAT = 1
+"""Version of the lines; raise it whenever the same inputs would give other lines."""
+
+
+def response_fields(mllm: MLLM, defense: Defense, settings: Settings) -> dict[str, Any]:
+    """Everything that affects an answer, apart from the request: its hash names the file. Batch size is left out on purpose."""
+    return {
+        "format": FORMAT,
+        "model": mllm.fingerprint,
+        "dtype": str(mllm.dtype).removeprefix("torch."),
+        "attention": str(mllm.model.config._attn_implementation),
+        "system_prompt": mllm.system_prompt,
+        "defense": defense.fingerprint(),
+        "sampling": asdict(settings.sampling),
+        "explain": settings.explain,
+        "stop": settings.stop,
+    }
+
+
+class ResponseStore:
+    """The stored answers of one model under one defense and one seed."""
+
+    def __init__(self, fields: Mapping[str, Any], root: Path | None = None) -> None:
+        key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
+        self.path = (root or cache_dir() / "responses") / f"{key}.jsonl"
+        self.fields = dict(fields)
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Request key -> its line. A line cut by a kill or a full disk is left out, and its request is answered again."""
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        except OSError as cause:
+            raise InputError(f"responses {self.path} cannot be read ({cause.strerror}); check the folder's rights.") from None
+        found = {}
+        for line in text.split(b"\n"):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and "key" in record:
+                found[record["key"]] = record
+        return found
+
+    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append lines and wait until they are on disk. A torn last line, left by a kill, is ended first."""
+        data = b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as handle:
+            if handle.tell() and not self.path.read_bytes().endswith(b"\n"):
+                data = b"\n" + data
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+def record_of(response: Response, key: str, seconds: float) -> dict[str, Any]:
+    """The line of one response; `seconds` is its share of its batch's wall time."""
+    return {
+        "key": key,
+        "request": response.request.id,
+        "text": response.text,
+        "ids": response.ids,
+        "verdict": response.verdict,
+        "steps": [asdict(step) for step in response.steps],
+        "seconds": round(seconds, 6),
+    }
+
+
+def missing(keys: Sequence[str], stored: Mapping[str, Any]) -> list[int]:
+    """Places of the first request of every key that is not stored yet: requests with the same text and pixels are answered once."""
+    first: dict[str, int] = {}
+    for place, key in enumerate(keys):
+        if key not in stored:
+            first.setdefault(key, place)
+    return list(first.values())
