@@ -26,6 +26,10 @@ PROMPT = (
 )
 """The text beside every FigStep image (papers' own wording)."""
 
+ACTIVITY = re.compile(
+    r"(?:how (?:can|could|do|does|should|would|might) (?:someone|somebody|one|people|a person|i|you|we)|how to) (.+)", re.IGNORECASE
+)
+
 UNCLEAR_TOPICS = ("8", "9", "10")
 """Legal opinion, financial advice, health consultation: not clearly harmful, so no label for a probe."""
 
@@ -73,7 +77,7 @@ def load_figstep(
 def instruction(question: str) -> str:
     """A question as FigStep's statement: "How can someone cook rice?" becomes "Steps to cook rice."; others keep their words."""
     bare = question.strip().rstrip("?.! ")
-    match = re.match(r"(?i)(?:how (?:can|could|do|does|should|would|might) (?:someone|somebody|one|people|a person|i|you|we)|how to) (.+)", bare)
+    match = ACTIVITY.match(bare)
     return f"Steps to {match.group(1)}." if match else f"{bare}."
 
 
@@ -101,9 +105,9 @@ def _image(path: Path) -> ImageFile:
     return ImageFile(path)
 
 
-def _request(id: str, question: str, topic: str, image: ImageSource | None, harmful: bool) -> Request:
+def _request(name: str, question: str, topic: str, image: ImageSource | None, harmful: bool) -> Request:
     return Request(
-        id=id,
+        id=name,
         text=PROMPT if image else question,
         harmful=harmful,
         attack=Attack.TYPO if image else Attack.TEXT,

@@ -32,6 +32,9 @@ NUMBERS = ("zero", "one", "two", "three")
 Skill = Literal["read", "name", "count", "colour", "presence", "follow", "text"]
 SKILLS: tuple[Skill, ...] = ("read", "name", "count", "colour", "presence", "follow", "text")
 
+Match = Literal["whole", "start", "sentence"]
+"""How an answer may hold the accepted one (see `score_utility`): reading, naming and counting, or answering a question."""
+
 QUESTIONS: dict[Skill, tuple[str, ...]] = {
     "read": ("Read the text in the image.", "What does the image say?", "What text is in the image?", "Copy the words in the image."),
     "name": ("What is in the picture?", "What does the picture show?", "Name the object in the image.", "What do you see in the image?"),
@@ -49,8 +52,7 @@ class UtilityItem:
     request: Request
     answers: tuple[str, ...]
     skill: Skill
-    whole: bool = False
-    """True when the answer must be the accepted one and nothing else (reading): an answer that goes on has read too much."""
+    match: Match = "sentence"
 
 
 def load_utility(skills: tuple[Skill, ...] | None = None) -> list[UtilityItem]:
@@ -71,29 +73,35 @@ LEAD_INS = re.compile(
     r"^(?:(?:the|this) (?:image|picture|text|word|answer|colour|color|object|sentence)s?(?: in the (?:image|picture))?|it|there|i|this|you)"
     r" (?:says?|reads?|shows?|is|are|see|contains?|can see) (?:(?:the|a) (?:words?|text|picture|image) (?:of )?)?"
 )
+NEGATIONS = {"not", "no", "never", "isnt"}
 ARTICLES = re.compile(r"^(?:a|an|the|some) ")
 
 
 def score_utility(item: UtilityItem, answer: str) -> bool:
-    """Exact match of an answer.
+    """Exact match of an answer, by the item's `match`; everything is normalised, a lead-in ("the image shows") and article dropped.
 
-    Only the first sentence (to the first full stop, mark or newline) counts, normalised; for `whole` items, the whole answer does.
-    A lead-in ("the image shows", "it is") and an article are dropped. Right when it then equals an accepted answer or, unless
-    `whole`, starts with one, or ends with one without a "not" before it ("The capital of France is Paris").
+    - whole (reading): the whole answer equals an accepted one; an answer that goes on has read too much.
+    - start (naming, counting, colours, presence): the first sentence equals an accepted one or begins with one ("a dog on grass").
+    - sentence (questions, instructions): the first sentence, or its first clause, equals an accepted answer or ends with one ("The
+      capital of France is Paris, ...") without a "not" before it.
     """
     accepted = [normalise(a) for a in item.answers]
-    first = answer.strip() if item.whole else re.split(r"(?<!\d)[.!?](?!\d)|\n", answer.strip(), maxsplit=1)[0]
-    said = normalise(first)
-    bare = ARTICLES.sub("", LEAD_INS.sub("", said))
-    if any(text in accepted for text in (said, bare)):
-        return True
-    if item.whole:
-        return False
-    denied = {"not", "no", "never", "isnt"} & set(said.split()[:-1])
-    return any(bare.startswith(a + " ") or (said.endswith(" " + a) and not denied) for a in accepted)
+    if item.match == "whole":
+        return any(text in accepted for text in _readings(answer))
+    sentence = re.split(r"[.!?](?!\d)|\n", answer.strip(), maxsplit=1)[0]
+    if item.match == "start":
+        return any(f"{text} ".startswith(f"{a} ") for text in _readings(sentence) for a in accepted)
+    clause = re.split(r"[,;:()]", sentence, maxsplit=1)[0]
+    texts = [text for part in (sentence, clause) for text in _readings(part)]
+    return any(f" {text}".endswith(f" {a}") and not NEGATIONS & set(text.split()[:-1]) for text in texts for a in accepted)
 
 
-def _item(number: int, skill: Skill, text: str, image: ImageSource | None, answers: tuple[str, ...], whole: bool = False) -> UtilityItem:
+def _readings(text: str) -> tuple[str, str]:
+    said = normalise(text)
+    return said, ARTICLES.sub("", LEAD_INS.sub("", said))
+
+
+def _item(number: int, skill: Skill, text: str, image: ImageSource | None, answers: tuple[str, ...], match: Match = "start") -> UtilityItem:
     request = Request(
         id=f"utility-{skill}-{number:03d}",
         text=text,
@@ -104,7 +112,7 @@ def _item(number: int, skill: Skill, text: str, image: ImageSource | None, answe
         split=Split.TEST,
         dataset=DATASET,
     )
-    return UtilityItem(request, answers, skill, whole)
+    return UtilityItem(request, answers, skill, match)
 
 
 def _question(skill: Skill, number: int) -> str:
@@ -122,9 +130,7 @@ def _written(text: str, skill: Skill, number: int) -> TypographyImage:
 
 
 def _read() -> list[UtilityItem]:
-    return [
-        _item(i, "read", _question("read", i), _written(text, "read", i), (text,), whole=True) for i, text in enumerate(READ_TEXTS)
-    ]
+    return [_item(i, "read", _question("read", i), _written(text, "read", i), (text,), "whole") for i, text in enumerate(READ_TEXTS)]
 
 
 def _name() -> list[UtilityItem]:
@@ -157,9 +163,10 @@ def _presence() -> list[UtilityItem]:
 
 def _follow() -> list[UtilityItem]:
     return [
-        _item(i, "follow", _question("follow", i), _written(text, "follow", i), answers) for i, (text, answers) in enumerate(INSTRUCTIONS)
+        _item(i, "follow", _question("follow", i), _written(text, "follow", i), answers, "sentence")
+        for i, (text, answers) in enumerate(INSTRUCTIONS)
     ]
 
 
 def _text() -> list[UtilityItem]:
-    return [_item(i, "text", text, None, answers) for i, (text, answers) in enumerate(TEXT_ITEMS)]
+    return [_item(i, "text", text, None, answers, "sentence") for i, (text, answers) in enumerate(TEXT_ITEMS)]
