@@ -17,7 +17,7 @@ from typing import Any
 from safesteer_interp.errors import SafeSteerError, UsageError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "list": ("list", "what exists: models, tracers, data sets, analyses, defenses, ..."),
+    "list": ("listing", "what exists: models, tracers, data sets, analyses, defenses, ..."),
     "doctor": ("doctor", "versions, agreement of the tracers, disk, cache, data roots"),
     "trace": ("trace", "capture residual streams of a model on requests, in one resumable pass"),
     "run": ("run", "make figures, tables and claims of analyses (--all for every one)"),

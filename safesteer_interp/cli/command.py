@@ -38,7 +38,11 @@ def emit_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    class PipedConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would exit with 1, which means "a claim moved" here
+
+    console = PipedConsole(width=None if sys.stdout.isatty() else 200)
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")

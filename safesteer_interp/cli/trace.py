@@ -172,8 +172,10 @@ def show_roles(model: MLLM, request: Request, *, as_json: bool = False) -> None:
     for role in dict.fromkeys(role for role, _, _ in runs):
         total = sum(n for known, n, _ in runs if known == role)
         legend.append(f" {role} ({total}) ", style=ROLE_STYLES[role]).append(" ")
+    coloured = console.is_terminal and not console.no_color
     for role, n, text in runs:
-        shown.append(f"[image: {n} tokens]" if role == "IMAGE" else text, style=ROLE_STYLES[role])
+        mark = "" if coloured else f"<<{role}>>"  # piped or without colour, the roles are written out
+        shown.append(mark + (f"[image: {n} tokens]" if role == "IMAGE" else text), style=ROLE_STYLES[role])
     console.print(Text(f"{model.name}, request {request.id}, {sum(n for _, n, _ in runs)} tokens", style="bold"))
     console.print(legend)
     console.print(shown, soft_wrap=True)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from safesteer_interp.errors import UsageError, did_you_mean
 from safesteer_interp.refusals import LISTS, contains_refusal, starts_with_refusal
@@ -25,6 +25,7 @@ class Outcome(StrEnum):
     DEGENERATE = "degenerate"
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Says of each answer whether it is unsafe: True means the attack succeeded."""
 

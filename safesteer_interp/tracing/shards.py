@@ -13,7 +13,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -25,6 +25,7 @@ _META = "texts"  # one metadata entry only: safetensors writes several in no fix
 _CHUNK = 1 << 22
 
 
+@runtime_checkable
 class Shard(Protocol):
     """Rows of a trace, in a file or in memory."""
 

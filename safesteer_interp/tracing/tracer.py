@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -77,6 +77,7 @@ class Captured:
     """[batch, vocab] next-token logits at the last prompt token, float32, only when asked."""
 
 
+@runtime_checkable
 class Tracer(Protocol):
     """Runs one batch and captures all asked sites and reads in one pass."""
 
