@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from tyro.conf import Positional
 
-__all__ = ["Positional", "emit_json", "emit_table", "parse", "plain", "say", "size"]
+__all__ = ["Positional", "emit_json", "emit_table", "parse", "parse_union", "plain", "say", "size"]
 
 Parsed = TypeVar("Parsed")
 
@@ -23,6 +23,13 @@ def parse(command: type[Parsed], name: str, arguments: Sequence[str]) -> Parsed:
     import tyro
 
     return tyro.cli(command, prog=f"safesteer {name}", args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def parse_union(commands: Any, name: str, arguments: Sequence[str]) -> Any:
+    """The same for a union of subcommands."""
+    import tyro
+
+    return tyro.cli(commands, prog=f"safesteer {name}", args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def emit_json(data: Any) -> None:

@@ -1,0 +1,84 @@
+"""`safesteer mini build|train|evaluate`: the embedded model, from the wheel's language model to its model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import subcommand
+
+from safesteer_interp.cli.command import emit_json, parse_union, say
+
+
+@dataclass(frozen=True)
+class Build:
+    """Assemble mini into the user cache (about 40 s the first time) and print the folder, a transformers checkpoint."""
+
+    recipe: str | None = None
+    """Projector recipe; default: the one shipped as mini."""
+
+    def run(self) -> int:
+        """Builds and prints the folder."""
+        from safesteer_interp.models.mini import checkpoint_dir
+
+        print(checkpoint_dir(self.recipe))
+        return 0
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train everything mini adds to its language model. Resumable: repeat the command after an interruption."""
+
+    folder: Path | None = None
+    """Working folder; default: "mini/train" in the user cache. The results are in its folder "weights"."""
+    scale: Literal["full", "wide", "tiny"] = "full"
+    """full: what is shipped (about two hours on two cores); wide: for a GPU; tiny: a minute, to try the machinery."""
+    recipes: tuple[str, ...] = ("released", "grounded")
+    """Projector recipes; the first becomes the default."""
+    device: str = "cpu"
+    """Where to train, e.g. "cuda"."""
+
+    def run(self) -> int:
+        """Trains and prints where the weights are."""
+        from safesteer_interp.models.mini.train import train_mini
+        from safesteer_interp.paths import cache_dir
+
+        folder = self.folder or cache_dir() / "mini" / "train"
+        weights = train_mini(folder, scale=self.scale, recipes=self.recipes, device=self.device)
+        print(weights)
+        say("Copy these files to safesteer_interp/models/mini/weights to make them the mini that `load_model` gives.")
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure what the model card says: refusals by attack, reading, naming, utility, separability; all with intervals."""
+
+    output: Path = Path("mini-card.json")
+    """Where the measures go; the answers go beside it."""
+    recipes: tuple[str, ...] = ()
+    """Projector recipes; default: all that are shipped."""
+    pairs: int | None = None
+    """At most this many test pairs; default: all."""
+    json: bool = False
+    """Also print the measures as JSON on stdout."""
+
+    def run(self) -> int:
+        """Evaluates and prints where the measures are."""
+        from safesteer_interp.models.mini.evaluate import EvaluationSize, evaluate_mini
+
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        card = evaluate_mini(self.output, self.recipes or None, EvaluationSize(pairs=self.pairs) if self.pairs else None)
+        emit_json(card) if self.json else print(self.output)
+        return 0
+
+
+Commands = Annotated[Build, subcommand("build")] | Annotated[Train, subcommand("train")] | Annotated[Evaluate, subcommand("evaluate")]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point of the command."""
+    command: Build | Train | Evaluate = parse_union(Commands, "mini", arguments)
+    return command.run()
