@@ -48,7 +48,7 @@ def train_alignment(model: Any, tokenizer: Any, answers: OwnAnswers, recipe: Ali
         batches += [[examples[i] for i in part] for part in length_buckets(examples, recipe.batch, rng)]
     report = Report("alignment", len(batches), start)
     for step in range(start, len(batches)):
-        loss = answer_loss(wrapped.base_model.model, collate(batches[step]))
+        loss = answer_loss(wrapped.base_model.model, collate(batches[step], model.device))
         set_rate(optimizer, cosine(step, len(batches), recipe.rate, min(20, len(batches) // 5)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

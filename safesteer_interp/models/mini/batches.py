@@ -61,7 +61,7 @@ def encode_turn(tokenizer: Any, turn: Turn, *, image: bool = False) -> Example:
     return Example((*ids, *answer[:TAUGHT_TOKENS]), len(ids))
 
 
-def collate(examples: Sequence[Example]) -> Batch:
+def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
     """Pad examples on the right."""
     length = max(len(e.ids) for e in examples)
     ids = torch.zeros(len(examples), length, dtype=torch.long)
@@ -72,7 +72,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         attention[row, :n] = 1
         labels[row, example.answer_start : n] = ids[row, example.answer_start : n]
     image_at = ids < 0
-    return Batch(ids.clamp(min=0), attention, labels, image_at)
+    return Batch(*(t.to(device) for t in (ids.clamp(min=0), attention, labels, image_at)))
 
 
 def length_buckets(examples: Sequence[Example], batch: int, rng: random.Random, pool: int = 12) -> list[list[int]]:

@@ -29,7 +29,7 @@ HELD_OUT_SEED = 1_000_000
 class GroundingRecipe:
     """How the tower is trained."""
 
-    images: int = 80_000
+    images: int = 64_000
     """Images seen, repeats included."""
     batch: int = 32
     shard: int = 2000
@@ -78,12 +78,14 @@ class Grounding(nn.Module):
         self.projector = new_projector(recipe.hidden_size, embeddings.shape[1])
         self.characters = nn.Conv2d(config.widths[2], len(CHARACTERS) + 1, 1)
         self.temperature = nn.Parameter(torch.tensor(2.5))
-        self.targets = embeddings[token_ids].float()  # plain tensors: constants that no checkpoint needs to hold
+        # plain tensors, not buffers: constants that no checkpoint needs to hold
+        self.targets = embeddings[token_ids].float()
         self.normed = F.normalize(self.targets, dim=1)
         self.scale = self.targets.pow(2).sum(1).mean()
-        self.class_of = torch.full((len(embeddings) + 1,), -1)
-        self.class_of[torch.tensor(token_ids)] = torch.arange(len(token_ids))
+        self.class_of = torch.full((len(embeddings) + 1,), -1, device=embeddings.device)
+        self.class_of[torch.tensor(token_ids)] = torch.arange(len(token_ids), device=embeddings.device)
         self.space = int(self.class_of[space_id])
+        self.to(embeddings.device)
 
     def logits(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Projected features [n, d] and their scores over the token classes [n, classes]."""
@@ -98,13 +100,13 @@ class Grounding(nn.Module):
         features = coarse.float().flatten(2).transpose(1, 2).reshape(-1, coarse.shape[1])
         labels = tokens.reshape(-1).long()
         covered, empty = (labels >= 0).nonzero()[:, 0], (labels < 0).nonzero()[:, 0]
-        empty = empty[torch.randperm(len(empty), generator=generator)[: max(1, len(covered) // 4)]]
-        y = torch.cat([self.class_of[labels[covered]], torch.full((len(empty),), self.space)])
+        empty = empty[torch.randperm(len(empty), generator=generator)[: max(1, len(covered) // 4)].to(empty.device)]
+        y = torch.cat([self.class_of[labels[covered]], labels.new_full((len(empty),), self.space)])
         projected, logits = self.logits(features[torch.cat([covered, empty])])
         cross_entropy = F.cross_entropy(logits, y)
         regression = (projected - self.targets[y]).pow(2).sum(1).mean() / self.scale
         n = len(CHARACTERS)
-        weight = torch.ones(n + 1)
+        weight = torch.ones(n + 1, device=pixels.device)
         weight[n] = 0.2  # most fine cells are empty
         letters = characters.reshape(-1).long()
         auxiliary = F.cross_entropy(
@@ -123,7 +125,7 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRecipe, folder: Path) -> Grounding:
-    """Run or resume stage 1; its state lives in `folder/grounding.safetensors`."""
+    """Run or resume stage 1 on the device of `embeddings`; its state lives in `folder/grounding.safetensors`."""
     torch.manual_seed(recipe.seed)
     model = Grounding(recipe, embeddings, labeller.token_ids(), labeller.space_id()).train()
     model.tower.to(memory_format=torch.channels_last)
@@ -138,11 +140,13 @@ def train_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRec
         wanted = range(max(0, current + 1 - recipe.window), current + 1)
         if current not in shards:
             shards = {k: shards.get(k) or labeller.shard(recipe.seed * 10_000 + k, recipe.shard) for k in wanted}
-            pool = [torch.from_numpy(np.concatenate([getattr(s, f) for s in shards.values()])) for f in ("images", "tokens", "characters")]
+            fields = ("images", "tokens", "characters")
+            pool = [torch.from_numpy(np.concatenate([getattr(s, f) for s in shards.values()])) for f in fields]
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         pick = torch.randint(len(pool[0]), (recipe.batch,), generator=generator)
         pixels = augment(to_pixels(pool[0][pick]), generator).contiguous(memory_format=torch.channels_last)
-        loss, right = model.loss(pixels, pool[1][pick], pool[2][pick], generator)
+        device = embeddings.device
+        loss, right = model.loss(pixels.to(device), pool[1][pick].to(device), pool[2][pick].to(device), generator)
         set_rate(optimizer, cosine(step, recipe.steps, recipe.rate, 200))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -158,11 +162,12 @@ def train_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRec
 def cell_accuracy(model: Grounding, images: LabelledImages, batch: int = 50) -> dict[str, float]:
     """Share of covered cells whose token is right, and of empty cells recognised as empty, on given renderings."""
     model.eval()
+    device = model.targets.device
     right = covered = empty_right = empty = 0
     for i in range(0, len(images.images), batch):
-        features = model.tower(to_pixels(images.images[i : i + batch])).last_hidden_state
+        features = model.tower(to_pixels(images.images[i : i + batch]).to(device)).last_hidden_state
         predicted = model.logits(features.reshape(-1, features.shape[-1]))[1].argmax(1)
-        labels = torch.from_numpy(images.tokens[i : i + batch]).reshape(-1).long()
+        labels = torch.from_numpy(images.tokens[i : i + batch]).reshape(-1).long().to(device)
         seen = labels >= 0
         right += int((predicted[seen] == model.class_of[labels[seen]]).sum())
         covered += int(seen.sum())

@@ -99,6 +99,9 @@ def train_instruction(
     torch.manual_seed(recipe.seed)
     if kind is ProjectorRecipe.LM_LOSS:
         projector = new_projector(tower.config.hidden_size, model.config.hidden_size)
+    device = model.device
+    tower.to(device)
+    projector.to(device)
     projector.requires_grad_(kind is not ProjectorRecipe.GROUNDED)
     wrapped = attach(model, recipe.rank, 2 * recipe.rank, recipe.seed + 1).train()
     adapter = [p for p in wrapped.parameters() if p.requires_grad]
@@ -115,16 +118,16 @@ def train_instruction(
         turns, examples, text = next(stream)
         if step < start:
             continue  # the stream is replayed so that a resumed run sees what an uninterrupted one would
-        with torch.inference_mode():
-            seen = tower(to_pixels(np.stack([t.image for t in turns]))).last_hidden_state
-        features = projector(seen.clone().reshape(-1, seen.shape[-1]))
-        visual = answer_loss(wrapped.base_model.model, collate(examples), features)
+        with torch.no_grad():
+            seen = tower(to_pixels(np.stack([t.image for t in turns])).to(device)).last_hidden_state
+        features = projector(seen.reshape(-1, seen.shape[-1]))
+        visual = answer_loss(wrapped.base_model.model, collate(examples, device), features)
         set_rate(optimizer, cosine(step, recipe.steps, recipe.rate, min(20, recipe.steps // 5)))
         optimizer.zero_grad(set_to_none=True)
         visual.backward()
         spoken = torch.zeros(())
         if text:
-            spoken = answer_loss(wrapped.base_model.model, collate(text))
+            spoken = answer_loss(wrapped.base_model.model, collate(text, device))
             (spoken * (len(text) / len(turns))).backward()
         nn.utils.clip_grad_norm_([*adapter, *free], 1.0)
         optimizer.step()

@@ -51,10 +51,12 @@ class Checkpoint:
             return 0
         with safe_open(self.path, "pt") as file, torch.no_grad():
             for key, p in self._parameters().items():
-                p.copy_(file.get_tensor(f"parameter/{key}"))
+                p.copy_(file.get_tensor(f"parameter/{key}"))  # copy_ also moves to the device
                 moments = {k.rsplit("/", 1)[1]: k for k in file.keys() if k.startswith(f"moment/{key}/")}  # noqa: SIM118
                 if moments:
-                    self.optimizer.state[p] = {what: file.get_tensor(k) for what, k in moments.items()}
+                    # AdamW keeps its step counter on the CPU and its moments beside the parameter
+                    state = {what: file.get_tensor(k) for what, k in moments.items()}
+                    self.optimizer.state[p] = {what: t if what == "step" else t.to(p.device) for what, t in state.items()}
             for key, b in self._buffers().items():
                 b.copy_(file.get_tensor(f"buffer/{key}"))
             return int(file.metadata()["step"])

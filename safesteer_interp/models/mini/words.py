@@ -16,8 +16,8 @@ from safesteer_interp.datasets.pairs import leaked_phrases, load_pairs, training
 from safesteer_interp.datasets.pictures import picture_names
 from safesteer_interp.models.mini.texts import harmless_phrases, lines_of
 
-COMMON_WORDS = 1200
-"""How many frequent words of the tokenizer are added to the benchmark's own."""
+COMMON_WORDS = 600
+"""How many frequent words of the tokenizer are added to the benchmark's own and to `data/words.txt`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _benchmark_words() -> tuple[str, ...]:
 def word_lists(tokenizer: Any, common: int = COMMON_WORDS) -> WordLists:
     """Core and wide word lists; `common` frequent words are added to the wide one."""
     core = _benchmark_words()
-    texts = [*harmless_phrases(), *lines_of("chat"), *(f"{i} {i + 10}" for i in range(10))]
+    texts = [*harmless_phrases(), *lines_of("chat"), *lines_of("words"), *(f"{i} {i + 10}" for i in range(10))]
     wide = {w for text in texts for w in words_in(text)} | {str(n) for n in range(21)} | set(frequent_words(tokenizer, common))
     return WordLists(core, tuple(sorted(wide - set(core))))
 
