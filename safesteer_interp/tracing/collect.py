@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.models.fingerprint import template_fingerprint
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.progress import progress_bar
 from safesteer_interp.requests import Request, index_of
@@ -171,7 +172,14 @@ def meta_of(model: MLLM) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    return {"model": model.name, "family": model.layout.family, "n_layers": model.n_layers, "width": model.width, "versions": versions}
+    return {
+        "model": model.name,
+        "family": model.layout.family,
+        "n_layers": model.n_layers,
+        "width": model.width,
+        "template": template_fingerprint(model.processor, model.system_prompt),
+        "versions": versions,
+    }
 
 
 def check_finite(captured: Captured, batch: Sequence[Request], model: MLLM) -> None:

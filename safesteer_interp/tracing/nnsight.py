@@ -11,6 +11,7 @@ first and the last from happening. The NDIF key is read from the environment, ha
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache, reduce
@@ -80,7 +81,7 @@ class NnsightTracer(SteppedTracer):
                 if changed is not None:
                     module.output = (changed, *output[1:]) if isinstance(output, tuple) else changed
             scores = save(root.output.logits[:, -1])
-        return scores
+        return scores  # noqa: RET504 (a traced block cannot return)
 
     def capture(
         self,
@@ -106,21 +107,40 @@ class NnsightTracer(SteppedTracer):
         return reduce(_child, module_path(self.mllm.layout, site).split("."), self._envoy)
 
     def _remote_envoy(self) -> Any:
-        """A wrapper that names the server's model. For NDIF the weights stay there: only the hub id and the config are used."""
+        """A wrapper that names the server's model by hub id and revision; the weights used are the server's."""
         task = "image-text-to-text" if self.mllm.takes_images else "text-generation"
         helpers = {"processor": self.mllm.processor} if self.mllm.takes_images else {"tokenizer": self.mllm.tokenizer}
-        if self.remote == "local":
-            return self.nnsight.TransformersModel(twin(self.model), task=task, **helpers)
-        key = os.environ.get(KEY_VARIABLE)
-        if not key:
-            raise UsageError(f"--remote needs an NDIF key: set the environment variable {KEY_VARIABLE} (https://login.ndif.us).")
-        self.nnsight.schema.config.CONFIG.API.APIKEY = key
-        self.nnsight.schema.config.CONFIG.APP.REMOTE_LOGGING = False
-        return self.nnsight.TransformersModel(twin(self.model), task=task, **helpers)
+        if self.remote != "local":
+            key = os.environ.get(KEY_VARIABLE)
+            if not key:
+                raise UsageError(f"--remote needs an NDIF key: set the environment variable {KEY_VARIABLE} (https://login.ndif.us).")
+            config = self.nnsight.schema.config.CONFIG
+            config.API.APIKEY = key
+            config.APP.REMOTE_LOGGING = False
+        envoy = self.nnsight.TransformersModel(twin(self.model), task=task, **helpers)
+        if self.remote != "local":
+            named = re.fullmatch(r"hub (\S+), revision (\S+)", self.mllm.source)
+            if named is None:
+                raise UsageError(f"NDIF knows models by hub id, and {self.mllm.name} was not loaded by one; trace it without --remote.")
+            envoy.repo_id, revision = named.groups()
+            envoy.revision = None if revision == "main" else revision
+        return envoy
+
+    def _failed(self, cause: Exception) -> InputError:
+        """The sentence for a job that failed; the key is cut out should a server's answer repeat it."""
+        said = " ".join(str(cause).split()) or type(cause).__name__
+        said = said.replace(os.environ.get(KEY_VARIABLE) or "\0", "***")
+        return InputError(
+            f"the NDIF job for {self.mllm.name} failed: {said}; check the network, the key and https://nnsight.net/status, "
+            "then run the same command again: finished shards are kept."
+        )
 
     def _job(
         self, batch: Encoded, sites: tuple[Site, ...], reads: tuple[Read, ...], edits: tuple[Edit, ...], tokens: int, *, logits: bool
     ) -> Captured:
+        from nnsight.intervention.backends.remote import RemoteError
+        from websocket import WebSocketException
+
         root, save, remote = self._envoy, self.nnsight.save, self.remote
         last_step = max([tokens - 1, *(read.step or 0 for read in reads)], default=0)
         wanted = max([tokens, *(read.step or 0 for read in reads)], default=0)
@@ -135,47 +155,50 @@ class NnsightTracer(SteppedTracer):
         stops = sorted(stop_ids(self.mllm))
         plan = GenerationConfig(max_new_tokens=last_step + 1, do_sample=False, num_beams=1, use_cache=True, repetition_penalty=1.0,
                                 eos_token_id=stops, pad_token_id=pad_id(self.mllm))  # fmt: skip
-        with root.generate(**batch.inputs, generation_config=plan, remote=remote) as tracer:
-            passes = save([])
-            chosen = save([])
-            alive = torch.ones(roles.shape[0], dtype=torch.bool)
-            for step in tracer.iter[: last_step + 1]:
-                now = roles if step == 0 else torch.where(alive, generated_role, pad_role).to(roles.dtype)[:, None]
-                first = 0 if step == 0 else width + step - 1
-                positions = torch.arange(first, first + now.shape[1]).expand(now.shape[0], -1)
-                last_prompt = torch.zeros_like(now, dtype=torch.bool)
-                last_prompt[:, -1] = step == 0
-                states = {}
-                for name, where, kept, module in plain:
-                    is_input = where.kind == "embed"
-                    value = module.input if is_input else module.output
-                    hidden = value[0] if isinstance(value, tuple) else value
-                    acting = [function for names, function in changing if name in names]
-                    at = SimpleNamespace(site=where, step=step, positions=positions.to(hidden.device), roles=now.to(hidden.device),
-                                         last_prompt=last_prompt.to(hidden.device))  # fmt: skip
-                    for function in acting:
-                        hidden = function(hidden, at)
-                    if acting and is_input:
-                        module.input = hidden
-                    elif acting:
-                        module.output = (hidden, *value[1:]) if isinstance(value, tuple) else hidden
-                    if kept and step == 0:
-                        for read, role in prompt_reads.items():
-                            if role is None:
-                                states[name, read] = hidden[:, -1].clone().cpu()
-                            else:
-                                mask = (now == role).to(hidden.device)
-                                wide = torch.promote_types(hidden.dtype, torch.float32)
-                                total = torch.where(mask[..., None], hidden, 0).sum(1, dtype=wide)
-                                states[name, read] = (total / mask.sum(1, keepdim=True)).to(hidden.dtype).cpu()
-                    elif kept and step in steps:
-                        gone = ~alive.to(hidden.device)[:, None]
-                        states[name, steps[step]] = hidden[:, -1].clone().masked_fill(gone, float("nan")).cpu()
-                scores = root.lm_head.output[:, -1].float().cpu()
-                passes.append((states, alive.clone(), scores if step == 0 and logits else None))
-                token = scores.argmax(-1)
-                chosen.append(torch.where(alive, token, -1))
-                alive = alive & ~torch.isin(token, torch.tensor(stops))
+        try:
+            with root.generate(**batch.inputs, generation_config=plan, remote=remote) as tracer:
+                passes = save([])
+                chosen = save([])
+                alive = torch.ones(roles.shape[0], dtype=torch.bool)
+                for step in tracer.iter[: last_step + 1]:
+                    now = roles if step == 0 else torch.where(alive, generated_role, pad_role).to(roles.dtype)[:, None]
+                    first = 0 if step == 0 else width + step - 1
+                    positions = torch.arange(first, first + now.shape[1]).expand(now.shape[0], -1)
+                    last_prompt = torch.zeros_like(now, dtype=torch.bool)
+                    last_prompt[:, -1] = step == 0
+                    states = {}
+                    for name, where, kept, module in plain:
+                        is_input = where.kind == "embed"
+                        value = module.input if is_input else module.output
+                        hidden = value[0] if isinstance(value, tuple) else value
+                        acting = [function for names, function in changing if name in names]
+                        at = SimpleNamespace(site=where, step=step, positions=positions.to(hidden.device), roles=now.to(hidden.device),
+                                             last_prompt=last_prompt.to(hidden.device))  # fmt: skip
+                        for function in acting:
+                            hidden = function(hidden, at)
+                        if acting and is_input:
+                            module.input = hidden
+                        elif acting:
+                            module.output = (hidden, *value[1:]) if isinstance(value, tuple) else hidden
+                        if kept and step == 0:
+                            for read, role in prompt_reads.items():
+                                if role is None:
+                                    states[name, read] = hidden[:, -1].clone().cpu()
+                                else:
+                                    mask = (now == role).to(hidden.device)
+                                    wide = torch.promote_types(hidden.dtype, torch.float32)
+                                    total = torch.where(mask[..., None], hidden, 0).sum(1, dtype=wide)
+                                    states[name, read] = (total / mask.sum(1, keepdim=True)).to(hidden.dtype).cpu()
+                        elif kept and step in steps:
+                            gone = ~alive.to(hidden.device)[:, None]
+                            states[name, steps[step]] = hidden[:, -1].clone().masked_fill(gone, float("nan")).cpu()
+                    scores = root.output.logits[:, -1].float().cpu()
+                    passes.append((states, alive.clone(), scores if step == 0 and logits else None))
+                    token = scores.argmax(-1)
+                    chosen.append(torch.where(alive, token, -1))
+                    alive = alive & ~torch.isin(token, torch.tensor(stops))
+        except (RemoteError, WebSocketException, OSError) as cause:
+            raise self._failed(cause) from None
         return self._read_back(passes, chosen, batch, sites, reads, wanted)
 
     def _read_back(
