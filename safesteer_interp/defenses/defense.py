@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import import_module
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from safesteer_interp.decoding.generate import DEFAULT_SAMPLING, generate, text_of
 from safesteer_interp.decoding.loop import StepRecord
@@ -73,7 +73,7 @@ class Defense(ABC):
         """One response per request, in order."""
 
     @classmethod
-    def build(cls, mllm: MLLM, training: Sequence[Request] = (), **options: Any) -> Self:
+    def build(cls, mllm: MLLM, training: Sequence[Request] = (), **options: Any) -> Defense:
         """The defense ready for use on `mllm`; trained ones fit on the training requests."""
         return cls(**options)
 

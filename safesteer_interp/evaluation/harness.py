@@ -131,7 +131,7 @@ def perplexities_stored(
     for places in by_length([requests[i] for i in todo], batch_size):
         batch = [todo[p] for p in places]
         found = answer_perplexities(mllm, [requests[i] for i in batch], [answers[i] for i in batch], batch_size=batch_size)
-        records = [{"key": keys[i], "perplexity": value} for i, value in zip(batch, found, strict=True)]
+        records: list[dict[str, Any]] = [{"key": keys[i], "perplexity": value} for i, value in zip(batch, found, strict=True)]
         store.add(records)
         stored.update({record["key"]: record for record in records})
     return [float(stored[key]["perplexity"]) for key in keys]

@@ -1,0 +1,235 @@
+"""SafeSteer (arXiv 2605.11716): re-rank the first tokens by the Decoding-Probe, and align image-borne harm with text by MSAV.
+
+At the prompt the probe reads h0. Where it says harmful, MSAV moves h0 before the first token's candidates are taken (eq. 9-10); then,
+for the first `steps` tokens, the top K candidates are scored by the probe on their own states and one is drawn (eq. 4-6). Afterwards
+the answer is sampled as usual.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from safesteer_interp.decoding.hf import guided_generate
+from safesteer_interp.decoding.policies import Guided, Opening, Policy, ProbeScorer, RandomScorer, RefusalTokens, Scorer, check_budget
+from safesteer_interp.defenses.defense import StagedDefense
+from safesteer_interp.defenses.fitting import SITE, fit_probe, training_trace
+from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.paths import write_atomic
+from safesteer_interp.probes.decoding_probe import DecodingProbe, Fit
+from safesteer_interp.requests import Request
+from safesteer_interp.tracing.trace import Trace
+from safesteer_interp.types import States
+from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, alignment_vectors
+
+FORMAT = "safesteer-defense/1"
+SCORERS = ("probe", "random", "refusal_tokens")
+GATES = ("none", "probe")
+Scoring = Literal["probe", "random", "refusal_tokens"]
+Gate = Literal["none", "probe"]
+
+
+@dataclass(frozen=True, eq=False)
+class SafeSteer(StagedDefense):
+    """Probe-guided decoding with modal alignment; every part can be switched off for the ablations.
+
+    Raises UsageError for K < 1, negative steps, temperature or mix, an unknown gate or scorer, or alignment without a vector.
+    """
+
+    name = "safesteer"
+    trained = True
+    probe: DecodingProbe
+    """Scores the candidates: any of the three fits."""
+    prompt_probe: DecodingProbe
+    """Says whether the request is harmful, from h0: the prompt fit (the same object where `probe` is one)."""
+    vector: AlignmentVector | None
+    k: int = 5
+    """Candidates a step."""
+    steps: int = 5
+    """Answer tokens that are guided; 0 leaves the probe out (the paper's "w/o DP")."""
+    temperature: float = 1.0
+    """Of the choice among candidates; 0 takes the best."""
+    mix: float = 0.0
+    """Weight of the model's log-probability beside the score; 0 is the paper."""
+    gate: Gate = "none"
+    """"none": every request is guided (the paper); "probe": only those the probe calls harmful."""
+    alignment: bool = True
+    """Apply MSAV to requests the probe calls harmful; False is the paper's "w/o MSAV"."""
+    sign: Literal["printed", "toward_text"] = "toward_text"
+    norm: Literal["raw", "unit"] = "unit"
+    strength: float = 1.0
+    """Times the paper's step length |h0 - mean(CB)|."""
+    scorer: Scoring = "probe"
+    """"random" and "refusal_tokens" are the controls at equal K and steps."""
+    scorer_seed: int = 0
+    force: bool = False
+    """Guide even with a probe that failed its sign test (to measure what happens)."""
+
+    def __post_init__(self) -> None:
+        check_budget(self.k, self.steps)
+        for field, known in (("gate", GATES), ("scorer", SCORERS)):
+            if getattr(self, field) not in known:
+                raise UsageError(f'SafeSteer has no {field} "{getattr(self, field)}".{did_you_mean(getattr(self, field), known)}')
+        if self.alignment and self.vector is None:
+            raise UsageError(
+                "SafeSteer aligns with a vector but has none; fit it on requests in the forms SD and CB, or set alignment=False."
+            )
+        self._guided(None)  # refuses a negative temperature or mix now, not at the first answer
+        self.rule  # noqa: B018  (refuses an unknown sign or norm)
+
+    @property
+    def rule(self) -> ApplicationRule:
+        """How MSAV is applied."""
+        return ApplicationRule(self.sign, self.norm)
+
+    @classmethod
+    def fit(
+        cls, mllm: MLLM, requests: Sequence[Request], *, fit: Fit = "prompt", tracing: dict[str, Any] | None = None, **options: Any
+    ) -> SafeSteer:
+        """Trace the training requests once (`defenses/fitting.py`; `tracing` are its options) and fit probe and vector on them.
+
+        `options` are the fields of SafeSteer. Requests of the TEST split are never used.
+        """
+        return cls.from_trace(mllm, training_trace(mllm, requests, **(tracing or {})), fit=fit, **options)
+
+    @classmethod
+    def from_trace(cls, mllm: MLLM, trace: Trace, *, fit: Fit = "prompt", probe: dict[str, Any] | None = None, **options: Any) -> SafeSteer:
+        """Fit on a stored trace with `final_norm` at `last_prompt` and `step:1-...`; `probe` are parameters of DecodingProbe.
+
+        Raises InputError when a class is missing, or (with alignment) when there are no SD and CB requests.
+        """
+        of_prompts = fit_probe(mllm, trace, "prompt", **(probe or {}))
+        scoring = of_prompts if fit == "prompt" else fit_probe(mllm, trace, fit, **(probe or {}))
+        wanted = options.get("alignment", True)
+        vector = alignment_vectors(trace, sites=(SITE,))[str(SITE)] if wanted else None
+        return cls(probe=scoring, prompt_probe=of_prompts, vector=vector, **options)
+
+    @classmethod
+    def build(cls, mllm: MLLM, training: Sequence[Request] = (), **options: Any) -> SafeSteer:
+        """`fit`, by the registry's name for it."""
+        if not training:
+            raise UsageError("SafeSteer is fitted on training requests, and none were given.")
+        return cls.fit(mllm, training, **options)
+
+    def with_random_vector(self, seed: int = 0) -> SafeSteer:
+        """Control: an alignment vector of the same length in a random direction."""
+        if self.vector is None:
+            raise UsageError("this SafeSteer has no alignment vector to replace.")
+        drawn = torch.randn(self.vector.d, generator=torch.Generator().manual_seed(seed))
+        return replace(self, vector=replace(self.vector, mu=drawn / drawn.norm() * self.vector.mu.norm()))
+
+    def guard(self, mllm: MLLM) -> None:
+        """Raise UsageError when probe or vector belong to another model, site or template, or when the sign test forbids guiding."""
+        self.prompt_probe.guard(mllm, SITE, "last_prompt")
+        self.probe.guard(mllm, SITE)
+        if self.vector is not None and self.alignment:
+            self.vector.guard(mllm, SITE, "last_prompt")
+        if self.steps and self.scorer == "probe":
+            self.probe.require_sign(self.force)
+
+    def policy(self, mllm: MLLM) -> Policy:
+        """The decoding policy on this model, after `guard`."""
+        self.guard(mllm)
+        return self._guided(RefusalTokens.of(mllm.tokenizer) if self.scorer == "refusal_tokens" else None)
+
+    def _guided(self, refusals: RefusalTokens | None) -> Guided:
+        scorer: Scorer = refusals or ProbeScorer(self.probe)
+        if self.scorer == "random":
+            scorer = RandomScorer(self.probe, self.scorer_seed)
+        return Guided(scorer, self.k, self.steps, self.temperature, self.mix, self.opening)
+
+    def opening(self, states: States) -> Opening:
+        """The verdict on each prompt, and h0 moved by MSAV where it is harmful (eq. 9-10)."""
+        scores = self.prompt_probe.score_tensor(states)
+        harmful = scores > 0
+        moved = states
+        if self.alignment and self.vector is not None and bool(harmful.any()):
+            aligned = self.vector.apply(states, self.rule, self.strength)
+            moved = torch.where(harmful[:, None], aligned, states)
+        guided = harmful if self.gate == "probe" else torch.ones_like(harmful)
+        verdicts = [
+            {"score": score, "harmful": bad, "aligned": bad and self.alignment, "guided": on and self.steps > 0}
+            for score, bad, on in zip(scores.tolist(), harmful.tolist(), guided.tolist(), strict=True)
+        ]
+        return Opening(moved, guided, verdicts)
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        **model_kwargs: Any,
+    ) -> Any:
+        """`model.generate(**inputs, custom_generate=SafeSteer.load(folder))` on a plain transformers model.
+
+        Only the width can be checked there: the caller answers for model and template being those it was fitted on.
+        """
+        if self.scorer == "refusal_tokens":
+            raise UsageError('the control "refusal_tokens" needs a tokenizer; use SafeSteer.respond instead of custom_generate.')
+        if self.steps and self.scorer == "probe":
+            self.probe.require_sign(self.force)
+        return guided_generate(self._guided(None), model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
+
+    def parameters(self) -> dict[str, Any]:
+        """Every field but the fitted objects."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("probe", "prompt_probe", "vector")}
+
+    def fingerprint(self) -> str:
+        """Hex digest of the parameters and the fitted numbers."""
+        parameters = {"defense": self.name, **self.parameters(), "force": None}  # forcing permits answers, it does not change them
+        digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+        for probe in (self.probe, self.prompt_probe):
+            digest.update(probe.mean_.tobytes() + probe.weight_.tobytes() + probe.intercept_.tobytes())
+            if probe.centring_ is not None:
+                digest.update(probe.centring_.means_.tobytes())
+        if self.vector is not None and self.alignment:
+            digest.update(self.vector.mu.numpy().tobytes() + self.vector.mean_text.numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: Path | str) -> Path:
+        """Write probes, vector and parameters into a folder (safetensors and JSON); returns it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.probe.save(folder / "probe")
+        self.prompt_probe.save(folder / "prompt_probe")
+        if self.vector is not None:
+            self.vector.save(folder / "vector.safetensors")
+        record = {"format": FORMAT, "vector": self.vector is not None, "parameters": self.parameters()}
+        write_atomic(folder / "safesteer.json", (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str, **options: Any) -> SafeSteer:
+        """Read what `save` wrote; `options` replace stored parameters. Raises InputError when a file is missing or of another kind."""
+        path = Path(folder) / "safesteer.json"
+        try:
+            record = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist; give the folder that SafeSteer.save wrote.") from None
+        except (OSError, ValueError) as cause:
+            raise InputError(f"{path} cannot be read ({cause}); fit and save SafeSteer again.") from None
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise InputError(f"{path} is not of format {FORMAT}; fit and save SafeSteer again.")
+        vector = AlignmentVector.load(path.parent / "vector.safetensors") if record["vector"] else None
+        probes = [DecodingProbe.load(path.parent / name) for name in ("probe", "prompt_probe")]
+        return cls(probe=probes[0], prompt_probe=probes[1], vector=vector, **{**record["parameters"], **options})
+
+
+def description(defense: SafeSteer) -> dict[str, Any]:
+    """What the defense is made of, for people: fit, sign test, vector and parameters."""
+    test = defense.probe.sign_test_
+    return {
+        "probe": f"{defense.probe.fit_} fit on {defense.probe.origin_.data}",
+        "sign test": test.sentence() if test else "not run: the held-out answers hold too few refusals or compliances",
+        "vector": "none" if defense.vector is None else f"|mu| = {defense.vector.norm}, applied {defense.rule}",
+        **defense.parameters(),
+    }
