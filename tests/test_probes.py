@@ -15,11 +15,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.models.fingerprint import template_fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.centring import StepCentring
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.probes.fits import TokenStates, fit_centred, fit_prompt, fit_token, run_sign_test
-from safesteer_interp.probes.origin import Origin, template_fingerprint
+from safesteer_interp.probes.origin import Origin
 from safesteer_interp.probes.sign_test import sign_test
 
 
@@ -131,7 +132,8 @@ def test_guard_names_both_models_sites_and_templates() -> None:
     with pytest.raises(UsageError, match=r"last_prompt.*step:2"):
         probe.guard(model, read="step:2")
     changed = FakeModel(system_prompt="Be careful.")
-    with pytest.raises(UsageError, match=f"{template_fingerprint(model)}.*{template_fingerprint(changed)}"):
+    own, other = template_fingerprint(model.processor, None), template_fingerprint(changed.processor, "Be careful.")
+    with pytest.raises(UsageError, match=f"{own}.*{other}"):
         probe.guard(changed)
     with pytest.raises(UsageError, match=r"width 24.*width 32"):
         probe.guard(FakeModel(width=32))

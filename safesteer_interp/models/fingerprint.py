@@ -73,3 +73,9 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
     digest.update(str(model.dtype).encode())
     digest.update(processor_digest(processor).encode())
     return digest.hexdigest()
+
+
+def template_fingerprint(processor: Any, system_prompt: str | None) -> str:
+    """16 hex digits over the chat template and the system prompt: the text that surrounds every request."""
+    template = getattr(processor, "chat_template", None) or getattr(getattr(processor, "tokenizer", processor), "chat_template", None)
+    return hashlib.sha256(f"{template or ''}\0{system_prompt or ''}".encode()).hexdigest()[:16]

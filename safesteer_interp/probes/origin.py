@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 
 from safesteer_interp.errors import UsageError
+from safesteer_interp.models.fingerprint import template_fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Read, Site
-
-
-def template_fingerprint(mllm: MLLM) -> str:
-    """16 hex digits over the chat template and the system prompt: the text that surrounds every request."""
-    template = getattr(mllm.processor, "chat_template", None) or getattr(mllm.tokenizer, "chat_template", None) or ""
-    text = f"{template}\0{'' if mllm.system_prompt is None else mllm.system_prompt}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+from safesteer_interp.tracing.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -30,14 +24,20 @@ class Origin:
     read: str = ""
     """Text form of a `Read`, e.g. "last_prompt"."""
     template: str = ""
-    """`template_fingerprint` of the model it was fitted with."""
+    """`models.fingerprint.template_fingerprint` of the model it was fitted with."""
     data: str = ""
     """What it was fitted on, e.g. "bundled/train: 200 requests"."""
 
     @classmethod
     def of(cls, mllm: MLLM, site: Site | str, read: Read | str, data: str = "") -> Origin:
         """The origin of anything fitted on states of `mllm` at `site` and `read`."""
-        return cls(mllm.name, mllm.fingerprint, str(site), str(read), template_fingerprint(mllm), data)
+        return cls(mllm.name, mllm.fingerprint, str(site), str(read), template_fingerprint(mllm.processor, mllm.system_prompt), data)
+
+    @classmethod
+    def of_trace(cls, trace: Trace, site: Site | str, read: Read | str, data: str = "") -> Origin:
+        """The origin of anything fitted on a trace's states at `site` and `read`."""
+        name, template = (str(trace.meta.get(key, "")) for key in ("model", "template"))
+        return cls(name, str(trace.fields.get("model", "")), str(site), str(read), template, data or f"trace {trace.key}")
 
     def to_dict(self) -> dict[str, str]:
         """Plain strings, for JSON and safetensors metadata."""
@@ -56,7 +56,7 @@ class Origin:
                     f'the {what} was fitted on model "{self.model}" (fingerprint {self.fingerprint[:12]}) but is used on model '
                     f'"{mllm.name}" (fingerprint {mllm.fingerprint[:12]}); fit it again on "{mllm.name}".'
                 )
-            template = template_fingerprint(mllm)
+            template = template_fingerprint(mllm.processor, mllm.system_prompt)
             if self.template and self.template != template:
                 raise UsageError(
                     f"the {what} was fitted under chat template and system prompt {self.template} but the model now uses "

@@ -1,0 +1,87 @@
+"""The refusal direction: difference in means between harmful and harmless requests (arXiv 2406.11717).
+
+These are the candidates, one per site and read; `steering/selection.py` picks one by what editing with it does to the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.probes.origin import Origin
+from safesteer_interp.requests import Attack
+from safesteer_interp.sites import Read, Site, SiteKind
+from safesteer_interp.tracing.trace import Trace
+from safesteer_interp.vectors.direction import Direction, mean_difference, median_norm
+
+TEXT_ATTACKS = (Attack.TEXT, Attack.CB)
+"""Where harm is in the text: what text-only safety training saw, so what its refusal direction is estimated from."""
+DEEPEST = 0.8
+"""Candidates lie in the first 80 % of the layers: later ones act on the output token itself (arXiv 2406.11717 section 2.3)."""
+
+
+def refusal_direction(states: Float[np.ndarray, "n d"], harmful: Bool[np.ndarray, " n"], *, origin: Origin | None = None) -> Direction:
+    """The unit vector along mean(harmful) - mean(harmless) of states at one site and read; rows with NaN are left out.
+
+    Raises InputError when a class is missing or the means are equal.
+    """
+    usable = np.isfinite(states).all(axis=1)
+    harmful = np.asarray(harmful, dtype=bool)
+    difference = mean_difference(states, usable & harmful, usable & ~harmful)
+    return Direction.from_difference(difference, "refusal", origin=origin, residual_norm=median_norm(states[usable]), n=int(usable.sum()))
+
+
+def refusal_directions(
+    trace: Trace,
+    *,
+    sites: Iterable[Site | str] | None = None,
+    reads: Iterable[Read | str] = ("last_prompt",),
+    attacks: Iterable[Attack | str] | None = TEXT_ATTACKS,
+    split: str | None = "train",
+) -> list[Direction]:
+    """One candidate per captured site (or those given) and read, from the requests of the given attacks and split.
+
+    A site where both classes have the same mean (e.g. `embed` at the last prompt token) gives no direction and is left out.
+    Raises InputError when no request matches.
+    """
+    index = trace.index
+    keep = np.ones(len(index), dtype=bool)
+    if attacks is not None:
+        keep &= index["attack"].astype(str).isin([str(a) for a in attacks]).to_numpy()
+    if split is not None:
+        keep &= (index["split"] == split).to_numpy()
+    harmful = index["harmful"].to_numpy().astype(bool)
+    if not (keep & harmful).any() or not (keep & ~harmful).any():
+        raise InputError(
+            f"the refusal direction needs harmful and harmless requests of attacks {', '.join(map(str, attacks or ['any']))} in the "
+            f"{split or 'whole'} split, but the trace holds {int((keep & harmful).sum())} and {int((keep & ~harmful).sum())}."
+        )
+    found = []
+    for site in trace.sites if sites is None else sites:
+        for read in reads:
+            states = trace.rows(site, read)[keep]
+            if np.ptp(states[np.isfinite(states).all(axis=1)], axis=0).max(initial=0) == 0:
+                continue
+            found.append(refusal_direction(states, harmful[keep], origin=Origin.of_trace(trace, site, read)))
+    return found
+
+
+def eligible(candidates: Iterable[Direction], n_layers: int, deepest: float = DEEPEST) -> list[Direction]:
+    """The candidates in the residual stream of the first `deepest` share of the layers (`embed` counts as the input of layer 0).
+
+    Raises UsageError when none is left.
+    """
+    kept = [c for c in candidates if (depth := residual_depth(c.site)) is not None and depth < deepest * n_layers]
+    if not kept:
+        raise UsageError(f"no candidate direction lies in the residual stream of the first {deepest:.0%} of {n_layers} layers.")
+    return kept
+
+
+def residual_depth(site: Site) -> int | None:
+    """Index of the layer whose input a residual site is (resid_post.l is the input of layer l + 1); None for other sites."""
+    if site.kind is SiteKind.EMBED:
+        return 0
+    return site.layer + 1 if site.kind is SiteKind.RESID_POST and site.layer is not None else None

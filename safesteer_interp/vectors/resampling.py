@@ -1,0 +1,92 @@
+"""Bootstrap of a mean difference: intervals of its norm, of its cosine with a direction, and of how well single pairs agree.
+
+Resampling never touches the d channels: every replicate is a row of coefficients over the n states, and norms and cosines follow from
+the n x n Gram matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from safesteer_interp.errors import InputError
+from safesteer_interp.statistics import Estimate, cluster_codes, cluster_weights, percentile
+
+
+class DifferenceBootstrap:
+    """Resamples of mean(first rows) - mean(other rows), drawing whole pairs."""
+
+    def __init__(
+        self,
+        states: Float[np.ndarray, "n d"],
+        first: Bool[np.ndarray, " n"],
+        pairs: np.ndarray,
+        *,
+        replicates: int = 1000,
+        seed: int = 0,
+        level: float = 0.95,
+    ) -> None:
+        self.first = np.asarray(first, dtype=bool)
+        if self.first.all() or not self.first.any():
+            raise InputError(f"a mean difference needs rows on both sides but got {int(self.first.sum())} and {int((~self.first).sum())}.")
+        exact = np.asarray(states, dtype=np.float64)
+        # Coefficients sum to 0, so the common mean cancels; taking it out first keeps the digits.
+        self.rows = exact - exact.mean(axis=0)
+        codes, self.clusters = cluster_codes(pairs, len(self.rows))
+        self.level = level
+        weights = cluster_weights(self.clusters, replicates, seed)[:, codes]
+        total = np.stack([weights @ self.first, weights @ ~self.first], axis=1)
+        self.defined = (total > 0).all(axis=1)
+        share = weights[self.defined] / np.where(self.first, total[self.defined, :1], total[self.defined, 1:])
+        self.coefficients = np.where(self.first, share, -share)
+        self.observed = np.where(self.first, 1 / self.first.sum(), -1 / (~self.first).sum())
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        return np.asarray(self.rows @ self.rows.T)
+
+    def _norms(self, coefficients: np.ndarray) -> np.ndarray:
+        return np.asarray(np.sqrt(np.maximum(np.einsum("rn,rn->r", coefficients @ self.gram, coefficients), 0)))
+
+    def _estimate(self, value: float, draws: np.ndarray) -> Estimate:
+        low, high = percentile(draws, self.level) if self.clusters > 1 else (math.nan, math.nan)
+        return Estimate(value, low, high, len(self.rows), self.clusters, self.level)
+
+    def norm(self) -> Estimate:
+        """Norm of the difference. Noise alone makes a norm positive, so its lower bound is never a test against 0."""
+        return self._estimate(float(self._norms(self.observed[None])[0]), self._norms(self.coefficients))
+
+    def cosine(self, direction: Float[np.ndarray, " d"]) -> Estimate:
+        """Cosine of the difference with a direction [d] (NaN when either is zero)."""
+        exact = np.asarray(direction, dtype=np.float64)
+        along = self.rows @ exact
+        length = float(np.linalg.norm(exact))
+
+        def cosines(coefficients: np.ndarray) -> np.ndarray:
+            norms = self._norms(coefficients) * length
+            return np.divide(coefficients @ along, norms, out=np.full(len(norms), np.nan), where=norms > 0)
+
+        return self._estimate(float(cosines(self.observed[None])[0]), cosines(self.coefficients))
+
+
+def pairwise_cosine(differences: Float[np.ndarray, "pairs d"], *, replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Estimate:
+    """Mean cosine between the difference vectors of different pairs: 1 when every pair moves the same way, 0 when by chance.
+
+    This is the SAS layer score of AutoSteer (arXiv 2507.13255). Resamples leave out the cosine of a pair with its own copy, which
+    would bias them upwards. NaN with fewer than two non-zero differences.
+    """
+    exact = np.asarray(differences, dtype=np.float64)
+    norms = np.linalg.norm(exact, axis=1)
+    units = exact[norms > 0] / norms[norms > 0, None]
+    n = len(units)
+    if n < 2:
+        return Estimate(math.nan, math.nan, math.nan, n, n, level)
+    gram = units @ units.T
+    np.fill_diagonal(gram, 0)
+    weights = cluster_weights(n, replicates, seed)
+    distinct = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
+    draws = np.divide(np.einsum("rn,rn->r", weights @ gram, weights), distinct, out=np.full(replicates, np.nan), where=distinct > 0)
+    return Estimate(float(gram.sum() / (n * (n - 1))), *percentile(draws, level), n, n, level)
