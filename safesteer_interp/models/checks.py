@@ -37,9 +37,11 @@ def check_layout(mllm: MLLM) -> None:
     _check_widths(mllm)
     _check_image_token(mllm)
     batch = mllm.encode([_PROBE, _PROBE])
-    words = "".join(mllm.tokenizer.decode(batch.input_ids[0][batch.roles[0] == int(Role.USER)]).split())
-    if words != "".join(_PROBE.text.split()):
-        _refuse(mllm, "template", f'the tokens of the user\'s text read "{words}" instead of the text')
+    decode = mllm.tokenizer.decode
+    found = decode(batch.input_ids[0][batch.roles[0] == int(Role.USER)])
+    expected_text = decode(mllm.tokenizer(_PROBE.text, add_special_tokens=False)["input_ids"])
+    if found.split() != expected_text.split():
+        _refuse(mllm, "template", f'the tokens taken for the user\'s text read "{found}" instead of "{expected_text}"')
     seen = _Seen(mllm)
     with torch.no_grad(), seen:
         logits = mllm.model(**batch.inputs, use_cache=False).logits[:, -1].float()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -64,8 +63,9 @@ def encode(mllm: MLLM, requests: Sequence[Request], *, pad_to: int | None = None
     tokenizer = mllm.tokenizer
     if not tokenizer.is_fast:
         raise InputError(f"{mllm.name}: its tokenizer {type(tokenizer).__name__} gives no character offsets; a tokenizer.json is needed.")
+    reserved = _reserved(mllm)
     for request in requests:
-        _check(mllm, request)
+        _check(mllm, request, reserved)
     frames = {has_image: _frame(mllm, has_image) for has_image in {r.image is not None for r in requests}}
     rows: dict[int, _Row] = {}
     features: dict[str, Tensor] = {}
@@ -158,21 +158,21 @@ def _prompt(mllm: MLLM, request: Request, frame: _Frame) -> tuple[str, tuple[int
     return prompt, (start, end)
 
 
-def _check(mllm: MLLM, request: Request) -> None:
+def _reserved(mllm: MLLM) -> re.Pattern[str]:
+    """Matches any special token of the tokenizer, spelled out in a text."""
+    tokenizer = mllm.tokenizer
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)
+    return re.compile("|".join(re.escape(word) for word in sorted(special)) or r"(?!)")
+
+
+def _check(mllm: MLLM, request: Request, reserved: re.Pattern[str]) -> None:
     """Refuse what would silently become something else: an image nobody sees, or text that tokenizes to a special token."""
     if request.image is not None and not mllm.takes_images:
         raise InputError(f'request "{request.id}" has an image, but {mllm.name} is a text-only model; choose an MLLM or drop the image.')
-    tokenizer = mllm.tokenizer
-    special = tuple(sorted({str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} | set(tokenizer.all_special_tokens)))
-    if found := _any_of(special).search(request.text):
+    if found := reserved.search(request.text):
         raise InputError(
             f'request "{request.id}": its text contains "{found[0]}", a special token of {mllm.name}; remove it or spell it differently.'
         )
-
-
-@lru_cache(maxsize=64)
-def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(word) for word in words) or r"(?!)")
 
 
 def _adds_special(mllm: MLLM, prompt: str) -> bool:

@@ -34,5 +34,5 @@ def layout_for(config: Any) -> Layout:
     known = {name for layout in FAMILIES.values() for name in layout.model_types}
     raise InputError(
         f'model type "{kind}" has no layout entry.{did_you_mean(kind, known)} To add it, write one file with a Layout '
-        "(paths of the decoder layers, final norm, head, vision tower) in safesteer_interp/models/families and list it in __init__.py there."
+        "(paths of the decoder layers, final norm, head, vision tower) in safesteer_interp/models/families and list it in its __init__.py."
     )

@@ -29,10 +29,10 @@ VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "
 def image_only(base: type[ProcessorMixin]) -> type[ProcessorMixin]:
     """`base` without its video processor, which needs torchvision. Saved and loaded under the same name as `base`."""
 
-    def __init__(self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **options: Any) -> None:
+    def init(self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **options: Any) -> None:
         base.__init__(self, image_processor, tokenizer, None, chat_template=chat_template, **options)
 
-    return named_as(base, type("ImageOnly", (base,), {"__init__": __init__}))
+    return named_as(base, type("ImageOnly", (base,), {"__init__": init}))
 
 
 def named_as(base: type[ProcessorMixin], own: type[ProcessorMixin]) -> type[ProcessorMixin]:
