@@ -9,8 +9,8 @@ from markupsafe import Markup
 from safesteer_interp.plotting.palette import ENTITIES
 from safesteer_interp.report.tables import number
 
-WIDTH, ROW, TOP = 260, 14, 16
-"""Pixels."""
+WIDTH, LEFT, ROW, TOP = 350, 118, 15, 16
+"""Pixels: the whole width, the part for names, the height of a row, the room above the first."""
 
 
 def claim_picture(record: dict[str, Any]) -> Markup:
@@ -29,7 +29,7 @@ def claim_picture(record: dict[str, Any]) -> Markup:
     low, high = low - margin, high + margin
 
     def at(value: float) -> float:
-        return round(4 + (WIDTH - 8) * (value - low) / (high - low), 1)
+        return round(LEFT + (WIDTH - LEFT - 4) * (value - low) / (high - low), 1)
 
     height = TOP + ROW * len(lines) + 4
     region = {"above": (edges[0], high), "below": (low, edges[0]), "within": (edges[0], edges[-1])}[record["direction"]]
@@ -39,22 +39,21 @@ def claim_picture(record: dict[str, Any]) -> Markup:
         )
     ]
     for edge in edges:
-        side = "start" if at(edge) < WIDTH * 0.15 else "end" if at(edge) > WIDTH * 0.85 else "middle"
+        side = "start" if at(edge) < LEFT + 20 else "end" if at(edge) > WIDTH - 24 else "middle"
         parts.append(Markup('<line class="edge" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(at(edge), TOP - 4, height))
         parts.append(Markup('<text x="{}" y="9" text-anchor="{}">{}</text>').format(at(edge), side, number(edge)))
     color = ENTITIES["verdict"][record["verdict"]].color
-    for i, estimate in enumerate(lines):
+    names = ["estimate", *(c["name"].replace("_", " ") for c in record["controls"])]
+    for i, (name, estimate) in enumerate(zip(names, lines, strict=True)):
+        y = TOP + ROW * i + ROW / 2
+        short = name if len(name) <= 22 else f"{name[:21]}…"
+        parts.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 8, y + 3, short))
         if estimate["value"] is None:
             continue
-        y = TOP + ROW * i + ROW / 2
         paint = color if i == 0 else "#8c8c8c"
         if estimate["low"] is not None and estimate["high"] is not None:
-            ends = (at(float(estimate["low"])), at(float(estimate["high"])))
-            parts.append(
-                Markup('<line x1="{}" x2="{}" y1="{2}" y2="{2}" stroke="{3}" stroke-width="{4}"/>').format(
-                    *ends, y, paint, 3 if i == 0 else 2
-                )
-            )
+            bar = Markup('<line x1="{0}" x2="{1}" y1="{2}" y2="{2}" stroke="{3}" stroke-width="{4}"/>')
+            parts.append(bar.format(at(float(estimate["low"])), at(float(estimate["high"])), y, paint, 3 if i == 0 else 2))
         size = 4.5 if i == 0 else 3
         parts.append(Markup('<circle cx="{}" cy="{}" r="{}" fill="{}"/>').format(at(float(estimate["value"])), y, size, paint))
     opening = Markup('<svg class="interval" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">')

@@ -34,8 +34,8 @@ def interval(value: float, low: float, high: float) -> str:
         return f"{number(value)} [n/a]"
     width = high - low
     largest = max(abs(value), abs(low), abs(high))
-    decimals = 2 if width == 0 else min(4, max(0, 1 - math.floor(math.log10(width))))
-    decimals = max(decimals, 2) if largest < 10 else decimals
+    needed = 0 if width == 0 else min(4, -math.floor(math.log10(width)))
+    decimals = max(needed, 2 if largest < 10 else 1 if largest < 1000 else 0)
     return f"{number(value, decimals)} [{number(low, decimals)}, {number(high, decimals)}]"
 
 

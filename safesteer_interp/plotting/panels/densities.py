@@ -10,8 +10,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from safesteer_interp.plotting.palette import INK, style_of
-from safesteer_interp.plotting.panels.shared import class_names, groups_of, kind_of, legend_below, need
+from safesteer_interp.plotting.palette import INK, Style, style_of
+from safesteer_interp.plotting.panels.shared import SHAPE_ONLY, class_names, groups_of, kind_of, legend_below, need
 
 
 def scatter_densities(
@@ -47,6 +47,8 @@ def scatter_densities(
             values = rows[column].to_numpy(float)
             if len(values) > 2 and np.ptp(values) > 0:
                 sns.kdeplot(**{axis: values}, ax=ax, color=look.color, fill=True, alpha=0.18, linewidth=1.0, cut=1)
+    if shape is not None:
+        _shapes(joint, groups_of(table, shape, shape_kind))
     for ax in (top, side):
         ax.set_axis_off()
     if boundary is not None:
@@ -67,8 +69,14 @@ def _points(ax: Axes, rows: pd.DataFrame, x: str, y: str, color: str, marker: st
         ax.scatter(rows[x], rows[y], marker=marker, label=label, **options)
         return
     for name, part in rows.groupby(shape, sort=False):
-        form = style_of(shape_kind, str(name))
-        ax.scatter(part[x], part[y], marker=form.marker, label=f"{label}, {name}", **options)
+        ax.scatter(part[x], part[y], marker=style_of(shape_kind, str(name)).marker, **options)
+    ax.scatter([], [], marker="s", label=label, **{**options, "s": 26})
+
+
+def _shapes(ax: Axes, groups: list[tuple[pd.DataFrame, Style]]) -> None:
+    """Legend entries for the markers, in grey: colours are explained by their own entries."""
+    for _, look in groups:
+        ax.scatter([], [], s=18, color="#777777", marker=look.marker, label=look.label, gid=SHAPE_ONLY)
 
 
 def _line(ax: Axes, boundary: tuple[float, float, float], label: str) -> None:

@@ -13,6 +13,8 @@ from matplotlib.figure import FigureBase
 from safesteer_interp.plotting.palette import ENTITIES, Style, styles_of
 
 _LEGEND = "legend-below"
+SHAPE_ONLY = "shape-only"
+"""Mark of a legend entry that explains a marker but no colour; one that explains both takes its place."""
 _KIND_OF_COLUMN = {"harmful": "class", "label": "class", "trained_on": "attack", "tested_on": "attack", "condition": "modality"}
 
 
@@ -76,14 +78,16 @@ def legend_below(owner: Axes | FigureBase, *, columns: int = 4) -> None:
     entries: dict[str, Any] = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            if label and not label.startswith("_"):
-                entries.setdefault(label, handle)
+            if label and not label.startswith("_") and _is_only_shape(entries.get(label)):
+                entries[label] = handle
     for old in [legend for legend in figure.legends if legend.get_gid() == _LEGEND]:
         old.remove()
     if entries:
         longest = max(map(len, entries))
         fitting = max(1, int(figure.get_figwidth() * 17 / (longest + 6)))
-        legend = figure.legend(
-            list(entries.values()), list(entries), loc="outside lower center", ncols=min(columns, fitting, len(entries))
-        )
+        legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(columns, fitting, len(entries)))
         legend.set_gid(_LEGEND)
+
+
+def _is_only_shape(handle: Any) -> bool:
+    return handle is None or (hasattr(handle, "get_gid") and handle.get_gid() == SHAPE_ONLY)
