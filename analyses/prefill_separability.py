@@ -112,9 +112,9 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                     Control("shuffled_labels", by["shuffled_labels"]),
                     Control("random_direction", by["random_direction"]),
                     Control("prompt_length", by["prompt_length"]),
-                    Control("bag_of_words", by["bag_of_words"]),
+                    Control("bag_of_words", by["bag_of_words"], null=False),
                 ),
-                note="Undecided when the words of the prompt alone separate the classes as well.",
+                note="Where the harm is in the text, a bag of its words is the bar that a representation of harm should clear.",
             )
         )
     return found

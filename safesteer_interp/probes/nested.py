@@ -56,9 +56,12 @@ def _principal(x: np.ndarray, width: int | None) -> tuple[np.ndarray, np.ndarray
     n, d = x.shape
     moment = x @ x.T if n <= d else x.T @ x
     size = len(moment)
+    if not moment.any():  # every state is the same, as before attention has moved anything to the last token
+        return np.zeros((n, 0)), np.zeros((0, d))
     if width is not None and width < size // 8:
-        # Only the leading components are wanted; the start vector is fixed so that results repeat to the bit.
-        values, vectors = eigsh(moment, k=width, v0=np.ones(size))
+        # Only the leading components are wanted. The start vector is fixed so that results repeat to the bit, and random because
+        # the obvious one, all ones, is in the null space of the Gram matrix of centred rows.
+        values, vectors = eigsh(moment, k=width, v0=np.random.default_rng(0).standard_normal(size))
     else:
         values, vectors = np.linalg.eigh(moment)
     order = np.argsort(values)[::-1]
