@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from safesteer_interp.analysis.discovery import discover
 from safesteer_interp.cli import COMMANDS, main, usage
 from safesteer_interp.cli.command import plain, size
 from safesteer_interp.cli.settings import overrides
+from safesteer_interp.cli.sweep import parse_ranges
 from safesteer_interp.errors import InputError, UsageError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -65,7 +67,7 @@ def test_unknown_flag_is_a_usage_error(safesteer: Run) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("kind", ["", "models", "tracers", "sites", "reads", "attacks", "datasets"])
+@pytest.mark.parametrize("kind", ["", "models", "tracers", "sites", "reads", "attacks", "datasets", "analyses"])
 def test_lists(kind: str, safesteer: Run) -> None:
     code, out, err = safesteer("list", *([kind] if kind else []), "--json")
     rows = json.loads(out)
@@ -157,6 +159,11 @@ def test_show_roles_accounts_for_every_token(safesteer: Run, tiny: Callable[[str
         (("run", "no_such_analysis", "--model", "tiny:llava"), 2, "no_such_analysis"),
         (("run", "--all", "--set", "pairs"), 2, "NAME=VALUE"),
         (("verify", "--figures", "nowhere"), 3, "nowhere"),
+        (("render", "--figures", "nowhere"), 3, "nowhere"),
+        (("render", "layer_choices"), 2, '"layer_choice"'),
+        (("report", "--figures", "nowhere"), 3, "nowhere"),
+        (("sweep", "layer_choices"), 2, '"layer_choice"'),
+        (("sweep", "layer_choice", "--layerz", "1"), 2, '"layers"'),
         (("doctor", "--only", "disc"), 2, '"disk"'),
         (("doctor", "--only", "tracers", "--family", "lava"), 2, '"llava"'),
     ],
@@ -166,6 +173,28 @@ def test_mistakes_are_one_sentence(arguments: tuple[str, ...], code: int, words:
     got, out, err = safesteer(*arguments)
     assert (got, out) == (code, ""), err
     assert words in sentence(err)
+
+
+def test_run_plans_without_computing(safesteer: Run, tmp_path: Path) -> None:
+    code, out, _ = safesteer("run", "prefill_separability", "--model", "planted", "--out", str(tmp_path), "--dry-run", "--json")
+    planned = json.loads(out)
+    assert code == 0
+    assert [a["id"] for a in planned["analyses"]] == ["prefill_separability"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_sweep_reads_ranges_as_flags_of_the_analysis() -> None:
+    layer_choice = discover()["layer_choice"]
+    assert parse_ranges(["--layers", "0-3,7", "--widths=1,2"], layer_choice) == {"layers": "0-3,7", "widths": "1,2"}
+    for wrong, words in ((["--layer", "3"], '"layers"'), (["--layers"], "needs a value"), (["3"], "belongs to no flag")):
+        with pytest.raises(UsageError, match=words):
+            parse_ranges(wrong, layer_choice)
+
+
+def test_sweep_help_lists_the_parameters_of_the_analysis(safesteer: Run) -> None:
+    out = safesteer("sweep", "layer_choice", "--help")[1]
+    assert "--layers" in out
+    assert "--widths" in out
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
