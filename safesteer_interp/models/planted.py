@@ -71,6 +71,7 @@ HARM_UNIT, GAP_SIZE, GAP_AGAINST_HARM = 2.0, 6.0, 1 / 3  # residual units; share
 NOISE, THRESHOLD, SHARPNESS = 0.5, 0.6, 10.0  # sd of the harm score, score at which refusal wins, logits per unit of score
 REFUSAL_SCORE, COMPLIANCE_SCORE = 0.8, -0.5  # what layer 3 adds to the harm score of answer words
 _SEEN = NORM / 2  # norm of a state after RMSNorm
+FOUR_FILLERS = 1.6  # sd of the sum of four of the fillers' quantiles, drawn without replacement
 
 
 @dataclass(frozen=True)

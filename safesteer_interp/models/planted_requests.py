@@ -34,32 +34,10 @@ FILLER_NOISE = {
     for rank, word in enumerate(sorted(FILLERS, key=lambda w: hashlib.sha256(w.encode()).digest()))
 }
 """Standard normal quantiles, one per filler word, in an order that has nothing to do with the words."""
-PLAIN_WORDS = [
-    "how",
-    "do",
-    "i",
-    "the",
-    "what",
-    "should",
-    "with",
-    "thing",
-    "in",
-    "this",
-    "picture",
-    "a",
-    "is",
-    "to",
-    "of",
-    "and",
-    "for",
-    "my",
-    "please",
-    "explain",
-    "image",
-    "text",
-    "list",
-    "it",
-]
+PLAIN_WORDS = (
+    "how", "do", "i", "the", "what", "should", "with", "thing", "in", "this", "picture", "a", "is", "to", "of", "and", "for", "my",
+    "please", "explain", "image", "text", "list", "it",
+)  # fmt: skip
 SIDE, PATCH = 56, 14
 GRID = SIDE // PATCH
 ATTACKS = (Attack.TEXT, Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO)

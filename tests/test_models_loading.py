@@ -1,0 +1,190 @@
+"""load_model: every family survives a round trip through a folder, and every bad folder or name ends in one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.models import available_models, load_model
+from safesteer_interp.models.families import FAMILIES
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.requests import Attack, Request
+
+Tiny = Callable[[str], MLLM]
+REQUEST = Request(id="r", text="How do I renew a passport?", harmful=False, attack=Attack.NONE)
+
+
+def saved(mllm: MLLM, folder: Path) -> Path:
+    mllm.model.save_pretrained(folder)
+    mllm.processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tiny("llava"), tmp_path_factory.mktemp("checkpoint") / "little-llava")
+
+
+@pytest.fixture
+def broken(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint to damage."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip_through_a_folder(tiny: Tiny, family: str, tmp_path: Path) -> None:
+    mllm = tiny(family)
+    loaded = load_model(str(saved(mllm, tmp_path / family)))
+    batch, again = mllm.encode([REQUEST]), loaded.encode([REQUEST])
+    assert all(torch.equal(batch.inputs[k], again.inputs[k]) for k in batch.inputs | again.inputs)
+    assert torch.equal(batch.roles, again.roles)
+    with torch.no_grad():
+        assert torch.equal(mllm.model(**batch.inputs).logits, loaded.model(**again.inputs).logits)
+    assert loaded.layout.family == family and loaded.name == family and loaded.tokenizer.padding_side == "left"
+    assert loaded.model.training is False
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tiny_is_deterministic_and_leaves_the_global_generator_alone(family: str) -> None:
+    state = torch.get_rng_state()
+    first, second = load_model(f"tiny:{family}"), load_model(f"tiny:{family}")
+    assert first.fingerprint == second.fingerprint
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_fingerprint_follows_what_affects_numbers(checkpoint: Path, broken: Path) -> None:
+    base = load_model(str(checkpoint)).fingerprint
+    assert load_model(str(broken)).fingerprint == base
+    assert load_model(str(broken), dtype="bfloat16").fingerprint != base
+    template = broken / "chat_template.jinja"
+    original = template.read_text()
+    template.write_text(original.replace("ASSISTANT:", "REPLY:"))
+    assert load_model(str(broken)).fingerprint != base
+    template.write_text(original)
+    settings = broken / "processor_config.json"
+    plain = settings.read_text()
+    changed = json.loads(plain)
+    changed["image_processor"]["image_mean"] = [0.1, 0.2, 0.3]
+    settings.write_text(json.dumps(changed))
+    assert load_model(str(broken)).fingerprint != base
+    settings.write_text(plain)
+    weights = load_file(broken / "model.safetensors")
+    name = next(iter(weights))
+    weights[name] = weights[name] + 1e-3
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    assert load_model(str(broken)).fingerprint != base
+
+
+def test_dtype_is_kept_and_images_follow_it(checkpoint: Path) -> None:
+    mllm = load_model(str(checkpoint), dtype="bfloat16")
+    assert mllm.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("plantd", UsageError, 'no model is called "plantd". Did you mean "planted"'),
+        ("tiny:lava", UsageError, 'no family is called "lava". Did you mean "llava"'),
+        ("./nowhere/at/all", InputError, "the model folder ./nowhere/at/all does not exist"),
+        ("somebody/some-model", InputError, '"somebody/some-model" is no local folder, and the hub cannot be reached'),
+    ],
+)
+def test_names_that_mean_nothing(name: str, error: type[Exception], words: str, fresh_cache: Path) -> None:
+    with pytest.raises(error, match=re.escape(words)) as caught:
+        load_model(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_dtype_and_device() -> None:
+    with pytest.raises(UsageError, match='no dtype is called "float8"'):
+        load_model("tiny:llama", dtype="float8")
+    with pytest.raises(UsageError, match='cannot be placed on device "gpu"'):
+        load_model("tiny:llama", device="gpu")
+
+
+def test_a_file_is_not_a_folder(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="is a file; give a folder"):
+        load_model(str(checkpoint / "config.json"))
+
+
+def test_no_config(broken: Path) -> None:
+    (broken / "config.json").unlink()
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        load_model(str(broken))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"llava"'])
+def test_config_that_is_not_a_json_object(broken: Path, text: str) -> None:
+    (broken / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json"):
+        load_model(str(broken))
+
+
+def test_pickled_weights_are_refused_unopened(broken: Path) -> None:
+    (broken / "model.safetensors").unlink()
+    (broken / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin, a pickle, which can run code"):
+        load_model(str(broken))
+
+
+def test_no_weights_at_all(broken: Path) -> None:
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"has no \*\.safetensors file"):
+        load_model(str(broken))
+
+
+def test_truncated_weights(broken: Path) -> None:
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: 1 << 16])
+    with pytest.raises(InputError, match="cannot be loaded") as caught:
+        load_model(str(broken))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_shard_is_named(broken: Path) -> None:
+    index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"lacks 1 of 1 weight files \(first: model-00002-of-00002\.safetensors\)"):
+        load_model(str(broken))
+
+
+def test_weights_that_lack_a_tensor_are_not_filled_at_random(broken: Path) -> None:
+    weights = load_file(broken / "model.safetensors")
+    dropped = next(name for name in weights if name.endswith("layers.2.mlp.up_proj.weight"))
+    save_file({k: v for k, v in weights.items() if k != dropped}, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lack 1 tensors \(first: .*layers\.2\.mlp\.up_proj\.weight\), which would stay random"):
+        load_model(str(broken))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "processor_config.json"])
+def test_remote_code_is_refused_and_never_run(broken: Path, file: str, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    (broken / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    settings = json.loads((broken / file).read_text())
+    settings["auto_map"] = {"AutoConfig": "evil.C", "AutoModel": "evil.M", "AutoProcessor": "evil.P", "AutoTokenizer": ["evil.T", None]}
+    (broken / file).write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=f"{re.escape(file)} has auto_map.*--trust-remote-code"):
+        load_model(str(broken))
+    assert not ran.exists()
+
+
+def test_unknown_model_type_is_named_with_the_nearest_and_the_way_in(broken: Path) -> None:
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"model_type": "lava"}))
+    with pytest.raises(InputError, match=r'model type "lava" has no layout entry\. Did you mean "llava".*To add it, write one file'):
+        load_model(str(broken))
+
+
+def test_available_models_lists_every_family() -> None:
+    listed = available_models()
+    assert {"mini", "planted"} <= listed.keys()
+    assert {f"tiny:{family}" for family in FAMILIES} <= listed.keys()
+    assert "smolvlm" in listed["<folder or hub id>"]
