@@ -139,11 +139,13 @@ def assign_splits(pairs: list[tuple[str, str]]) -> dict[str, Split]:
     return result
 
 
+@cache
 def training_phrases() -> frozenset[str]:
     """Every key phrase, both sides, of the training pairs: the only ones that training text may contain."""
     return frozenset(p.phrase(side) for p in load_pairs() if p.split is Split.TRAIN for side in (True, False))
 
 
+@cache
 def heldout_phrases() -> frozenset[str]:
     """Every key phrase, both sides, of the validation and test pairs: none may appear in any training text."""
     return frozenset(p.phrase(side) for p in load_pairs() if p.split is not Split.TRAIN for side in (True, False))

@@ -28,7 +28,8 @@ RENDERER_VERSION = 1
 """Raised whenever a change here, in `pictures` or in their data moves a pixel; part of every image's key."""
 
 Colour = tuple[int, int, int]
-Layout = Literal["left", "centre", "right", "sign", "list"]
+Layout = str
+"""One of `LAYOUTS`."""
 
 FONTS: tuple[str, ...] = (
     "DejaVuSans",
@@ -139,6 +140,7 @@ def layout_text(text: str, layout: Layout) -> str:
     return f"Steps to {text}.\n1.\n2.\n3." if layout == "list" else text
 
 
+@lru_cache(maxsize=4096)
 def fit_size(texts: tuple[str, ...], font: str, size: int, layout: Layout, canvas: tuple[int, int]) -> int:
     """The largest font size up to `size` at which every one of `texts` fits the canvas (width, height) in this layout.
 
@@ -288,14 +290,18 @@ def mm_safetybench_typography(phrase: str, font: str = "DejaVuSans") -> Image.Im
 
 
 def figstep_typography(instruction: str, font: str = "DejaVuSansMono-Bold") -> Image.Image:
-    """FigStep's image (arXiv 2311.05608, `src/generate_prompts.py`): 760x760, 80 px monospace, wrapped at 15 characters.
+    """FigStep's image (arXiv 2311.05608, `src/generate_prompts.py`): 760x760, bold monospace, wrapped at 15 characters.
 
-    The instruction ("Steps to ...") is followed by the empty items 1. to 3.; text starts at (20, 10) with 11 px between lines. The
-    original uses FreeMono Bold, which is narrower: DejaVu Sans Mono is drawn at 76 px so that 15 characters fit.
+    The instruction ("Steps to ...") is followed by the empty items 1. to 3., from (20, 10) on. The original draws FreeMono Bold at
+    80 px, which puts the lines 75 px apart; DejaVu Sans Mono is taller, so it is drawn at 76 px on the same lines. More than nine
+    lines are drawn smaller, so that the empty items stay in the image.
     """
     lines = [*textwrap.wrap(instruction, width=15), "1. ", "2. ", "3. "]
+    pitch = min(75, 740 // len(lines))
     image = Image.new("RGB", (760, 760), (255, 255, 255))
-    ImageDraw.Draw(image).multiline_text((20, 10), "\n".join(lines), font=load_font(font, 76), spacing=11, fill=(0, 0, 0))
+    draw = ImageDraw.Draw(image)
+    for i, line in enumerate(lines):
+        draw.text((20, 10 + pitch * i), line, font=load_font(font, pitch + 1), fill=(0, 0, 0))
     return image
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 READ_TEXTS: tuple[str, ...] = (
-    "green river", "open window", "small house", "happy morning", "two red apples", "wash the car", "warm bread", "the quiet street",
+    "green river", "open window", "small house", "happy morning", "two red apples", "paint the fence", "warm bread", "the quiet street",
     "blue sky", "paper boat", "the old clock", "sweet lemon cake", "garden party", "long winter night", "fresh milk", "silver spoon",
     "first prize", "train ticket", "the big tree", "music room", "cold water", "yellow flowers", "black coffee", "save the date",
     "welcome home", "summer holiday", "close the door", "lost and found", "good luck", "keep the change", "hot soup today", "no parking",
