@@ -138,7 +138,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 statement=f"Harm becomes readable in later layers as {name} than as plain text.",
                 estimate=estimate,
                 direction="above",
-                threshold=0.0,
+                threshold=0.5,
                 unit="layers",
                 controls=controls,
             )

@@ -29,7 +29,7 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p, attacks=(Attack.TEXT,)), report_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Any, p: Params) -> pd.DataFrame:
     """Shift of the last prompt token's state when the same question is shown with an image, by layer, class of question and image.
 
     `size`: length of the shift over the median norm of the text states. `cosine`: with the refusal direction (mean harmful minus mean
@@ -90,7 +90,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
                             "clusters": len(chance),
                         }
                     )
-    return {"table": pd.DataFrame(rows)}
+    return pd.DataFrame(rows)
 
 
 def _shown_with_pictures(questions: list[Any], requests: dict[Any, Any]) -> tuple[list[Any], dict[tuple[str, str], str]]:
@@ -107,9 +107,9 @@ def _shown_with_pictures(questions: list[Any], requests: dict[Any, Any]) -> tupl
     return shown, keys
 
 
-def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
-    found, table = [], t["table"]
-    final = table[table["layer"] == "final_norm"]
+def claims(t: pd.DataFrame, p: Params) -> list[Claim]:
+    found = []
+    final = t[t["layer"] == "final_norm"]
     for image, words in (
         ("blank_image", "A blank image"),
         ("harmless_image", "A harmless picture"),
@@ -137,12 +137,11 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     return found
 
 
-def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
+def draw(t: pd.DataFrame, p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.0)
-    table = t["table"]
-    harmful = table[table["class"] == "harmful"]
+    harmful = t[t["class"] == "harmful"]
     panels.layer_curve(
         axes[0],
         harmful[harmful["quantity"] == "size"],
