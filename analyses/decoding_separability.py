@@ -18,6 +18,8 @@ FIT_WORDS = {
     "centred": "The prompt probe with each step's mean removed",
     "token": "A probe fitted on generated tokens",
 }
+MINIMUM = 5
+"""Answers that must have reached a step for its mean to be shown: a handful of long answers is not the class."""
 OUTCOMES = ("harmless", "refuse", "comply")
 
 
@@ -50,7 +52,9 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     outcome = emitted.pop("outcome")
     for name in ("refuse", "comply"):
         if len(set(emitted["pairs"][outcome == name])) < 2:
-            raise NotApplicableError(f'fewer than two pairs of the test split have an answer of kind "{name}", so there is nothing to compare.')
+            raise NotApplicableError(
+                f'fewer than two pairs of the test split have an answer of kind "{name}", so there is nothing to compare.'
+            )
     of_harm = training["outcome"] != "harmless"
     early = of_harm & np.isin(training["steps"], p.test_steps)
     tokens = {
@@ -116,7 +120,7 @@ def _curves(scores: Any, probes: Any, report: Any, outcome: Any, steps: Any, pai
                     if step == 0
                     else (scores[name][(outcome == kind) & (steps == step)], pairs[(outcome == kind) & (steps == step)])
                 )
-                if len(values):
+                if len(values) >= MINIMUM:
                     rows.append({"fit": name, "step": step, "outcome": kind} | cluster_mean(values, groups, seed=seed).as_row())
     return pd.DataFrame(rows)
 
@@ -132,7 +136,7 @@ def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any, seed: int) ->
         for contrast, (high, low) in {"refuse over comply": ("refuse", "comply"), "comply over harmless": ("comply", "harmless")}.items():
             for step in range(1, STEPS + 1):
                 mask = (steps == step) & np.isin(outcome, (high, low))
-                if len(set(outcome[mask])) == 2:
+                if all((outcome[mask] == kind).sum() >= MINIMUM for kind in (high, low)):
                     found = cluster_auroc(values[mask], outcome[mask] == high, pairs[mask], seed=seed)
                     rows.append({"fit": name, "contrast": contrast, "step": step} | found.as_row())
     return pd.DataFrame(rows)
@@ -248,7 +252,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
             part,
             x="step",
             by="fit",
-            kind="series",
+            kind="fit",
             xlabel="decoding step",
             ylabel="AUROC",
             reference=0.5,

@@ -145,8 +145,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     fig, axes = new_figure(rows=1, cols=3, width="full", height=2.7)
     table = t["table"].assign(label=lambda d: d["attack"])
     for ax, measure, label in (
-        (axes[0], "axis", "distance from harmless, probe axis (TEXT = 1)"),
-        (axes[1], "space", "excess distance, full space (TEXT = 1)"),
+        (axes[0], "axis", "distance from harmless (TEXT = 1)"),
+        (axes[1], "space", "excess distance (TEXT = 1)"),
     ):
         panels.forest(ax, table[table["measure"] == measure], label="label", reference=0.0, xlabel=label)
     rates = table[table["measure"].str.startswith("refusal rate")].assign(side=lambda d: d["measure"].str.removeprefix("refusal rate, "))

@@ -86,7 +86,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
-    fig, axes = new_figure(rows=1, cols=2, width="full", height=3.4, width_ratios=(1.35, 1.0))
+    fig, axes = new_figure(rows=1, cols=2, width="full", height=4.2, width_ratios=(1.35, 1.0))
     table = t["table"]
     panels.transfer_matrix(axes[0], table, row="trained_on", column="tested_on", value="value", label="AUROC", vmin=0.3, vmax=1.0)
     axes[0].set_title("final norm, last prompt token")

@@ -58,8 +58,10 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
                 r_found = cluster_mean(np.log10(rank[site][mask]), pairs[mask], seed=seed)
                 curves.append(base | {"quantity": "log10_rank"} | r_found.as_row())
             last = rank[view.sites_in_order[-1]][mask]
-            for k in sorted({1, 2, 3, 5, 10, 20, 50, p.k}):
-                budget.append({"k": k, "attack": name, "class": kind} | cluster_rate(last <= k, pairs[mask], seed=seed).as_row())
+            budget += [
+                {"k": k, "attack": name, "class": kind} | cluster_rate(last <= k, pairs[mask], seed=seed).as_row()
+                for k in sorted({1, 2, 3, 5, 10, 20, 50, p.k})
+            ]
     contrasts = _contrasts(log_p[view.sites_in_order[-1]], rank[view.sites_in_order[-1]], attack, harmful, pairs, p, seed)
     return {"table": pd.DataFrame(curves), "top_k": pd.DataFrame(budget), "contrasts": pd.DataFrame(contrasts)}
 
@@ -129,7 +131,9 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         part = curves[(curves["quantity"] == "log_probability") & (curves["class"] == kind)]
         panels.layer_curve(ax, part, by="attack", ylabel="log p(refusal token), nats", legend=kind == "harmful")
         ax.set_title(f"{kind} requests")
-    axes[1].sharey(axes[0])
+    shown = curves[curves["quantity"] == "log_probability"]
+    for ax in axes[:2]:
+        ax.set_ylim(shown["low"].min() - 0.5, max(0.3, shown["high"].max()))
     top = t["top_k"]
     panels.layer_curve(
         axes[2],
@@ -137,9 +141,12 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         x="k",
         by="attack",
         xlabel="K candidates of the first token",
-        ylabel="share with a refusal token in the top K",
+        ylabel="refusal token in the top K (share)",
         legend=False,
     )
+    axes[2].set_xscale("log")
+    axes[2].set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes[2].minorticks_off()
     axes[2].set_title("harmful requests, step 0")
     axes[2].set_ylim(-0.03, 1.03)
     return fig

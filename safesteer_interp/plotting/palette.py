@@ -25,7 +25,7 @@ class Style:
     color: str
     marker: str
     label: str
-    line: str = "-"
+    line: str | tuple[int, tuple[int, ...]] = "-"
 
     def plot(self) -> dict[str, Any]:
         """Keyword arguments for `Axes.plot` and `Axes.errorbar`."""
@@ -67,9 +67,9 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "shuffled_labels": Style("#3d3d3d", "1", "control: shuffled labels", ":"),
         "bag_of_words": Style("#6b6b6b", "2", "control: bag of words", "--"),
         "prompt_length": Style("#8f8f8f", "3", "control: prompt length", "-."),
-        "random_direction": Style("#b0b0b0", "4", "control: random direction", (0, (1, 1))),  # type: ignore[arg-type]
-        "random_pairs": Style("#7d7d7d", "+", "control: random pairs", (0, (5, 1))),  # type: ignore[arg-type]
-        "raw_pixels": Style("#555555", "x", "control: raw pixels", (0, (3, 1, 1, 1))),  # type: ignore[arg-type]
+        "random_direction": Style("#b0b0b0", "4", "control: random direction", (0, (1, 1))),
+        "random_pairs": Style("#7d7d7d", "+", "control: random pairs", (0, (5, 1))),
+        "raw_pixels": Style("#555555", "x", "control: raw pixels", (0, (3, 1, 1, 1))),
     },
     "method": {
         "none": Style(BLACK, "o", "no defense"),
@@ -83,6 +83,11 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "refusal_steering": Style(PURPLE, "h", "refusal steering", "--"),
         "shiftdc": Style(SKY, "<", "ShiftDC", "--"),
         "random_direction": Style("#8f8f8f", "4", "random direction", ":"),
+    },
+    "fit": {
+        "prompt": Style(BLACK, "o", "probe fitted on prompts"),
+        "centred": Style(PURPLE, "D", "step means removed"),
+        "token": Style(ORANGE, "^", "probe fitted on tokens"),
     },
     "split": {
         "train": Style("#8f8f8f", "o", "train", ":"),
