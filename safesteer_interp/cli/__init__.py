@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("render", "redraw figures from their tables, without a model"),
     "verify": ("verify", "recompute and compare with what is stored"),
     "report": ("report", "the gallery figures/index.html"),
+    "chat": ("chat", "put a request to a model under a defense, and see what it decided"),
     "mini": ("mini", "build, train or evaluate the embedded model"),
 }
 """Command -> (module in this package, one line of help)."""

@@ -90,6 +90,13 @@ def analyses() -> Rows:
     return [{"name": a.id, "replicates": a.replicates, "what": a.question} for a in discover().values()]
 
 
+def defenses() -> Rows:
+    """Ways to answer safely, for `safesteer chat` and the evaluations."""
+    from safesteer_interp.defenses.defense import DEFENSES, defense_class
+
+    return [{"name": name, "what": (defense_class(name).__doc__ or "").strip().split("\n")[0]} for name in DEFENSES]
+
+
 KINDS: dict[str, Callable[[], Rows]] = {
     "models": models,
     "tracers": tracers,
@@ -97,6 +104,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "reads": reads,
     "attacks": attacks,
     "datasets": datasets,
+    "defenses": defenses,
     "analyses": analyses,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from safesteer_interp.tracing.tracer import Sampling
 from safesteer_interp.types import RowMask
 
 SITE = Site(SiteKind.FINAL_NORM)
-FITS: tuple[Fit, ...] = ("prompt", "centred", "token")
+FITS: tuple[str, ...] = get_args(Fit)
 HELD_OUT = 0.2
 """Share of the training pairs kept for the sign test where the data set has no validation split."""
 
@@ -91,7 +91,7 @@ def token_states(trace: Trace, rows: RowMask) -> TokenStates:
     return TokenStates(np.concatenate(states), np.concatenate(labels), np.concatenate(steps), np.concatenate(prompts))
 
 
-def fit_probe(mllm: MLLM, trace: Trace, fit: Fit = "prompt", **parameters: Any) -> DecodingProbe:
+def fit_probe(mllm: MLLM, trace: Trace, fit: str = "prompt", **parameters: Any) -> DecodingProbe:
     """The probe of one of the three fits on a training trace, with its sign test on held-out pairs where they have both kinds.
 
     Raises UsageError for an unknown fit and InputError when a class is missing.

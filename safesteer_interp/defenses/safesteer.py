@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -23,7 +23,7 @@ from safesteer_interp.defenses.fitting import SITE, fit_probe, training_trace
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.paths import write_atomic
-from safesteer_interp.probes.decoding_probe import DecodingProbe, Fit
+from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.trace import Trace
 from safesteer_interp.types import States
@@ -32,8 +32,6 @@ from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule,
 FORMAT = "safesteer-defense/1"
 SCORERS = ("probe", "random", "refusal_tokens")
 GATES = ("none", "probe")
-Scoring = Literal["probe", "random", "refusal_tokens"]
-Gate = Literal["none", "probe"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +56,17 @@ class SafeSteer(StagedDefense):
     """Of the choice among candidates; 0 takes the best."""
     mix: float = 0.0
     """Weight of the model's log-probability beside the score; 0 is the paper."""
-    gate: Gate = "none"
+    gate: str = "none"
     """"none": every request is guided (the paper); "probe": only those the probe calls harmful."""
     alignment: bool = True
     """Apply MSAV to requests the probe calls harmful; False is the paper's "w/o MSAV"."""
-    sign: Literal["printed", "toward_text"] = "toward_text"
-    norm: Literal["raw", "unit"] = "unit"
+    sign: str = "toward_text"
+    """"toward_text", or "printed": the paper's, from text towards image."""
+    norm: str = "unit"
+    """"unit" or "raw" (the paper's): see `vectors/alignment.py`."""
     strength: float = 1.0
     """Times the paper's step length |h0 - mean(CB)|."""
-    scorer: Scoring = "probe"
+    scorer: str = "probe"
     """"random" and "refusal_tokens" are the controls at equal K and steps."""
     scorer_seed: int = 0
     force: bool = False
@@ -78,11 +78,9 @@ class SafeSteer(StagedDefense):
             if getattr(self, field) not in known:
                 raise UsageError(f'SafeSteer has no {field} "{getattr(self, field)}".{did_you_mean(getattr(self, field), known)}')
         if self.alignment and self.vector is None:
-            raise UsageError(
-                "SafeSteer aligns with a vector but has none; fit it on requests in the forms SD and CB, or set alignment=False."
-            )
-        self._guided(None)  # refuses a negative temperature or mix now, not at the first answer
+            raise UsageError("SafeSteer aligns with a vector but has none; fit it on SD and CB requests, or set alignment=False.")
         self.rule  # noqa: B018  (refuses an unknown sign or norm)
+        self._guided(None)  # refuses a negative temperature or mix now, not at the first answer
 
     @property
     def rule(self) -> ApplicationRule:
@@ -91,7 +89,7 @@ class SafeSteer(StagedDefense):
 
     @classmethod
     def fit(
-        cls, mllm: MLLM, requests: Sequence[Request], *, fit: Fit = "prompt", tracing: dict[str, Any] | None = None, **options: Any
+        cls, mllm: MLLM, requests: Sequence[Request], *, fit: str = "prompt", tracing: dict[str, Any] | None = None, **options: Any
     ) -> SafeSteer:
         """Trace the training requests once (`defenses/fitting.py`; `tracing` are its options) and fit probe and vector on them.
 
@@ -100,7 +98,7 @@ class SafeSteer(StagedDefense):
         return cls.from_trace(mllm, training_trace(mllm, requests, **(tracing or {})), fit=fit, **options)
 
     @classmethod
-    def from_trace(cls, mllm: MLLM, trace: Trace, *, fit: Fit = "prompt", probe: dict[str, Any] | None = None, **options: Any) -> SafeSteer:
+    def from_trace(cls, mllm: MLLM, trace: Trace, *, fit: str = "prompt", probe: dict[str, Any] | None = None, **options: Any) -> SafeSteer:
         """Fit on a stored trace with `final_norm` at `last_prompt` and `step:1-...`; `probe` are parameters of DecodingProbe.
 
         Raises InputError when a class is missing, or (with alignment) when there are no SD and CB requests.
@@ -188,7 +186,8 @@ class SafeSteer(StagedDefense):
         parameters = {"defense": self.name, **self.parameters(), "force": None}  # forcing permits answers, it does not change them
         digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
         for probe in (self.probe, self.prompt_probe):
-            digest.update(probe.mean_.tobytes() + probe.weight_.tobytes() + probe.intercept_.tobytes())
+            for numbers in (probe.mean_, probe.coef_, probe.intercept_, probe.components_):
+                digest.update(b"" if numbers is None else numbers.tobytes())
             if probe.centring_ is not None:
                 digest.update(probe.centring_.means_.tobytes())
         if self.vector is not None and self.alignment:
