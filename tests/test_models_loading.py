@@ -156,6 +156,12 @@ def test_a_missing_shard_is_named(broken: Path) -> None:
         load_model(str(broken))
 
 
+def test_an_index_cannot_point_outside_of_the_folder(broken: Path) -> None:
+    (broken / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "../other.safetensors"}}))
+    with pytest.raises(InputError, match=r"names a weight file outside of its folder \(\.\./other\.safetensors\)"):
+        load_model(str(broken))
+
+
 def test_weights_that_lack_a_tensor_are_not_filled_at_random(broken: Path) -> None:
     weights = load_file(broken / "model.safetensors")
     dropped = next(name for name in weights if name.endswith("layers.2.mlp.up_proj.weight"))

@@ -67,11 +67,13 @@ class _Seen:
 
     def __enter__(self) -> _Seen:
         layout = self.mllm.layout
+        modules = {"final_norm": self.mllm.final_norm, "lm_head": self.mllm.lm_head}
         for i, layer in enumerate(self.mllm.layers):
-            self._watch(f"layer {i}", layer, edit=i == 0)
-            for field, path in (("attention", layout.attn_adds or layout.attention), ("mlp", layout.mlp_adds or layout.mlp)):
-                self._watch(f"{field} {i}", submodule(layer, path))
-        self._watch("final_norm", self.mllm.final_norm)
+            modules[f"layer {i}"] = layer
+            modules[f"attention {i}"] = submodule(layer, layout.attn_adds or layout.attention)
+            modules[f"mlp {i}"] = submodule(layer, layout.mlp_adds or layout.mlp)
+        for name, module in modules.items():  # only once every path is known to exist: a failure above must leave no hook
+            self._watch(name, module, edit=name == "layer 0")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,11 +153,13 @@ def _check_head(mllm: MLLM, seen: _Seen, logits: Tensor) -> None:
         return
     if not _close(seen.inputs["final_norm"], seen.outputs[f"layer {mllm.n_layers - 1}"]):
         _refuse(mllm, "final_norm", f'"{mllm.layout.final_norm}" does not receive what the last layer returns')
-    with torch.no_grad():
-        own = mllm.lm_head(state[:, -1]).float()
+    given = seen.inputs.get("lm_head")
+    if not isinstance(given, Tensor) or given.shape != state.shape or not _close(given, state):
+        _refuse(mllm, "lm_head", f'"{mllm.layout.lm_head}" does not receive what the final norm returns')
+    own = seen.outputs["lm_head"][:, -1].float()
     cap = getattr(mllm.model.config.get_text_config(), "final_logit_softcapping", None)
     if cap:
         own = cap * torch.tanh(own / cap)
     tolerance = 1e-3 if mllm.dtype == torch.float32 else 5e-2
     if own.shape != logits.shape or bool((own - logits).norm() > tolerance * logits.norm()):
-        _refuse(mllm, "final_norm or lm_head", "the head applied to the final norm does not give the model's logits")
+        _refuse(mllm, "final_norm or lm_head", "the head's output is not the model's logits")

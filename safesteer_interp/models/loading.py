@@ -219,6 +219,8 @@ def _weight_files(folder: Path) -> list[Path]:
             wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
             raise InputError(f"{index} is not a readable index of weight files ({cause}); fetch it again.") from None
+        if strays := [shard for shard in wanted if not isinstance(shard, str) or Path(shard).name != shard]:
+            raise InputError(f"{index} names a weight file outside of its folder ({strays[0]}); fetch the checkpoint again.")
         if lacking := [shard for shard in wanted if not (folder / shard).is_file()]:
             raise InputError(f"{folder} lacks {len(lacking)} of {len(wanted)} weight files (first: {lacking[0]}); fetch the rest.")
         files = [folder / shard for shard in wanted]

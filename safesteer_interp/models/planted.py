@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -315,9 +316,7 @@ def _write_vision(model: LlavaForConditionalGeneration, rotation: Tensor, harm: 
     projector.linear_2.bias.copy_(rotation @ (base - offset * out.sum(1)))
 
 
-def _write_layer(
-    layer: torch.nn.Module, rotation: Tensor, generator: torch.Generator, gap: float, token_scores: float, *, planted: bool
-) -> None:
+def _write_layer(layer: Any, rotation: Tensor, generator: torch.Generator, gap: float, token_scores: float, *, planted: bool) -> None:
     """Heads 1-3 and the MLP stir the unread subspace; in the planted layer, head 0 gathers evidence and one MLP unit scores words."""
 
     def drawn(*shape: int) -> Tensor:
