@@ -36,7 +36,7 @@ def planted(n: int = 120, d: int = 24, gap: float = 4.0, seed: int = 0) -> tuple
 @pytest.mark.parametrize("solver", ["lbfgs", "rds"])
 def test_passes_every_check_of_scikit_learn(solver: str) -> None:
     failed = []
-    for estimator, check in estimator_checks_generator(DecodingProbe(solver=solver, learning_rate=1e-2, max_epochs=500)):
+    for estimator, check in estimator_checks_generator(DecodingProbe(solver=solver, learning_rate=5e-2, max_epochs=100)):
         try:
             check(estimator)
         except Exception as cause:  # every failure is listed at once, by name  # noqa: BLE001
