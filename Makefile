@@ -43,7 +43,7 @@ test-gpu: setup  ## the tests that need an accelerator
 
 lint: setup  ## style, types and import rules
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy safesteer_interp analyses $(wildcard benchmarks/*.py)
 	$(BIN)/lint-imports
 
 format: setup  ## let ruff format the code
