@@ -114,7 +114,9 @@ class Chat:
             raise UsageError(f"--temperature {self.temperature} is not possible; give 0 (greedy) or more.")
         if self.defense == "safesteer":
             from safesteer_interp.decoding.policies import check_budget
+            from safesteer_interp.defenses.fitting import check_fit
 
+            check_fit(self.fit)
             check_budget(self.k, self.steps, self.max_new_tokens)
 
     def _defense(self, mllm: MLLM) -> Defense:

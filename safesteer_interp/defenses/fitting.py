@@ -28,6 +28,12 @@ HELD_OUT = 0.2
 """Share of the training pairs kept for the sign test where the data set has no validation split."""
 
 
+def check_fit(fit: str) -> None:
+    """Raise UsageError unless `fit` names one of the three fits."""
+    if fit not in FITS:
+        raise UsageError(f'"{fit}" is not a fit of the probe; expected one of {", ".join(FITS)}.')
+
+
 def training_trace(
     mllm: MLLM,
     requests: Sequence[Request],
@@ -96,8 +102,7 @@ def fit_probe(mllm: MLLM, trace: Trace, fit: str = "prompt", **parameters: Any) 
 
     Raises UsageError for an unknown fit and InputError when a class is missing.
     """
-    if fit not in FITS:
-        raise UsageError(f'"{fit}" is not a fit of the probe; expected one of {", ".join(FITS)}.')
+    check_fit(fit)
     index = trace.index
     held = held_out(index)
     tested = token_states(trace, held)
