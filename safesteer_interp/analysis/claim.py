@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+import pandas as pd
+
 from safesteer_interp.statistics import Estimate
 
 SCHEMA_VERSION = 1
@@ -115,7 +117,7 @@ def _region(claim: Claim) -> str:
     return f"{claim.direction} {claim.threshold:g}{unit}"
 
 
-def estimate_of(row: Mapping[str, Any], *, value: str = "value", low: str = "low", high: str = "high") -> Estimate:
+def estimate_of(row: Mapping[str, Any] | pd.Series, *, value: str = "value", low: str = "low", high: str = "high") -> Estimate:
     """The Estimate kept in one table row (columns value, low, high, n, and clusters and level where present)."""
     clusters = row.get("clusters")
     known = clusters is not None and math.isfinite(float(clusters))

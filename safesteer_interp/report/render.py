@@ -11,7 +11,8 @@ from safesteer_interp.analysis.analysis import Analysis, like_returned
 from safesteer_interp.analysis.discovery import choose, discover
 from safesteer_interp.analysis.files import read_json, table_files, write_text
 from safesteer_interp.analysis.params import from_record
-from safesteer_interp.errors import InputError
+from safesteer_interp.analysis.results import MEASURE_ERRORS
+from safesteer_interp.errors import InputError, SafeSteerError
 from safesteer_interp.plotting.save import FORMATS, save_figure
 from safesteer_interp.plotting.style import style
 from safesteer_interp.report.tables import latex, markdown
@@ -46,12 +47,18 @@ def render_folder(analysis: Analysis, folder: Path) -> list[Path]:
 def render(ids: Iterable[str] = (), *, figures: Path = Path("figures"), folder: Path | None = None) -> list[Path]:
     """Draws every stored result of the analyses asked for (none asked: all) again; no model is loaded.
 
-    Raises UsageError for an unknown analysis, InputError when there is no result.
+    Raises UsageError for an unknown analysis, InputError when there is no result, or, once the others are drawn, naming the results
+    that could not be (a damaged file, or a table from before the analysis was changed).
     """
-    written = []
+    written, failures = [], []
     for analysis in choose(ids, discover(folder)):
         for record in sorted((Path(figures) / analysis.id).glob("*/provenance.json")):
-            written += render_folder(analysis, record.parent)
+            try:
+                written += render_folder(analysis, record.parent)
+            except MEASURE_ERRORS as cause:
+                failures.append(f"{record.parent}: {cause if isinstance(cause, SafeSteerError) else repr(cause)}")
+    if failures:
+        raise InputError("could not draw " + "; ".join(failures) + ". Run these analyses again with `safesteer run`.")
     if not written:
         raise InputError(f"no stored result below {figures}; make some with `safesteer run`.")
     return written
