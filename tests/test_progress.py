@@ -38,7 +38,11 @@ def test_a_terminal_gets_a_bar_with_an_eta(capsys: pytest.CaptureFixture[str], m
 
 
 def test_an_interrupted_job_reports_no_false_end(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), progress_bar("tracing", 4) as advance:
-        advance(2)
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with progress_bar("tracing", 4) as advance:
+            advance(2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert "done" not in capsys.readouterr().err
