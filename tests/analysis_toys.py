@@ -115,7 +115,8 @@ def table(ctx, p):
 def claims(t, p):
     row = t["table"].iloc[0]
     e = Estimate(float(row.value), float(row.low), float(row.high), int(row.n))
-    return [Claim("short", "Answers are short.", e, "below", p.tokens + 0.5, (Control("raw_pixels", Estimate(9.0, 8.0, 10.0, 2)),), "tokens")]
+    control = Control("raw_pixels", Estimate(9.0, 8.0, 10.0, 2))
+    return [Claim("short", "Answers are short.", e, "below", p.tokens + 0.5, (control,), "tokens")]
 
 
 def draw(t, p):

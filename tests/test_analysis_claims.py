@@ -99,7 +99,9 @@ class Settings:
 
 
 def test_parameters_are_read_from_text() -> None:
-    p = with_overrides(Settings, {"pairs": "none", "layers": "0-3,7", "attacks": "SD,TYPO", "rate": "1e-2", "mode": "lda", "verbose": "yes"})
+    p = with_overrides(
+        Settings, {"pairs": "none", "layers": "0-3,7", "attacks": "SD,TYPO", "rate": "1e-2", "mode": "lda", "verbose": "yes"}
+    )
     assert p == Settings(None, (0, 1, 2, 3, 7), (Attack.SD, Attack.TYPO), 0.01, "lda", True)
     assert from_record(Settings, as_record(p)) == p
     assert json.loads(json.dumps(as_record(p)))["attacks"] == ["SD", "TYPO"]

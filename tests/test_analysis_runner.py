@@ -102,7 +102,7 @@ def test_every_request_runs_once_and_a_later_run_reads_the_store(
     assert not bench.missing([TraceSpec(attacks=(Attack.CB,), pairs=3)])
     assert bench.missing([TraceSpec(attacks=(Attack.TYPO,), pairs=3)])
     run(ids=("readable",), bench=bench, overrides={"pairs": "4"})
-    stored = {i for i in traced}
+    stored = set(traced)
     assert {i for ids in seen for i in ids} <= stored, "a smaller run must find its requests in the stored traces"
 
 
@@ -159,9 +159,7 @@ def test_an_interrupted_run_resumes(run: Callable[..., Any], tmp_path: Path) -> 
     assert {r.id: r.status for r in run().results} == {"readable": "unchanged", "lengths": "done"}
 
 
-def test_an_image_analysis_is_skipped_on_a_text_only_model(
-    run: Callable[..., Any], tiny: Callable[[str], Any], tmp_path: Path
-) -> None:
+def test_an_image_analysis_is_skipped_on_a_text_only_model(run: Callable[..., Any], tiny: Callable[[str], Any], tmp_path: Path) -> None:
     bench = bench_on(tiny("llama"), tmp_path)
     report = run("lengths", bench=bench)
     assert [r.status for r in report.results] == ["skipped"] and report.exit_code == 0
@@ -171,9 +169,9 @@ def test_an_image_analysis_is_skipped_on_a_text_only_model(
 
 
 def test_bad_names_get_the_nearest_ones(run: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match='"readible".*"readable"'):
+    with pytest.raises(UsageError, match=r'"readible".*"readable"'):
         run("readable", ids=("readible",))
-    with pytest.raises(UsageError, match="--set pair: no such parameter.*pairs"):
+    with pytest.raises(UsageError, match=r"--set pair: no such parameter.*pairs"):
         run("readable", overrides={"pair": "3"})
     with pytest.raises(UsageError, match='called "reader"'):
         run("readable", overrides={"reader.pairs": "3"})
@@ -200,7 +198,7 @@ def test_a_file_that_is_no_analysis_is_named(tmp_path: Path, text: str, words: s
 def test_an_id_must_be_the_files_name(tmp_path: Path) -> None:
     folder = write_toys(tmp_path, "readable")
     shutil.move(folder / "readable.py", folder / "legible.py")
-    with pytest.raises(UsageError, match='"readable".*"legible"'):
+    with pytest.raises(UsageError, match=r'"readable".*"legible"'):
         runner.discover(folder)
 
 
@@ -215,9 +213,7 @@ def test_the_plan_counts_and_makes_nothing(planted: Any, tmp_path: Path, fresh_c
     assert not (tmp_path / "traces").exists()
 
 
-def test_verify_passes_what_nobody_touched_and_names_what_somebody_did(
-    run: Callable[..., Any], planted: Any, tmp_path: Path
-) -> None:
+def test_verify_passes_what_nobody_touched_and_names_what_somebody_did(run: Callable[..., Any], planted: Any, tmp_path: Path) -> None:
     run("readable")
     figures, folder = tmp_path / "figures", tmp_path / "analyses"
     benches = {"planted": bench_on(planted, tmp_path)}
@@ -264,7 +260,7 @@ def test_a_sweep_reads_the_stored_trace_and_tabulates_claims(run: Callable[..., 
     assert json.dumps(report.record())
     lists = runner.sweep("readable", {"sites": "final_norm"}, out=tmp_path / "sweeps", folder=folder, bench=bench)
     assert len(lists.runs) == 1 and (tmp_path / "sweeps" / PLANTED / "all" / "claims.json").is_file()
-    with pytest.raises(UsageError, match='"seeds" to sweep.*"seed"'):
+    with pytest.raises(UsageError, match=r'"seeds" to sweep.*"seed"'):
         runner.sweep("readable", {"seeds": "1"}, folder=folder, bench=bench)
     with pytest.raises(UsageError, match="whole number"):
         runner.sweep("readable", {"seed": "one"}, folder=folder, bench=bench)
@@ -290,12 +286,14 @@ def test_rendering_names_what_it_cannot_draw(run: Callable[..., Any], tmp_path: 
     with pytest.raises(InputError, match="no stored result"):
         render(figures=tmp_path / "none", folder=tmp_path / "analyses")
     (tmp_path / "figures" / PLANTED / "table.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="readable.*forest needs the columns"):
+    with pytest.raises(InputError, match=r"readable.*forest needs the columns"):
         render(figures=tmp_path / "figures", folder=tmp_path / "analyses")
 
 
 def test_a_table_survives_its_csv() -> None:
-    table = pd.DataFrame({"attack": ["none", "NA", ""], "value": [1 / 3, float("nan"), 2.0], "harmful": [True, False, True], "n": [1, 2, 3]})
+    table = pd.DataFrame(
+        {"attack": ["none", "NA", ""], "value": [1 / 3, float("nan"), 2.0], "harmful": [True, False, True], "n": [1, 2, 3]}
+    )
     back = round_trip(table)
     assert list(back["attack"]) == ["none", "NA", ""] and back["harmful"].dtype == bool and back["n"].dtype == int
     assert back["value"].iloc[0] == 0.333333 and back["value"].isna().sum() == 1

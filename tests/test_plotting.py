@@ -86,7 +86,7 @@ def test_layer_curve_draws_a_line_and_a_band_per_entity() -> None:
     assert [line.get_color() for line in ax.lines[:3]] == [style_of("attack", a).color for a in ("CB", "SD", "shuffled_labels")]
     assert len(ax.collections) == 3
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [-1, 0, 1, 2, 3])
-    assert [t.get_text() for t in ax.get_xticklabels()][0] == "embed"
+    assert ax.get_xticklabels()[0].get_text() == "embed"
     assert ax.get_xlabel() == "decoder layer" and ax.get_ylabel() == "AUROC"
     assert labels(figure) == ["CB (text, blank image)", "SD (picture)", "control: shuffled labels"]
     assert figure.get_figwidth() == pytest.approx(3.4)
@@ -211,7 +211,7 @@ def test_token_strip_shows_blanks_and_strikes_what_was_replaced() -> None:
 def test_a_panel_names_the_columns_it_misses(panel: Any) -> None:
     with style():
         _, ax = new_figure()
-        with pytest.raises(ValueError, match="needs the columns.*'low'"):
+        with pytest.raises(ValueError, match=r"needs the columns.*'low'"):
             panel(ax, pd.DataFrame({"value": [1.0]}))
 
 

@@ -1,0 +1,139 @@
+"""Where the time of `make figures` goes: loading, tracing, each analysis, drawing, the gallery, and a second run.
+
+    python benchmarks/figure_time.py [--model mini] [--profile quick] [--out benchmarks/figure_time.json] [IDS ...]
+
+Everything is made from nothing in temporary folders, so neither figures/ nor the user's traces are touched; only a prepared `mini` is
+taken from the user cache, and its preparation is not part of the time. Prints a table and writes it, with the limits of the project,
+as JSON. Exit code 1 when a limit is passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMITS = {"first run": 600.0, "second run": 60.0, "render and gallery": 20.0}
+"""Seconds on two cores, from the project's own goals."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ids", nargs="*", help="analyses; all when none is named")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--profile", default="quick", choices=("quick", "full"))
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "figure_time.json")
+    chosen = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="figure-time-") as place:
+        record = measure(chosen.ids, chosen.model, chosen.profile, Path(place))
+    chosen.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    show(record)
+    return 1 if record["over_limit"] else 0
+
+
+def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[str, Any]:
+    """Times a run from nothing, the same run again, and drawing in a fresh process. `place` must be empty."""
+    figures = place / "figures"
+    stages: list[tuple[str, float]] = []
+    begun = time.perf_counter()
+    from safesteer_interp import report
+    from safesteer_interp.analysis import files, runner
+
+    stages.append(("import", time.perf_counter() - begun))
+    bench = _timed_workbench(runner.Settings(model=model, store=place / "traces"))
+    begun = time.perf_counter()
+    name = str(bench.model.name)
+    stages.append(("load the model", time.perf_counter() - begun))
+    drawing: list[float] = []
+
+    def render(analysis: Any, folder: Path) -> list[Path]:
+        started = time.perf_counter()
+        written = report.render_folder(analysis, folder)
+        drawing.append(time.perf_counter() - started)
+        return written
+
+    # `mini` is built into the user cache once; only what this run itself would cache goes to the temporary folder.
+    kept = os.environ.get("SAFESTEER_CACHE")
+    os.environ["SAFESTEER_CACHE"] = str(place / "cache")
+    try:
+        first = runner.run(ids, profile=profile, out=figures, render=render, bench=bench)
+        again = runner.run(ids, profile=profile, out=figures, render=render, bench=bench)
+    finally:
+        if kept is None:
+            del os.environ["SAFESTEER_CACHE"]
+        else:
+            os.environ["SAFESTEER_CACHE"] = kept
+    tracing = sum(seconds for _, seconds in bench.traced)
+    stages += [("trace", tracing), *((f"trace: {what}", seconds) for what, seconds in bench.traced)]
+    stages += [(f"analysis: {r.id}", r.seconds) for r in first.results]
+    stages.append(("of which drawing", sum(drawing)))
+    fresh = _render_in_a_fresh_process(figures)
+    loading = dict(stages)["import"] + dict(stages)["load the model"]
+    totals = {"first run": first.seconds + loading, "second run": again.seconds + loading, "render and gallery": fresh}
+    return {
+        "model": name,
+        "profile": profile,
+        "folder": files.folder_name(name, bench.dataset),
+        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "load_before": round(os.getloadavg()[0], 2)},
+        "stages": [{"stage": stage, "seconds": round(seconds, 2)} for stage, seconds in stages],
+        "totals": {k: round(v, 2) for k, v in totals.items()},
+        "limits": LIMITS,
+        "over_limit": [k for k, limit in LIMITS.items() if totals[k] > limit],
+        "statuses": {"first": {r.id: r.status for r in first.results}, "second": {r.id: r.status for r in again.results}},
+    }
+
+
+def _render_in_a_fresh_process(figures: Path) -> float:
+    lines = ("from pathlib import Path", "from safesteer_interp import report", f"f = Path({str(figures)!r})", "report.render(figures=f)")
+    code = "; ".join((*lines, "report.build(f)"))
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    return time.perf_counter() - begun
+
+
+def show(record: dict[str, Any]) -> None:
+    """Prints the record as a table."""
+    table = Table(title=f"{record['model']}, profile {record['profile']}, {record['machine']['cores']} cores")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    for row in record["stages"]:
+        table.add_row(row["stage"], f"{row['seconds']:.1f}")
+    for name, seconds in record["totals"].items():
+        table.add_row(f"{name} (limit {record['limits'][name]:.0f})", f"{seconds:.1f}", style="bold")
+    Console().print(table)
+
+
+def _timed_workbench(settings: Any) -> Any:
+    """A workbench that remembers how long each trace took."""
+    from safesteer_interp.analysis.workbench import Workbench
+
+    class Timed(Workbench):
+        traced: list[tuple[str, float]]
+
+        def make(self, group: Any) -> None:
+            begun = time.perf_counter()
+            super().make(group)
+            d = group.demand
+            what = f"{len(group.requests)} requests, {len(d.sites)} sites, {len(d.reads)} reads, {d.max_new_tokens} new tokens"
+            self.traced.append((what, time.perf_counter() - begun))
+
+    bench = Timed(settings)
+    bench.traced = []
+    return bench
+
+
+if __name__ == "__main__":
+    sys.exit(main())
