@@ -72,7 +72,7 @@ HARM_UNIT, GAP_SIZE, GAP_AGAINST_HARM = 2.0, 6.0, 1 / 3  # residual units; share
 NOISE, THRESHOLD, SHARPNESS = 0.5, 0.6, 10.0  # sd of the harm score, score at which refusal wins, logits per unit of score
 REFUSAL_SCORE, COMPLIANCE_SCORE = 0.8, -0.5  # what layer 3 adds to the harm score of answer words
 _SEEN = NORM / 2  # norm of a state after RMSNorm
-FOUR_FILLERS = 1.6  # sd of the sum of four of the fillers' quantiles, drawn without replacement
+FOUR_FILLERS = 1.81  # sd of the sum of four of the fillers' quantiles, drawn without replacement
 
 
 @dataclass(frozen=True)
@@ -261,9 +261,7 @@ def _embeddings(tokenizer: PreTrainedTokenizerFast, generator: torch.Generator, 
     table[content, MARK] = NORM / 4
     table[tokenizer.convert_tokens_to_ids(list(HARMFUL_VERBS)), EVIDENCE] = harm * VERB_EVIDENCE
     for word, quantile in FILLER_NOISE.items():
-        table[tokenizer.convert_tokens_to_ids(word), EVIDENCE] = (
-            noise * NOISE / 1.74 * VERB_EVIDENCE * quantile
-        )  # 1.74: sd of the sum of four quantiles
+        table[tokenizer.convert_tokens_to_ids(word), EVIDENCE] = noise * NOISE * VERB_EVIDENCE * quantile / FOUR_FILLERS
     for words, score in ((REFUSAL, REFUSAL_SCORE), (OPENERS + COMPLIANCE, COMPLIANCE_SCORE)):
         table[tokenizer.convert_tokens_to_ids(words), SCORE] = score
     rest = (NORM**2 - table.pow(2).sum(1)).sqrt()
@@ -329,11 +327,11 @@ def _write_layer(layer: Any, rotation: Tensor, generator: torch.Generator, gap: 
     gate, up, down = (torch.zeros(*shape, dtype=torch.float64) for shape in ((MLP, D), (MLP, D), (D, MLP)))
     for matrix in (gate, up):
         matrix[1:, UNREAD] = 0.3 * drawn(MLP - 1, 8)
-        matrix[1:, FILLER_SPACE] = 0.1 * drawn(MLP - 1, 16)
+        matrix[1:, FILLER_SPACE] = 0.05 * drawn(MLP - 1, 16)
     down[UNREAD, 1:] = 0.02 * drawn(8, MLP - 1)
     if planted:
         slow = HEAD // 2 - 1  # the rotary pair that turns least, so that position does not matter
-        query[slow, ONE], key[slow, MARK] = 4.0, 3.0  # content tokens outweigh the others by exp(12)
+        query[slow, ONE], key[slow, MARK] = 4.0, 2.0  # content tokens outweigh the others by exp(8)
         value[0, EVIDENCE], value[1, GAP] = NORM / _SEEN, NORM / _SEEN
         out[HARM, 0] = HARM_UNIT * TEXT_CONTENT / VERB_EVIDENCE
         out[:, 1] = _gap_coordinates(gap) * GAP_SIZE * 7 / 6  # 12 of a picture prompt's 14 content tokens are patches
