@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, reduce
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -118,6 +120,7 @@ class NnsightTracer(SteppedTracer):
             config.API.APIKEY = key
             config.APP.REMOTE_LOGGING = False
         envoy = self.nnsight.TransformersModel(twin(self.model), task=task, **helpers)
+        self.nnsight.register("safesteer_interp")  # what an edit uses of this package travels with it: the server has none
         if self.remote != "local":
             named = re.fullmatch(r"hub (\S+), revision (\S+)", self.mllm.source)
             if named is None:
@@ -156,7 +159,7 @@ class NnsightTracer(SteppedTracer):
         plan = GenerationConfig(max_new_tokens=last_step + 1, do_sample=False, num_beams=1, use_cache=True, repetition_penalty=1.0,
                                 eos_token_id=stops, pad_token_id=pad_id(self.mllm))  # fmt: skip
         try:
-            with root.generate(**batch.inputs, generation_config=plan, remote=remote) as tracer:
+            with _quiet(), root.generate(**batch.inputs, generation_config=plan, remote=remote) as tracer:
                 passes = save([])
                 chosen = save([])
                 alive = torch.ones(roles.shape[0], dtype=torch.bool)
@@ -219,6 +222,14 @@ class NnsightTracer(SteppedTracer):
                 found.states |= {(site, read): states[str(site), str(read)] for site in sites}
         self._fill_missing(found, sites, reads, len(batch.requests))
         return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without nnsight's warning about a loop that answers ended early cut short; `_read_back` fills the steps that never came."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was never reached.*")
+        yield
 
 
 def _child(envoy: Any, name: str) -> Any:
