@@ -108,7 +108,6 @@ SMOLVLM = replace(
     LAYOUT,
     family="smolvlm",
     model_types=("smolvlm",),
-    bridge=False,
     processor_class=lambda: named_as(SmolVLMProcessor, _ImageOnly),
     tiny=tiny_smolvlm,
 )
