@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from analysis_toys import bench_on, write_toys
 
-from safesteer_interp.analysis import runner
+from safesteer_interp.analysis import provenance, runner
 from safesteer_interp.analysis.analysis import TraceSpec
 from safesteer_interp.analysis.files import files_of, folder_name, round_trip, sha256_of
 from safesteer_interp.errors import InputError, UsageError
@@ -25,8 +25,10 @@ PLANTED = Path("readable") / "planted"
 
 
 @pytest.fixture
-def run(planted: Any, tmp_path: Path, fresh_cache: Path) -> Callable[..., Any]:
-    """Runs toy analyses into tmp_path/figures with one store per test."""
+def run(planted: Any, tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs toy analyses into tmp_path/figures with one store per test; the package counts as unchanged while a test runs."""
+    monkeypatch.setattr(provenance, "measuring_code", lambda: "measuring")
+    monkeypatch.setattr(provenance, "drawing_code", lambda: "drawing")
 
     def call(*names: str, ids: tuple[str, ...] = (), bench: Any = None, **options: Any) -> Any:
         folder = write_toys(tmp_path, *names)
@@ -113,7 +115,6 @@ def test_a_view_holds_what_its_spec_asked_for(planted: Any, tmp_path: Path, fres
     whole, part = bench.view(long), bench.view(short)
     assert list(part.index["request"]) == [r.id for r in part.requests]
     assert set(part.index["split"]) == {"test"}
-    assert [g[:1] for g in whole.generated if g][:1] == [g for g in part.generated if g][:1] or part.generated
     assert all(len(g) <= 1 for g in part.generated) and part.index["n_generated"].max() <= 1
     at = [i for i, r in enumerate(whole.requests) if r.split is Split.TEST]
     assert (whole.rows("final_norm", "step:1")[at] == part.rows("final_norm", "step:1"))[part.present("step:1")].all()
@@ -305,3 +306,13 @@ def test_folder_names_are_safe_and_tell_data_sets_apart(tmp_path: Path) -> None:
     assert folder_name("Qwen/Qwen2.5-VL-3B-Instruct", "figstep") == "Qwen--Qwen2.5-VL-3B-Instruct@figstep"
     assert folder_name("tiny:llava", "../../etc/data.jsonl") == "tiny-llava@data.jsonl"
     assert not files_of(tmp_path, {"absent.csv": "0"})
+
+
+def test_a_change_of_the_measuring_code_measures_again_one_of_the_drawing_code_draws_again(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("readable").results[0].status == "done"
+    monkeypatch.setattr(provenance, "drawing_code", lambda: "new drawing")
+    assert [run().results[0].status for _ in range(2)] == ["redrawn", "unchanged"]
+    monkeypatch.setattr(provenance, "measuring_code", lambda: "new measuring")
+    assert [run().results[0].status for _ in range(2)] == ["done", "unchanged"]

@@ -144,9 +144,12 @@ def estimate_record(estimate: Estimate) -> dict[str, Any]:
 
 
 def claim_records(claims: Sequence[Claim], *, model: str, dataset: str, scope: str) -> dict[str, Any]:
-    """What claims.json holds: schema, model, data set, scope, and per claim everything a reader needs to judge it.
+    """What claims.json holds. Raises ValueError when two claims share an id.
 
-    Raises ValueError when two claims share an id.
+    Fields: schema (version), model, dataset, scope (the sentence that limits every claim), claims. Each claim: id, statement, verdict
+    ("supported", "contradicted", "undecided"), reason, estimate, unit, direction ("above", "below", "within"), threshold (a number;
+    [low, high] for "within"), controls (name, null, estimate), note. Each estimate: value, low, high (null where there is none), n,
+    clusters (independent units; null where rows are independent), level (of the interval, 0.95).
     """
     ids = [c.id for c in claims]
     if len(set(ids)) != len(ids):

@@ -1,4 +1,4 @@
-"""Plans the traces: unites what all analyses ask of each request, so that every request runs through the model once.
+"""Plans the traces: unites what all analyses ask of each request, so that a request runs through the model as rarely as can be.
 
 A demand is what one spec asks of one request (sites, reads, tokens, logits). Demands of one request are united, requests with equal
 demands form a group, and a group is one `collect`. A catalogue beside the store remembers what each stored trace holds, so that an
@@ -16,6 +16,9 @@ from typing import Any
 from safesteer_interp.analysis.analysis import TraceSpec
 from safesteer_interp.analysis.files import write_json
 from safesteer_interp.sites import ReadKind, parse_reads, parse_sites
+
+SMALL = 2**20
+"""Bytes of states per request below which demands are always united."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +126,26 @@ class Catalogue:
         return [g for g in self.groups if g.demand.covers(demand) and g.requests.items() <= current.items()]
 
 
-def unite(wanted: Iterable[tuple[Demand, Sequence[tuple[str, str]]]]) -> list[Group]:
-    """Groups that answer all demands, each request in one group per lane. `wanted` gives (demand, [(request id, key), ...])."""
-    demands: dict[tuple[tuple[str, float, int], str], tuple[Demand, str]] = {}
+def unite(wanted: Iterable[tuple[Demand, Sequence[tuple[str, str]]]], width: int) -> list[Group]:
+    """Groups that answer all demands. `wanted` gives (demand, [(request id, key), ...]), `width` is that of the residual stream.
+
+    A trace keeps every site at every read, so uniting "all layers at the prompt" with "one site at 24 steps" stores far more than was
+    asked. Demands of one request are united while that costs little (`SMALL` bytes, or twice what was asked); on large models the
+    request then runs twice instead of filling the disk.
+    """
+    demands: dict[tuple[tuple[str, float, int], str], tuple[list[Demand], str]] = {}
     for demand, requests in wanted:
         for request, key in requests:
-            place = (demand.lane, request)
-            known = demands.get(place)
-            demands[place] = (demand if known is None else known[0].united(demand), key)
+            known, _ = demands.setdefault((demand.lane, request), ([], key))
+            for i, other in enumerate(known):
+                both = other.united(demand)
+                if both.n_bytes(width) <= max(SMALL, 2 * (other.n_bytes(width) + demand.n_bytes(width))):
+                    known[i] = both
+                    break
+            else:
+                known.append(demand)
     groups: dict[Demand, Group] = {}
-    for (_, request), (demand, key) in demands.items():
-        groups.setdefault(demand, Group(demand)).requests[request] = key
+    for (_, request), (found, key) in demands.items():
+        for demand in found:
+            groups.setdefault(demand, Group(demand)).requests[request] = key
     return list(groups.values())

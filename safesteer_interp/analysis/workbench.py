@@ -127,7 +127,7 @@ class Workbench:
             stored = {item for group in self._answering(demand) for item in group.requests.items()}
             keyed = [(r.id, self.key_of(r)) for r in self.requests_for(spec)]
             wanted.append((demand, [item for item in keyed if item not in stored]))
-        return unite(wanted)
+        return unite(wanted, int(self.model.width))
 
     def make(self, group: Group) -> None:
         """Traces a group, or finds it in the store, where a damaged shard is made again."""
