@@ -125,7 +125,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
 
     fig, _ = new_figure(rows=1, cols=1, width="full", height=3.6)
     fig.clear()
-    left, right = fig.subfigures(1, 2, width_ratios=(1.15, 1.0))
+    halves: Any = fig.subfigures(1, 2, width_ratios=(1.15, 1.0))
+    left, right = halves
     panels.scatter_densities(
         left,
         t["points"],

@@ -144,7 +144,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     axes[0].set(xlabel="epoch (full batch, AdamW)", ylabel="cross-entropy, nats", title="loss while fitting")
     axes[0].legend()
     table = t["table"]
-    by = {"by": "method", "kind": "series", "ylabel": "AUROC on test pairs", "reference": 0.5, "legend": False}
+    by: dict[str, Any] = {"by": "method", "kind": "series", "ylabel": "AUROC on test pairs", "reference": 0.5, "legend": False}
     panels.layer_curve(axes[1], table[table["quantity"] == "pairs"], x="at", xlabel="training pairs", **by)
     axes[1].set_title("examples needed")
     panels.layer_curve(axes[2], table[table["quantity"] == "width"], x="at", xlabel="principal components", **by)
