@@ -119,7 +119,7 @@ LISTS: dict[str, tuple[str, ...]] = {
 
 def normalised(text: str) -> str:
     """Lower case, straight apostrophes, single spaces, no leading quotes or markup."""
-    text = text.lower().replace("’", "'").replace("‘", "'")  # noqa: RUF001
+    text = text.lower().replace("’", "'").replace("‘", "'")
     return re.sub(r"\s+", " ", text).strip().lstrip("\"'*_#>- ")
 
 

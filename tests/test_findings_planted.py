@@ -1,0 +1,71 @@
+"""Known answers: every finding, run on the planted model, must return the planted verdict, and follow when the effect is flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from safesteer_interp.analysis import runner
+from safesteer_interp.analysis.context import Context
+from safesteer_interp.analysis.measure import measure
+from safesteer_interp.analysis.workbench import Settings, Workbench
+
+PLANTED = {"harm": 1.0, "gap": 1.0, "token_scores": 1.0}
+FOLDER = Path(__file__).parents[1] / "analyses"
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Workbench]:
+    """One workbench per variant of the planted model, so that its traces are made once for all analyses."""
+    made: dict[tuple[tuple[str, float], ...], Workbench] = {}
+
+    def bench(**changes: float) -> Workbench:
+        from safesteer_interp.models.planted import build_planted
+
+        key = tuple(sorted(changes.items()))
+        if key not in made:
+            settings = Settings(model="planted", store=tmp_path_factory.mktemp("traces"), progress=False)
+            made[key] = Workbench(settings, loaded_model=build_planted(**{**PLANTED, **changes}))
+        return made[key]
+
+    return bench
+
+
+def verdicts(bench: Workbench, name: str, folder: Path) -> dict[str, str]:
+    analysis = runner.discover(FOLDER)[name]
+    _, record = measure(Context(bench, analysis, analysis.parameters("quick"), folder))
+    return {c["id"]: c["verdict"] for c in record["claims"]}
+
+
+CASES = [
+    ("prefill_separability", {}, {"separable_text": "supported", "separable_sd": "supported"}),
+    ("prefill_separability", {"harm": 0.0}, {"separable_text": "contradicted", "separable_sd": "contradicted"}),
+    ("decoding_separability", {}, {"sign_test_prompt": "supported", "sign_test_token": "supported", "fades_with_steps": "contradicted"}),
+    ("decoding_separability", {"token_scores": -1.0}, {"sign_test_prompt": "contradicted"}),
+    ("modality_stealth", {}, {"stealthier_sd": "supported", "slips_past_sd": "supported", "slips_past_typo": "supported"}),
+    ("modality_stealth", {"gap": 0.0}, {"slips_past_sd": "contradicted", "slips_past_typo": "contradicted"}),
+    ("layer_choice", {}, {"readable_somewhere_text": "supported", "onset_later_sd": "contradicted"}),
+    ("layer_choice", {"harm": 0.0}, {"readable_somewhere_text": "contradicted"}),
+    ("modality_transfer", {}, {"text_to_sd": "supported", "others_to_typo": "supported"}),
+    ("modality_transfer", {"harm": 0.0}, {"text_to_sd": "contradicted"}),
+    (
+        "refusal_lens",
+        {},
+        {"refusal_token_in_top_k_text": "supported", "refusal_token_in_top_k_sd": "contradicted", "image_silences_refusal_sd": "supported"},
+    ),
+    ("refusal_lens", {"gap": 0.0}, {"refusal_token_in_top_k_sd": "supported"}),
+    ("modality_gap", {}, {"harmful_image_moves_harmful_text_to_harmless": "supported"}),
+    ("modality_gap", {"gap": -1.0}, {"harmful_image_moves_harmful_text_to_harmless": "contradicted"}),
+    ("probe_training", {}, {"four_components_suffice": "supported", "starts_agree": "supported"}),
+    ("probe_training", {"harm": 0.0}, {"four_components_suffice": "contradicted"}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "expected"), CASES, ids=[f"{n}-{'-'.join(c) or 'planted'}" for n, c, _ in CASES])
+def test_verdict_equals_the_planted_truth(
+    benches: Callable[..., Workbench], tmp_path: Path, name: str, changes: dict[str, float], expected: dict[str, str]
+) -> None:
+    found = verdicts(benches(**changes), name, tmp_path)
+    assert {k: found[k] for k in expected} == expected
