@@ -214,11 +214,15 @@ def test_published_figstep() -> None:
 
 @needs["mm_safetybench"]
 def test_published_mm_safetybench() -> None:
-    both = load_requests("mm_safetybench", ROOT, include_unclear=True)
+    both = load_requests("mm_safetybench", ROOT, include_unclear=True, benign=False)
     assert len(both) == 2 * 1680 and len({r.id for r in both}) == len(both)
     assert {r.scenario for r in both} == set(SCENARIOS)
-    assert {r.scenario for r in load_requests("mm_safetybench", ROOT)} == set(SCENARIOS[:9])
-    assert len(load_requests("mm_safetybench", ROOT, include_unclear=True, tiny=True)) == 2 * 168
+    assert {r.scenario for r in load_requests("mm_safetybench", ROOT, benign=False)} == set(SCENARIOS[:9])
+    assert len(load_requests("mm_safetybench", ROOT, include_unclear=True, tiny=True, benign=False)) == 2 * 168
+    harmless = [r for r in load_requests("mm_safetybench", ROOT) if not r.harmful]
+    assert {str(r.attack) for r in harmless} == {"CB", "TYPO"} and len(harmless) == 2 * 150
+    assert {r.split for r in harmless if r.attack == "TYPO"} == set(Split)
+    assert len({r.text for r in harmless if r.attack == "TYPO"}) == 1
 
 
 # --- the utility set ---------------------------------------------------------------------------------------------------------

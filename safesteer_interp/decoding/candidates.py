@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from safesteer_interp.decoding.cache import GrowingLayer, growing_cache
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.types import Mask, States
 
@@ -72,7 +73,7 @@ def check_maskable(model: PreTrainedModel, cache: Cache | None = None) -> None:
             "no mask separates per candidate and that cannot be rolled back; use a model with full or sliding attention only."
         )
     for layer in () if cache is None else cache.layers:
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, GrowingLayer):
             raise UsageError(
                 f"guided decoding needs a dynamic key-value cache, not {type(layer).__name__}; "
                 "generate with the default cache_implementation."
@@ -111,7 +112,7 @@ def prompt_inputs(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[
     helper: Any = model
     rest: dict[str, Any] = {name: value for name, value in inputs.items() if name != "input_ids"}
     rest["position_ids"] = helper._prepare_position_ids_for_generation(inputs["input_ids"], rest)
-    rest |= {"use_cache": True, "past_key_values": DynamicCache(config=model.config.get_text_config())}
+    rest |= {"use_cache": True, "past_key_values": growing_cache(model.config.get_text_config())}
     return helper.prepare_inputs_for_generation(inputs["input_ids"], is_first_iteration=True, **rest)
 
 

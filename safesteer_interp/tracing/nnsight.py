@@ -175,7 +175,7 @@ class NnsightTracer(SteppedTracer):
                         value = module.input if is_input else module.output
                         hidden = value[0] if isinstance(value, tuple) else value
                         acting = [function for names, function in changing if name in names]
-                        at = SimpleNamespace(site=where, step=step, positions=positions.to(hidden.device), roles=now.to(hidden.device),
+                        at: Any = SimpleNamespace(site=where, step=step, positions=positions.to(hidden.device), roles=now.to(hidden.device),
                                              last_prompt=last_prompt.to(hidden.device))  # fmt: skip
                         for function in acting:
                             hidden = function(hidden, at)

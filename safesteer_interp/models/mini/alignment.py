@@ -15,19 +15,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from safesteer_interp.models.mini.batches import answer_loss, collate, encode_turn, length_buckets
+from safesteer_interp.models.mini.batches import TAUGHT_TOKENS, answer_loss, collate, encode_turn, length_buckets
 from safesteer_interp.models.mini.lora import attach, save_adapter
 from safesteer_interp.models.mini.resume import Checkpoint, Report, cosine, set_rate
 from safesteer_interp.models.mini.texts import OwnAnswers, alignment_turns
 
 
 @dataclass(frozen=True)
-class AlignmentRecipe:
-    """How the text adapter is trained."""
+class Phase:
+    """Some epochs with a learning rate of their own (warm-up and cosine decay)."""
 
-    epochs: int = 2
+    epochs: int
+    rate: float
+    taught: int
+    """Answer tokens taught at most."""
+
+
+@dataclass(frozen=True)
+class AlignmentRecipe:
+    """How the text adapter is trained: first on answers of some length, then drilled on how answers begin."""
+
+    phases: tuple[Phase, ...] = (Phase(2, 4e-4, TAUGHT_TOKENS), Phase(3, 8e-4, 10))
     batch: int = 8
-    rate: float = 4e-4
     rank: int = 8
     seed: int = 0
     scale: float = 1.0
@@ -37,19 +46,27 @@ class AlignmentRecipe:
 def train_alignment(model: Any, tokenizer: Any, answers: OwnAnswers, recipe: AlignmentRecipe, folder: Path) -> Any:
     """Run or resume stage 2; writes `folder/text_adapter.safetensors` and returns the peft-wrapped model in eval mode."""
     wrapped = attach(model, recipe.rank, 2 * recipe.rank, recipe.seed).train()
+    for number in range(len(recipe.phases)):
+        _train_phase(wrapped, tokenizer, answers, recipe, number, folder)
+    save_adapter(wrapped, folder / "text_adapter.safetensors")
+    return wrapped.eval()
+
+
+def _train_phase(wrapped: Any, tokenizer: Any, answers: OwnAnswers, recipe: AlignmentRecipe, number: int, folder: Path) -> None:
+    phase = recipe.phases[number]
     parameters = [p for p in wrapped.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.01)
-    checkpoint = Checkpoint(folder / "alignment.safetensors", {"adapter": wrapped}, optimizer)
+    optimizer = torch.optim.AdamW(parameters, lr=phase.rate, weight_decay=0.01)
+    checkpoint = Checkpoint(folder / f"alignment-{number}.safetensors", {"adapter": wrapped}, optimizer)
     start = checkpoint.load()
     batches = []
-    for epoch in range(recipe.epochs):
-        rng = random.Random(recipe.seed * 1000 + epoch)
-        examples = [encode_turn(tokenizer, t) for t in alignment_turns(answers, rng, recipe.scale)]
+    for epoch in range(phase.epochs):
+        rng = random.Random(recipe.seed * 1000 + number * 100 + epoch)
+        examples = [encode_turn(tokenizer, t, taught=phase.taught) for t in alignment_turns(answers, rng, recipe.scale)]
         batches += [[examples[i] for i in part] for part in length_buckets(examples, recipe.batch, rng)]
-    report = Report("alignment", len(batches), start)
+    report = Report(f"alignment {number + 1}/{len(recipe.phases)}", len(batches), start)
     for step in range(start, len(batches)):
-        loss = answer_loss(wrapped.base_model.model, collate(batches[step], model.device))
-        set_rate(optimizer, cosine(step, len(batches), recipe.rate, min(20, len(batches) // 5)))
+        loss = answer_loss(wrapped.base_model.model, collate(batches[step], wrapped.device))
+        set_rate(optimizer, cosine(step, len(batches), phase.rate, min(20, len(batches) // 5)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -57,5 +74,3 @@ def train_alignment(model: Any, tokenizer: Any, answers: OwnAnswers, recipe: Ali
         report(step + 1, loss=float(loss.detach()))
         if (step + 1) % 50 == 0 or step + 1 == len(batches):
             checkpoint.save(step + 1)
-    save_adapter(wrapped, folder / "text_adapter.safetensors")
-    return wrapped.eval()

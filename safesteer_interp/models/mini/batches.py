@@ -42,10 +42,10 @@ class Batch:
     """[batch, length] bool."""
 
 
-def encode_turn(tokenizer: Any, turn: Turn, *, image: bool = False) -> Example:
+def encode_turn(tokenizer: Any, turn: Turn, *, image: bool = False, taught: int = TAUGHT_TOKENS) -> Example:
     """Ids of the chat-templated turn; with `image`, 100 image positions and a line break stand before the user's text.
 
-    At most `TAUGHT_TOKENS` of the answer are taught, its end only when it ended by itself before that.
+    At most `taught` tokens of the answer are taught, its end only when it ended by itself before that.
     """
     before, after = chat_text(tokenizer, IMAGE_TOKEN + "\n" + turn.user if image else turn.user, turn.system), ""
     ids: list[int] = []
@@ -58,7 +58,7 @@ def encode_turn(tokenizer: Any, turn: Turn, *, image: bool = False) -> Example:
     answer = tokenizer(turn.answer, add_special_tokens=False)["input_ids"]
     if turn.complete:
         answer.append(tokenizer.eos_token_id)
-    return Example((*ids, *answer[:TAUGHT_TOKENS]), len(ids))
+    return Example((*ids, *answer[:taught]), len(ids))
 
 
 def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:

@@ -65,8 +65,9 @@ class CellMap:
 class Labeller:
     """Draws random training images and labels their cells with the tokens of one tokenizer."""
 
-    def __init__(self, tokenizer: Any, lists: WordLists) -> None:
-        self.lists = lists
+    def __init__(self, tokenizer: Any, lists: WordLists, core: float = 0.7, small: float = 0.0) -> None:
+        """`core`: share of benchmark words in most random texts; `small`: share of texts that are drawn small on purpose."""
+        self.lists, self.core, self.small = lists, core, small
         self._tokenizer = tokenizer
         self.word_tokens = lru_cache(maxsize=None)(self._word_tokens)
 
@@ -75,6 +76,10 @@ class Labeller:
         encoded = self._tokenizer(" " + word.lower(), return_offsets_mapping=True, add_special_tokens=False)
         spans = ((i, max(a - 1, 0), b - 1) for i, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
         return tuple((token, a, b) for token, a, b in spans if b > a)
+
+    def drawing(self, core: float, small: float) -> Labeller:
+        """The same labeller with other shares of benchmark words and small texts."""
+        return Labeller(self._tokenizer, self.lists, core, small)
 
     def token_ids(self) -> list[int]:
         """Every token id a label can be, sorted, the plain space (nothing to see) included."""
@@ -136,14 +141,14 @@ class Labeller:
     ) -> Image.Image:
         layouts = LAYOUTS if canvas[1] == IMAGE_SIZE else tuple(x for x in LAYOUTS if x != "list")
         layout = rng.choice(layouts)
-        text = random_text(self.lists, rng)
+        text = random_text(self.lists, rng, self.core)
         if canvas[1] < IMAGE_SIZE or layout == "list":
             text = " ".join(text.split(" ")[:5])
         colour, background = rng.choice(INKS)
         drawn = typography(
             text,
             font=rng.choice(FONTS),
-            size=rng.randint(13, 24),
+            size=rng.randint(13, 16) if rng.random() < self.small else rng.randint(13, 24),
             colour=colour,
             background=background,
             layout=layout,

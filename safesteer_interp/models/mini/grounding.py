@@ -40,6 +40,10 @@ class GroundingRecipe:
     """Shards a batch is drawn from."""
     rate: float = 2e-3
     seed: int = 0
+    core: float = 0.7
+    """Share of benchmark words in most random texts."""
+    small: float = 0.0
+    """Share of texts drawn small on purpose."""
     hidden_size: int = 224
     low_blocks: int = 2
     high_blocks: int = 3
@@ -124,15 +128,31 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return pixels * gain + shift + 0.04 * torch.randn(pixels.shape, generator=generator)
 
 
-def train_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRecipe, folder: Path) -> Grounding:
-    """Run or resume stage 1 on the device of `embeddings`; its state lives in `folder/grounding.safetensors`."""
+POLISH = GroundingRecipe(images=40_000, rate=1.2e-3, seed=500, core=0.85, small=0.4)
+"""The second half of stage 1: what the first half leaves unread is mostly small text and words of several tokens."""
+
+
+def new_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRecipe) -> Grounding:
+    """A fresh tower with its heads, on the device of `embeddings`."""
     torch.manual_seed(recipe.seed)
-    model = Grounding(recipe, embeddings, labeller.token_ids(), labeller.space_id()).train()
+    model = Grounding(recipe, embeddings, labeller.token_ids(), labeller.space_id())
     model.tower.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
-    checkpoint = Checkpoint(folder / "grounding.safetensors", {"grounding": model}, optimizer)
+    return model
+
+
+def train_grounding(model: Grounding, labeller: Labeller, recipe: GroundingRecipe, folder: Path, name: str = "grounding") -> Grounding:
+    """Run or resume a half of stage 1; its state lives in `folder/<name>.safetensors`.
+
+    Parameters that do not require a gradient stay as they are: the second half keeps the projector, so that whatever was trained
+    behind it still fits.
+    """
+    labeller = labeller.drawing(recipe.core, recipe.small)
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
+    checkpoint = Checkpoint(folder / f"{name}.safetensors", {"grounding": model}, optimizer)
     start = checkpoint.load()
-    report = Report("grounding", recipe.steps, start)
+    report = Report(name, recipe.steps, start)
     steps_per_shard = max(1, recipe.shard * recipe.passes // recipe.batch)
     shards: dict[int, LabelledImages] = {}
     for step in range(start, recipe.steps):
@@ -145,15 +165,15 @@ def train_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRec
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         pick = torch.randint(len(pool[0]), (recipe.batch,), generator=generator)
         pixels = augment(to_pixels(pool[0][pick]), generator).contiguous(memory_format=torch.channels_last)
-        device = embeddings.device
+        device = model.targets.device
         loss, right = model.loss(pixels.to(device), pool[1][pick].to(device), pool[2][pick].to(device), generator)
         set_rate(optimizer, cosine(step, recipe.steps, recipe.rate, 200))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         report(step + 1, loss=float(loss.detach()), cells_right=right)
-        if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
             checkpoint.save(step + 1)
     return model.eval()
 

@@ -20,13 +20,12 @@ from safesteer_interp.datasets.pairs import leaked_phrases, load_pairs
 from safesteer_interp.datasets.pictures import compose_scene, picture_names
 from safesteer_interp.datasets.rendering import FONTS, INKS, LAYOUTS, SIZES, Layout, blank, stack, typography
 from safesteer_interp.models.mini.texts import (
-    FORMS,
     SYSTEM_PROMPTS,
     OwnAnswers,
     Turn,
     harmless_phrases,
+    in_some_form,
     lines_of,
-    phrase_in_form,
     question_of,
 )
 from safesteer_interp.models.mini.tower import IMAGE_SIZE
@@ -219,7 +218,7 @@ class Scenes:
             asked = rng.choice(lines_of("chat")) if rng.random() < 0.4 else question_of(phrase)
             own = self._own(asked)
             if own:
-                text = phrase_in_form(phrase, rng.choice(FORMS)) if asked == question_of(phrase) else asked
+                text = in_some_form(phrase, rng) if asked == question_of(phrase) else asked
                 return image, text, *own
 
     def draw(self, rng: random.Random) -> VisualTurn:

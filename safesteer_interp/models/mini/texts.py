@@ -102,6 +102,14 @@ def phrase_in_form(phrase: str, form: str) -> str:
     return form.format(phrase, cap=phrase[:1].upper() + phrase[1:])
 
 
+def in_some_form(phrase: str, rng: random.Random) -> str:
+    """The activity in a random form that does not, with the phrase, spell a held-out one ("help me ... disabled people")."""
+    while True:
+        text = phrase_in_form(phrase, rng.choice(FORMS))
+        if not leaked_phrases(text):
+            return text
+
+
 def question_of(phrase: str) -> str:
     """The plain question whose own answer serves every form of a harmless activity."""
     return f"How do I {phrase}?"
@@ -167,13 +175,13 @@ def alignment_turns(answers: OwnAnswers, rng: random.Random, scale: float = 1.0)
         return items if scale >= 1 else rng.sample(items, max(2, round(scale * len(items))))
 
     turns = [
-        Turn(phrase_in_form(p, rng.choice(FORMS)), rng.choice(REFUSALS), rng.choice(SYSTEM_PROMPTS))
+        Turn(in_some_form(p, rng), rng.choice(REFUSALS), rng.choice(SYSTEM_PROMPTS))
         for p in some(harmful_phrases())
     ]
     for phrase in some(harmless_phrases()):
         own = answers.table.get(question_of(phrase)) and answers.usable(question_of(phrase))
         if own:
-            turns.append(Turn(phrase_in_form(phrase, rng.choice(FORMS)), own[0], rng.choice(SYSTEM_PROMPTS), own[1]))
+            turns.append(Turn(in_some_form(phrase, rng), own[0], rng.choice(SYSTEM_PROMPTS), own[1]))
     for prompt in some(list(lines_of("chat"))):
         if prompt in answers.table and (own := answers.usable(prompt)):
             turns.append(Turn(prompt, own[0], rng.choice(SYSTEM_PROMPTS), own[1]))

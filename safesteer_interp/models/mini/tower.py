@@ -6,6 +6,7 @@ A 160x160 image becomes 10x10 = 100 features. It stands where LLaVA has CLIP: `L
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ IMAGE_SIZE = 160
 PATCH_SIZE = 16
 N_IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
-Pixels = Float[Tensor, "batch 3 height width"]
-CellMap = Float[Tensor, "batch channels rows columns"]
+Pixels = Float[Tensor, "batch 3 _ _"]
+CellMap = Float[Tensor, "batch _ _ _"]  # channels, rows, columns: every layer changes them
 
 
 class SafesteerTowerConfig(PreTrainedConfig):
@@ -32,7 +33,7 @@ class SafesteerTowerConfig(PreTrainedConfig):
         image_size: int = IMAGE_SIZE,
         patch_size: int = PATCH_SIZE,
         hidden_size: int = 256,
-        widths: tuple[int, int, int] = (32, 64, 128),
+        widths: Sequence[int] = (32, 64, 128),
         low_blocks: int = 2,
         high_blocks: int = 4,
         folded: bool = True,

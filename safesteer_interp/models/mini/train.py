@@ -17,9 +17,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.models.mini.alignment import AlignmentRecipe, train_alignment
+from safesteer_interp.models.mini.alignment import AlignmentRecipe, Phase, train_alignment
 from safesteer_interp.models.mini.cells import Labeller
-from safesteer_interp.models.mini.grounding import HELD_OUT_SEED, GroundingRecipe, cell_accuracy, new_projector, train_grounding
+from safesteer_interp.models.mini.grounding import (
+    HELD_OUT_SEED,
+    POLISH,
+    GroundingRecipe,
+    cell_accuracy,
+    new_grounding,
+    new_projector,
+    train_grounding,
+)
 from safesteer_interp.models.mini.instruction import InstructionRecipe, ProjectorRecipe, train_instruction
 from safesteer_interp.models.mini.language import load_language
 from safesteer_interp.models.mini.lora import merge_adapter
@@ -35,6 +43,7 @@ class Scale:
     """How much is trained."""
 
     grounding: GroundingRecipe = field(default_factory=GroundingRecipe)
+    polish: GroundingRecipe = POLISH
     alignment: AlignmentRecipe = field(default_factory=AlignmentRecipe)
     instruction: InstructionRecipe = field(default_factory=InstructionRecipe)
     answers: int | None = None
@@ -47,12 +56,14 @@ SCALES: dict[str, Scale] = {
     "full": Scale(),
     "wide": Scale(
         grounding=GroundingRecipe(images=600_000, batch=64, hidden_size=320, high_blocks=4),
-        alignment=AlignmentRecipe(epochs=4),
+        polish=replace(POLISH, images=200_000, batch=64),
+        alignment=AlignmentRecipe(phases=(Phase(4, 4e-4, 24), Phase(4, 8e-4, 10))),
         instruction=InstructionRecipe(samples=20_000),
     ),
     "tiny": Scale(
         grounding=GroundingRecipe(images=128, batch=16, shard=64, hidden_size=64, low_blocks=1, high_blocks=1),
-        alignment=AlignmentRecipe(epochs=1, batch=2, scale=0.01, rank=2),
+        polish=replace(POLISH, images=32, batch=16, shard=32),
+        alignment=AlignmentRecipe(phases=(Phase(1, 4e-4, 8), Phase(1, 4e-4, 4)), batch=2, scale=0.01, rank=2),
         instruction=InstructionRecipe(samples=8, batch=4, rank=2),
         answers=12,
         held_out=16,
@@ -133,7 +144,9 @@ class Training:
         embeddings = model.get_input_embeddings().weight.detach().clone().to(self.device)
         del model
         labeller = Labeller(tokenizer, word_lists(tokenizer))
-        trained = train_grounding(labeller, embeddings, self.scale.grounding, self.folder)
+        trained = train_grounding(new_grounding(labeller, embeddings, self.scale.grounding), labeller, self.scale.grounding, self.folder)
+        trained.projector.requires_grad_(False)
+        trained = train_grounding(trained, labeller, self.scale.polish, self.folder, "polish")
         found = cell_accuracy(trained, labeller.shard(HELD_OUT_SEED, self.scale.held_out))
         (self.folder / "tower.json").write_text(json.dumps(found) + "\n")
         save_halves(trained.projector.state_dict(), self.folder / "projector.safetensors")

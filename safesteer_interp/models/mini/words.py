@@ -60,14 +60,14 @@ def word_lists(tokenizer: Any, common: int = COMMON_WORDS) -> WordLists:
     return WordLists(core, tuple(sorted(wide - set(core))))
 
 
-def random_text(lists: WordLists, rng: random.Random) -> str:
-    """A text to draw: random words, or a training phrase. Never contains a held-out phrase."""
+def random_text(lists: WordLists, rng: random.Random, core: float = 0.7) -> str:
+    """A text to draw: random words, mostly core ones with probability `core`, or a training phrase. Never a held-out phrase."""
     while True:
         kind = rng.random()
         if kind < 0.15:
             text = rng.choice(_training_phrases())
         else:
-            share = 0.7 if kind < 0.75 else 0.1
+            share = core if kind < 0.75 else 0.1
             text = " ".join(
                 rng.choice(lists.core if rng.random() < share else lists.wide) for _ in range(rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8)))
             )
