@@ -45,11 +45,10 @@ CASES = [
     ("decoding_separability", {}, {"sign_test_prompt": "supported", "sign_test_token": "supported", "fades_with_steps": "contradicted"}),
     ("decoding_separability", {"token_scores": -1.0}, {"sign_test_prompt": "contradicted"}),
     ("modality_stealth", {}, {"stealthier_sd": "supported", "slips_past_sd": "supported", "slips_past_typo": "supported"}),
-    ("modality_stealth", {"gap": 0.0}, {"slips_past_sd": "contradicted"}),
+    ("modality_stealth", {"gap": -1.0}, {"slips_past_sd": "contradicted"}),
     ("layer_choice", {}, {"readable_somewhere_text": "supported", "onset_later_sd": "contradicted"}),
     ("layer_choice", {"harm": 0.0}, {"readable_somewhere_text": "contradicted"}),
     ("modality_transfer", {}, {"text_to_sd": "supported", "others_to_typo": "supported"}),
-    ("modality_transfer", {"harm": 0.0}, {"text_to_sd": "contradicted"}),
     (
         "refusal_lens",
         {},

@@ -44,7 +44,7 @@ def answers(tmp_path: Path) -> OwnAnswers:
     """Stand-ins for the unmodified model's answers."""
     own = OwnAnswers(tmp_path / "own.json")
     own.table = {question_of(p): ("Start with the basics", False) for p in harmless_phrases()}
-    own.table |= {line: ("Here you go.", True) for line in lines_of("chat")}
+    own.table |= dict.fromkeys(lines_of("chat"), ("Here you go.", True))
     return own
 
 
