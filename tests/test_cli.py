@@ -150,6 +150,8 @@ def test_show_roles_accounts_for_every_token(safesteer: Run, tiny: Callable[[str
         (("trace", "--model", "tiny:llava", "--limit", "2", "--sites", "resid_post.77"), 2, "layers 0-3"),
         (("trace", "--model", "tiny:llava", "--limit", "2", "--reads", "lastprompt"), 2, '"last_prompt"'),
         (("trace", "--model", "tiny:llava", "--limit", "2", "--remote", "--tracer", "hooks"), 2, "nnsight"),
+        (("trace", "--model", "tiny:llava", "--limit", "2", "--remote"), 2, "NDIF_API_KEY"),
+        (("trace", "--model", "tiny:paligemma", "--limit", "2", "--attacks", "SD", "--tracer", "transformer_lens"), 2, "no adapter"),
         (("trace", "--model", "tiny:lava"), 2, "llava"),
         (("trace", "--model", "no/such-model", "--limit", "2"), 3, "no/such-model"),
         (("trace", "--requests", "bundeld"), 2, '"bundled"'),
@@ -169,7 +171,10 @@ def test_show_roles_accounts_for_every_token(safesteer: Run, tiny: Callable[[str
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
-def test_mistakes_are_one_sentence(arguments: tuple[str, ...], code: int, words: str, safesteer: Run, fresh_cache: Path) -> None:
+def test_mistakes_are_one_sentence(
+    arguments: tuple[str, ...], code: int, words: str, safesteer: Run, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NDIF_API_KEY", raising=False)
     got, out, err = safesteer(*arguments)
     assert (got, out) == (code, ""), err
     assert words in sentence(err)

@@ -16,7 +16,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import parse_reads, parse_sites
 from safesteer_interp.tracing import steps
-from safesteer_interp.tracing.collect import collect, load_tracer
+from safesteer_interp.tracing.collect import collect, load_tracer, plan
 from safesteer_interp.tracing.hooks import HooksTracer
 from safesteer_interp.tracing.tracer import At, Edit, Sampling
 from safesteer_interp.types import Hidden
@@ -62,6 +62,8 @@ def test_what_cannot_run_remotely_is_a_sentence(tiny: Tiny, monkeypatch: pytest.
     tracer = load_tracer("nnsight", mllm, remote="local")
     with pytest.raises(UsageError, match="remote traces choose tokens greedily"):
         tracer.capture(mllm.encode(requests_for(mllm)), [], [], sampling=Sampling(max_new_tokens=2, temperature=1.0))
+    with pytest.raises(UsageError, match="remote traces choose tokens greedily"):
+        plan(mllm, requests_for(mllm), remote=True, sampling=Sampling(max_new_tokens=2, temperature=1.0))
 
 
 @pytest.fixture(scope="module")

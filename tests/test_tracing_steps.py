@@ -9,14 +9,19 @@ import pytest
 import torch
 from tracing_fixtures import all_sites, requests_for
 
+from safesteer_interp.decoding.candidates import check_head, prefill
+from safesteer_interp.decoding.generate import generate
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.evaluation.perplexity import answer_perplexities
+from safesteer_interp.models.checks import check_layout
+from safesteer_interp.models.encoding import prompt_positions
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Role, Site, parse_reads, parse_sites
 from safesteer_interp.tracing import steps
 from safesteer_interp.tracing.collect import load_tracer
 from safesteer_interp.tracing.hooks import HooksTracer, visiting
 from safesteer_interp.tracing.steps import request_generator, stop_ids, twin
-from safesteer_interp.tracing.tracer import At, Edit, Sampling
+from safesteer_interp.tracing.tracer import TRACERS, At, Edit, Sampling
 from safesteer_interp.types import Hidden
 
 Tiny = Callable[[str], MLLM]
@@ -93,8 +98,10 @@ def test_rows_that_ended_are_absent_and_the_others_unmoved(tiny: Tiny, tracer: s
 
 
 @pytest.mark.parametrize("tracer", ["hooks", "nnsight"])
-def test_nothing_stays_on_the_model_even_when_an_edit_raises(tiny: Tiny, tracer: str) -> None:
+def test_nothing_stays_on_the_model_even_when_an_edit_raises(tiny: Tiny, tracer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mllm = tiny("qwen2_5_vl")
+    theirs = torch.full((1, 1), 7)
+    monkeypatch.setattr(mllm.model.model, "rope_deltas", theirs)
     batch = mllm.encode(requests_for(mllm))
     before = hooks_on(mllm)
 
@@ -106,9 +113,36 @@ def test_nothing_stays_on_the_model_even_when_an_edit_raises(tiny: Tiny, tracer:
         engine.capture(batch, [FINAL], parse_reads("step:1"), edits=[Edit((FINAL,), broken)])
     assert hooks_on(mllm) == before
     assert not any("forward" in vars(module) for module in mllm.model.modules())
-    assert mllm.model.model.rope_deltas is None
+    assert mllm.model.model.rope_deltas is theirs, "what the user's own decoding had left there is put back"
     after = engine.capture(batch, [FINAL], parse_reads("last_prompt"))
     assert torch.isfinite(after.states[FINAL, parse_reads("last_prompt")[0]]).all()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_no_part_of_the_library_leaves_or_follows_rope_state(tiny: Tiny, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen-VL keeps the rope shift of its last prompt on the module: nobody may leave one, nor read what another call left."""
+    mllm = tiny(family)
+    requests = requests_for(mllm)
+    batch = mllm.encode(requests)
+    short = Sampling(max_new_tokens=3, temperature=0.0)
+    calls: dict[str, Callable[[], object]] = {
+        "check_layout": lambda: check_layout(mllm),
+        "check_head": lambda: check_head(mllm.model),
+        "encode": lambda: mllm.encode(requests).inputs["input_ids"].tolist(),
+        "prompt_positions": lambda: prompt_positions(mllm, batch).tolist(),
+        "prefill": lambda: prefill(mllm.model, batch.inputs)[1].tolist(),
+        "generate": lambda: [decoded.ids for decoded in generate(mllm, requests, sampling=short)],
+        "perplexity": lambda: answer_perplexities(mllm, requests, [[5, 6, 7]] * 4),
+        **{name: lambda name=name: load_tracer(name, mllm).capture(batch, [FINAL], parse_reads("step:1")).generated for name in TRACERS},
+    }
+    for name, call in calls.items():
+        monkeypatch.setattr(mllm.model.model, "rope_deltas", None)
+        clean = call()
+        assert mllm.model.model.rope_deltas is None, name
+        stale = torch.full((4, 1), -9)
+        monkeypatch.setattr(mllm.model.model, "rope_deltas", stale)
+        assert call() == clean, name
+        assert mllm.model.model.rope_deltas is stale, name
 
 
 def test_edits_that_reach_nothing_or_change_the_shape_are_refused(tiny: Tiny) -> None:

@@ -95,7 +95,7 @@ class Trace:
         if self.show_roles:
             show_roles(model, requests[0], as_json=self.json)
             return 0
-        from safesteer_interp.tracing.collect import collect, plan
+        from safesteer_interp.tracing.collect import collect, load_tracer, plan
         from safesteer_interp.tracing.store import Store
         from safesteer_interp.tracing.tracer import Sampling
 
@@ -116,6 +116,8 @@ class Trace:
         if self.dry_run:
             emit_json(planned.as_dict()) if self.json else print(planned)
             return 0
+        if planned.batches:
+            load_tracer(self.tracer, model, remote=self.remote)  # refuses a missing key, say, before the plan is shown as if it could run
         say(str(planned))
         trace = collect(
             model,

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from safesteer_interp.decoding.cache import GrowingLayer, growing_cache
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.tracing.steps import rope_state
 from safesteer_interp.types import Mask, States
 
 MASKED_KERNELS = ("sdpa", "eager")
@@ -119,13 +120,8 @@ def prompt_inputs(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[
 @torch.no_grad()
 def prefill(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Prefix, States]:
     """Read a left-padded batch; returns the prefix and h0 [batch, d], the state after the final norm at the last prompt token."""
-    base: Any = model.base_model
-    deltas = getattr(base, "rope_deltas", None)
-    try:
+    with rope_state(model):
         return read_prompt(model, prompt_inputs(model, inputs), inputs["attention_mask"])
-    finally:
-        if hasattr(base, "rope_deltas"):  # Qwen-VL's helpers leave it on the module, where it would shift a later manual decode
-            base.rope_deltas = deltas
 
 
 @torch.no_grad()

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.errors import InputError
 from safesteer_interp.models.fingerprint import template_fingerprint
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.progress import progress_bar
 from safesteer_interp.requests import Request, index_of
 from safesteer_interp.sites import Read, Site, parse_reads, parse_sites
 from safesteer_interp.tracing.key import trace_fields, trace_key
-from safesteer_interp.tracing.plan import Plan, check_requests, cut, free_bytes, needed_bytes
+from safesteer_interp.tracing.plan import Plan, check_requests, check_tracer, cut, free_bytes, needed_bytes
 from safesteer_interp.tracing.shards import MemoryShard, Shard
 from safesteer_interp.tracing.steps import forward_order
 from safesteer_interp.tracing.store import Store, Trace
@@ -37,10 +37,7 @@ def load_tracer(name: str, model: MLLM, *, remote: bool | str = False) -> Tracer
     `remote` (nnsight only): True runs on NDIF, "local" runs the remote path in this process. Raises UsageError for an unknown name,
     for `remote` with another tracer, and for a family the tracer cannot run.
     """
-    if name not in TRACERS:
-        raise UsageError(f'no tracer is called "{name}".{did_you_mean(name, TRACERS)}')
-    if remote and name != "nnsight":
-        raise UsageError(f'--remote needs the nnsight tracer; "{name}" runs in this process only.')
+    check_tracer(model, name, remote=remote)
     kept: dict[tuple[str, bool | str], Tracer] = model.extras.setdefault("tracers", {})
     if (name, remote) not in kept:
         module, _, cls = TRACERS[name].partition(":")
@@ -66,8 +63,7 @@ def plan(
     """What `collect` would do with the same arguments: passes, bytes, free disk, rows already stored. Runs no forward."""
     at, positions = _sites(sites, model), _reads(reads)
     check_requests(model, requests, positions, at, batch_size)
-    if tracer not in TRACERS:
-        raise UsageError(f'no tracer is called "{tracer}".{did_you_mean(tracer, TRACERS)}')
+    check_tracer(model, tracer, remote=remote, sampling=sampling)
     kept = _store(store)
     fields = trace_fields(
         model,

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Read, ReadKind, Site
 from safesteer_interp.tracing.key import CHUNK
+from safesteer_interp.tracing.tracer import GREEDY, TRACERS, Sampling
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,20 @@ def check_requests(model: MLLM, requests: Sequence[Request], reads: Sequence[Rea
         raise InputError(f'request "{pictured.id}" has an image, but {model.name} takes text only; drop the images or use an MLLM.')
     if pictured is None and any(read.kind is ReadKind.IMAGE_MEAN for read in reads):
         raise UsageError('read "image_mean" was asked for, but no request has an image.')
+
+
+def check_tracer(model: MLLM, name: str, *, remote: bool | str = False, sampling: Sampling = GREEDY) -> None:
+    """Refuse, before an engine is built or a plan is shown, an engine that cannot do what is asked. Raises UsageError."""
+    if name not in TRACERS:
+        raise UsageError(f'no tracer is called "{name}".{did_you_mean(name, TRACERS)}')
+    if remote and name != "nnsight":
+        raise UsageError(f'--remote needs the nnsight tracer; "{name}" runs in this process only.')
+    if remote and sampling.temperature > 0:
+        raise UsageError("remote traces choose tokens greedily; set the temperature to 0, or trace without --remote.")
+    if name == "transformer_lens" and not model.layout.bridge:
+        raise UsageError(
+            f'TransformerLens has no adapter for the family "{model.layout.family}"; trace it with --tracer nnsight or --tracer hooks.'
+        )
 
 
 def _size(n: int) -> str:

@@ -221,7 +221,7 @@ class SteppedTracer(ABC):
         answers = _Answers([r.key() if sampling.temperature > 0 else "" for r in batch.requests], sampling,
                            stop_ids(self.mllm), pad_id(self.mllm))  # fmt: skip
         found = Captured(generated=answers.tokens)
-        with self.lock, torch.no_grad(), _rope_state(self.model):
+        with self.lock, torch.no_grad(), rope_state(self.model):
             feed = Feed(self.model, batch, cached=last_step > 0)
             alive = torch.ones(len(batch.requests), dtype=torch.bool, device=batch.input_ids.device)
             positions = torch.arange(width, device=alive.device).expand(len(batch.requests), -1)
@@ -298,9 +298,12 @@ class Feed:
 
 
 @contextmanager
-def _rope_state(model: PreTrainedModel) -> Iterator[None]:
-    """Qwen-VL's helpers write `rope_deltas` onto the module; the model is handed back as it came."""
-    inner: Any = getattr(model, "model", None)
+def rope_state(model: PreTrainedModel) -> Iterator[None]:
+    """Qwen-VL's helpers write `rope_deltas` onto the module, where they would shift a later decode by hand.
+
+    On leaving, however that happens, the model is as it came: what its user had left there is put back.
+    """
+    inner: Any = model.base_model
     had = hasattr(inner, "rope_deltas")
     before = inner.rope_deltas if had else None
     try:

@@ -17,7 +17,6 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.steps import Pass, SteppedTracer, twin
@@ -46,16 +45,12 @@ def _without_library_check(adapter: Any) -> Iterator[None]:
 
 
 class TransformerLensTracer(SteppedTracer):
-    """Hook points of TransformerLens' bridge. Raises UsageError for a family it has no adapter for (PaliGemma)."""
+    """Hook points of TransformerLens' bridge; `load_tracer` refuses a family it has no adapter for (PaliGemma)."""
 
     name = "transformer_lens"
 
     def __init__(self, mllm: MLLM) -> None:
         super().__init__(mllm)
-        if not mllm.layout.bridge:
-            raise UsageError(
-                f'TransformerLens has no adapter for the family "{mllm.layout.family}"; trace it with --tracer nnsight or --tracer hooks.'
-            )
         from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
         from transformer_lens.model_bridge.sources import build_bridge_from_module
 
