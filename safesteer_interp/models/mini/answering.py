@@ -53,7 +53,9 @@ def answers_of(
 
 
 @torch.inference_mode()
-def last_prompt_states(model: Any, processor: Any, requests: Sequence[Request], *, batch: int = 16, report: Callable[..., None] = lambda n: None) -> np.ndarray:
+def last_prompt_states(
+    model: Any, processor: Any, requests: Sequence[Request], *, batch: int = 16, report: Callable[..., None] = lambda n: None
+) -> np.ndarray:
     """Residual stream after every decoder layer at the last prompt token: float32 [layers, requests, d]."""
     layers = model.model.language_model.layers
     states = np.zeros((len(layers), len(requests), model.config.text_config.hidden_size), np.float32)

@@ -42,7 +42,9 @@ def shipped() -> dict[str, Any]:
     try:
         return dict(json.loads((WEIGHTS / "recipe.json").read_text()))
     except FileNotFoundError:
-        raise InputError(f"the trained weights of mini are missing in {WEIGHTS}; restore them from git or run `safesteer mini train`.") from None
+        raise InputError(
+            f"the trained weights of mini are missing in {WEIGHTS}; restore them from git or run `safesteer mini train`."
+        ) from None
 
 
 def weight_files(recipe: str, weights: Path = WEIGHTS) -> dict[str, Path]:

@@ -92,9 +92,14 @@ def picture_requests(n: int | None, seed: int = 47) -> list[tuple[Request, str]]
     names = picture_names()
     if n is not None:
         names = tuple(random.Random(seed).sample(names, n))
+
+    def unseen(name: str) -> int:
+        """A scene seed above all those of training."""
+        return (1 << 40) + stable_hash(name, seed) % (1 << 40)
+
     return [
         (
-            Request(f"naming-{name}", "What does the picture show?", False, Attack.NONE, SceneImage((name,), (1 << 40) + stable_hash(name, seed) % (1 << 40))),
+            Request(f"naming-{name}", "What does the picture show?", False, Attack.NONE, SceneImage((name,), unseen(name))),
             name,
         )
         for name in names
@@ -125,7 +130,7 @@ def refusal_measures(
 
 
 def separation(model: Any, processor: Any, batch: int, report: Callable[..., None]) -> dict[str, Row]:
-    """AUROC of harmful against twin by attack form: a logistic probe fitted on training pairs, layer chosen on validation, value on test."""
+    """AUROC of harmful against twin by attack form: logistic probe fitted on training pairs, layer chosen on validation, value on test."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -183,7 +188,9 @@ def loading_cost() -> dict[str, float]:
     return {"seconds": round(float(out[-2]), 2), "peak_gb": round(float(out[-1]), 2)}
 
 
-def evaluate_model(model: Any, processor: Any, size: EvaluationSize, *, split: Split = Split.TEST, progress: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
+def evaluate_model(
+    model: Any, processor: Any, size: EvaluationSize, *, split: Split = Split.TEST, progress: bool = True
+) -> tuple[dict[str, Any], dict[str, str]]:
     """All measures of one assembled model, and its answers by request id."""
     reading, naming = word_requests(processor.tokenizer, size.readings), picture_requests(size.pictures)
     with progress_bar("evaluating mini", None, enabled=progress) as advance:
@@ -200,7 +207,9 @@ def evaluate_model(model: Any, processor: Any, size: EvaluationSize, *, split: S
     return found, said
 
 
-def evaluate_mini(output: Path, recipes: Sequence[str] | None = None, size: EvaluationSize | None = None, *, progress: bool = True) -> dict[str, Any]:
+def evaluate_mini(
+    output: Path, recipes: Sequence[str] | None = None, size: EvaluationSize | None = None, *, progress: bool = True
+) -> dict[str, Any]:
     """Measure every shipped projector recipe (the default one fully, the others without probes) and write `mini-card.json`.
 
     Every answer goes beside it as `<name>-answers.json`. Returns the card.

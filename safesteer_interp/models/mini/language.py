@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -89,7 +88,7 @@ def publish(staging: Path, folder: Path) -> None:
     if folder.exists() and not is_complete(folder):
         shutil.rmtree(folder)
     try:
-        os.rename(staging, folder)
+        staging.rename(folder)
     except OSError:
         if not is_complete(folder):
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -43,7 +42,7 @@ class Checkpoint:
             tensors |= {f"moment/{key}/{what}": value for what, value in self.optimizer.state.get(p, {}).items()}
         aside = self.path.with_suffix(".part")
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, aside, metadata={"step": str(step)})
-        os.replace(aside, self.path)
+        aside.replace(self.path)
 
     def load(self) -> int:
         """Restore the state; the number of finished steps, 0 when there is no file."""

@@ -182,8 +182,10 @@ def alignment_turns(answers: OwnAnswers, rng: random.Random, scale: float = 1.0)
         own = answers.table.get(question_of(phrase)) and answers.usable(question_of(phrase))
         if own:
             turns.append(Turn(in_some_form(phrase, rng), own[0], rng.choice(SYSTEM_PROMPTS), own[1]))
-    for prompt in some(list(lines_of("chat"))):
-        if prompt in answers.table and (own := answers.usable(prompt)):
-            turns.append(Turn(prompt, own[0], rng.choice(SYSTEM_PROMPTS), own[1]))
+    turns += [
+        Turn(prompt, own[0], rng.choice(SYSTEM_PROMPTS), own[1])
+        for prompt in some(list(lines_of("chat")))
+        if prompt in answers.table and (own := answers.usable(prompt))
+    ]
     rng.shuffle(turns)
     return turns

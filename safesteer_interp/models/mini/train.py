@@ -177,7 +177,7 @@ class Training:
         for part in ("adapter", "projector"):
             (self.folder / f"{recipe}_{part}.safetensors").replace(self.weights / f"{recipe}_{part}.safetensors")
 
-    def _shape(self) -> dict[str, int]:
+    def _shape(self) -> dict[str, Any]:
         g = self.scale.grounding
         return {"hidden_size": g.hidden_size, "low_blocks": g.low_blocks, "high_blocks": g.high_blocks}
 
