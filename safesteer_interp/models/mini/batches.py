@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from safesteer_interp.models.mini.precision import mixed
 from safesteer_interp.models.mini.texts import Turn, chat_text
 from safesteer_interp.models.mini.tower import N_IMAGE_TOKENS
 
@@ -95,7 +96,7 @@ def answer_loss(language_model: Any, batch: Batch, features: Tensor | None = Non
     embedded = language_model.get_input_embeddings()(batch.ids)
     if features is not None:
         embedded = embedded.masked_scatter(batch.image_at[..., None], features.to(embedded.dtype))
-    with torch.autocast(embedded.device.type, dtype=torch.bfloat16):
+    with mixed(embedded.device.type):
         states = language_model.model(inputs_embeds=embedded, attention_mask=batch.attention, use_cache=False).last_hidden_state
         target = batch.labels[:, 1:]
         taught = target != IGNORED

@@ -16,7 +16,7 @@ from PIL import Image
 
 from safesteer_interp.datasets.pairs import training_phrases
 from safesteer_interp.datasets.pictures import PictureBox, compose_scene, picture_names
-from safesteer_interp.datasets.rendering import FONTS, INKS, LAYOUTS, CharacterBox, blank, stack, typography
+from safesteer_interp.datasets.rendering import FONTS, INKS, LAYOUTS, SIZES, CharacterBox, blank, stack, typography
 from safesteer_interp.models.mini.tower import IMAGE_SIZE, PATCH_SIZE
 from safesteer_interp.models.mini.words import WordLists, random_text
 
@@ -65,9 +65,9 @@ class CellMap:
 class Labeller:
     """Draws random training images and labels their cells with the tokens of one tokenizer."""
 
-    def __init__(self, tokenizer: Any, lists: WordLists, core: float = 0.7, small: float = 0.0) -> None:
-        """`core`: share of benchmark words in most random texts; `small`: share of texts that are drawn small on purpose."""
-        self.lists, self.core, self.small = lists, core, small
+    def __init__(self, tokenizer: Any, lists: WordLists, core: float = 0.7) -> None:
+        """`core`: share of benchmark words in most random texts."""
+        self.lists, self.core = lists, core
         self._tokenizer = tokenizer
         self.word_tokens = lru_cache(maxsize=None)(self._word_tokens)
 
@@ -76,10 +76,6 @@ class Labeller:
         encoded = self._tokenizer(" " + word.lower(), return_offsets_mapping=True, add_special_tokens=False)
         spans = ((i, max(a - 1, 0), b - 1) for i, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
         return tuple((token, a, b) for token, a, b in spans if b > a)
-
-    def drawing(self, core: float, small: float) -> Labeller:
-        """The same labeller with other shares of benchmark words and small texts."""
-        return Labeller(self._tokenizer, self.lists, core, small)
 
     def token_ids(self) -> list[int]:
         """Every token id a label can be, sorted, the plain space (nothing to see) included."""
@@ -148,7 +144,7 @@ class Labeller:
         drawn = typography(
             text,
             font=rng.choice(FONTS),
-            size=rng.randint(13, 16) if rng.random() < self.small else rng.randint(13, 24),
+            size=rng.randint(*SIZES),
             colour=colour,
             background=background,
             layout=layout,

@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from safesteer_interp.models.mini.cells import CHARACTERS, LabelledImages, Labeller
+from safesteer_interp.models.mini.precision import mixed
 from safesteer_interp.models.mini.resume import Checkpoint, Report, cosine, set_rate
 from safesteer_interp.models.mini.tower import SafesteerTower, SafesteerTowerConfig
 
@@ -40,10 +41,6 @@ class GroundingRecipe:
     """Shards a batch is drawn from."""
     rate: float = 2e-3
     seed: int = 0
-    core: float = 0.7
-    """Share of benchmark words in most random texts."""
-    small: float = 0.0
-    """Share of texts drawn small on purpose."""
     hidden_size: int = 224
     low_blocks: int = 2
     high_blocks: int = 3
@@ -98,7 +95,7 @@ class Grounding(nn.Module):
 
     def loss(self, pixels: Tensor, tokens: Tensor, characters: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
         """Training loss and the share of covered cells whose token is right."""
-        with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
+        with mixed(pixels.device.type):
             fine, coarse = self.tower.maps(pixels)
             read = self.characters(fine)
         features = coarse.float().flatten(2).transpose(1, 2).reshape(-1, coarse.shape[1])
@@ -128,10 +125,6 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return pixels * gain + shift + 0.04 * torch.randn(pixels.shape, generator=generator)
 
 
-POLISH = GroundingRecipe(images=40_000, rate=1.2e-3, seed=500, core=0.85, small=0.4)
-"""The second half of stage 1: what the first half leaves unread is mostly small text and words of several tokens."""
-
-
 def new_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRecipe) -> Grounding:
     """A fresh tower with its heads, on the device of `embeddings`."""
     torch.manual_seed(recipe.seed)
@@ -140,19 +133,14 @@ def new_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRecip
     return model
 
 
-def train_grounding(model: Grounding, labeller: Labeller, recipe: GroundingRecipe, folder: Path, name: str = "grounding") -> Grounding:
-    """Run or resume a half of stage 1; its state lives in `folder/<name>.safetensors`.
-
-    Parameters that do not require a gradient stay as they are: the second half keeps the projector, so that whatever was trained
-    behind it still fits.
-    """
-    labeller = labeller.drawing(recipe.core, recipe.small)
+def train_grounding(model: Grounding, labeller: Labeller, recipe: GroundingRecipe, folder: Path) -> Grounding:
+    """Run or resume the first half of stage 1 (the second is `reading.py`); its state lives in `folder/grounding.safetensors`."""
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
-    checkpoint = Checkpoint(folder / f"{name}.safetensors", {"grounding": model}, optimizer)
+    checkpoint = Checkpoint(folder / "grounding.safetensors", {"grounding": model}, optimizer)
     start = checkpoint.load()
-    report = Report(name, recipe.steps, start)
+    report = Report("grounding", recipe.steps, start)
     steps_per_shard = max(1, recipe.shard * recipe.passes // recipe.batch)
     shards: dict[int, LabelledImages] = {}
     for step in range(start, recipe.steps):

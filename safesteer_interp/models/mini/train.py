@@ -21,7 +21,6 @@ from safesteer_interp.models.mini.alignment import AlignmentRecipe, Phase, train
 from safesteer_interp.models.mini.cells import Labeller
 from safesteer_interp.models.mini.grounding import (
     HELD_OUT_SEED,
-    POLISH,
     GroundingRecipe,
     cell_accuracy,
     new_grounding,
@@ -31,6 +30,7 @@ from safesteer_interp.models.mini.grounding import (
 from safesteer_interp.models.mini.instruction import InstructionRecipe, ProjectorRecipe, train_instruction
 from safesteer_interp.models.mini.language import load_language
 from safesteer_interp.models.mini.lora import merge_adapter
+from safesteer_interp.models.mini.reading import ReadingRecipe, train_reading
 from safesteer_interp.models.mini.resume import Report
 from safesteer_interp.models.mini.scenes import Scenes
 from safesteer_interp.models.mini.texts import OwnAnswers, harmless_phrases, lines_of, question_of
@@ -43,7 +43,7 @@ class Scale:
     """How much is trained."""
 
     grounding: GroundingRecipe = field(default_factory=GroundingRecipe)
-    polish: GroundingRecipe = POLISH
+    reading: ReadingRecipe = field(default_factory=ReadingRecipe)
     alignment: AlignmentRecipe = field(default_factory=AlignmentRecipe)
     instruction: InstructionRecipe = field(default_factory=InstructionRecipe)
     answers: int | None = None
@@ -56,13 +56,13 @@ SCALES: dict[str, Scale] = {
     "full": Scale(),
     "wide": Scale(
         grounding=GroundingRecipe(images=600_000, batch=64, hidden_size=320, high_blocks=4),
-        polish=replace(POLISH, images=200_000, batch=64),
+        reading=ReadingRecipe(images=300_000, batch=64),
         alignment=AlignmentRecipe(phases=(Phase(4, 4e-4, 24), Phase(4, 8e-4, 10))),
         instruction=InstructionRecipe(samples=20_000),
     ),
     "tiny": Scale(
         grounding=GroundingRecipe(images=128, batch=16, shard=64, hidden_size=64, low_blocks=1, high_blocks=1),
-        polish=replace(POLISH, images=32, batch=16, shard=32),
+        reading=ReadingRecipe(images=64, batch=16, shard=32, passes=2),
         alignment=AlignmentRecipe(phases=(Phase(1, 4e-4, 8), Phase(1, 4e-4, 4)), batch=2, scale=0.01, rank=2),
         instruction=InstructionRecipe(samples=8, batch=4, rank=2),
         answers=12,
@@ -145,12 +145,12 @@ class Training:
         del model
         labeller = Labeller(tokenizer, word_lists(tokenizer))
         trained = train_grounding(new_grounding(labeller, embeddings, self.scale.grounding), labeller, self.scale.grounding, self.folder)
-        trained.projector.requires_grad_(False)
-        trained = train_grounding(trained, labeller, self.scale.polish, self.folder, "polish")
-        found = cell_accuracy(trained, labeller.shard(HELD_OUT_SEED, self.scale.held_out))
+        eyes, projector = trained.tower.cpu().folded(), trained.projector.cpu()
+        trained.tower, trained.projector = train_reading(eyes, projector, labeller, embeddings.cpu(), self.scale.reading, self.folder)
+        found = cell_accuracy(trained.to(self.device), labeller.shard(HELD_OUT_SEED, self.scale.held_out))
         (self.folder / "tower.json").write_text(json.dumps(found) + "\n")
         save_halves(trained.projector.state_dict(), self.folder / "projector.safetensors")
-        save_halves(trained.tower.cpu().folded().state_dict(), self.weights / "tower.safetensors")
+        save_halves(trained.tower.state_dict(), self.weights / "tower.safetensors")
 
     def alignment(self, answers: OwnAnswers) -> None:
         """Stage 2: the text adapter."""
