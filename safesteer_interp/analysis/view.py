@@ -53,6 +53,21 @@ class TraceView:
         """Keys of the stored traces behind this view, for the provenance."""
         return tuple(sorted({str(p.trace.key) for p in self.parts}))
 
+    @property
+    def key(self) -> str:
+        """Keys of the stored traces behind this view, as one word."""
+        return "+".join(self.keys)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the traces' keys were made of (all parts come from one model); sites and reads are those of the spec."""
+        return {**self.parts[0].trace.fields, "sites": [str(s) for s in self.sites], "reads": [str(r) for r in self.reads]}
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Model name and family, library versions."""
+        return dict(self.parts[0].trace.meta)
+
     def rows(self, site: Site | str, read: Read | str) -> StateRows:
         """[n, d] float32 states at one site and read, in the order of `index`; NaN rows where the read does not exist.
 

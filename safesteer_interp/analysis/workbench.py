@@ -39,6 +39,11 @@ class Settings:
     def traces(self) -> Path:
         return self.store if self.store is not None else cache_dir() / "traces"
 
+    @property
+    def responses(self) -> Path:
+        """Folder of the stored answers: beside the traces."""
+        return self.traces.with_name("responses" if self.store is None else f"{self.traces.name}-responses")
+
 
 @dataclass
 class Workbench:

@@ -1,0 +1,73 @@
+"""What the analyses of defenses share: one SafeSteer fitted on the training pairs, one set of test requests, and stored answers.
+
+All of them answer the same requests with the same seeds and settings, so that an answer of one analysis is the next one's for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analyses._shared import answers, fit_spec, report_spec
+from safesteer_interp.analysis.analysis import NotApplicableError, TraceSpec
+from safesteer_interp.requests import Attack, Request
+
+PAPER_ATTACKS = (Attack.CB, Attack.SD, Attack.TYPO)
+"""The columns of SafeSteer's Table 3; the rate over all of them is its "All"."""
+SEEDS = (0, 1, 2)
+NEW_TOKENS = 128
+"""As in the paper (arXiv 2605.11716 section 5.1), at temperature 1.0."""
+
+
+def training_spec(p: Any) -> TraceSpec:
+    """Prompt and first-token states of the training pairs in every image form, with the undefended answers: what SafeSteer is fitted on."""
+    return fit_spec(p, **answers(p))
+
+
+def test_spec(p: Any, attacks: Sequence[Attack] = PAPER_ATTACKS) -> TraceSpec:
+    """The test requests that are answered (`answer_pairs` pairs); prompt states at the final norm only."""
+    return report_spec(p, attacks=tuple(attacks), pairs=p.answer_pairs, sites=("final_norm",))
+
+
+def fitted(ctx: Any, p: Any, fit: str = "prompt", **options: Any) -> Any:
+    """A `SafeSteer` fitted on the training pairs. It may guide even where the sign test fails: measuring that is the point here."""
+    from safesteer_interp.defenses.safesteer import SafeSteer
+
+    return SafeSteer.from_trace(ctx.model, ctx.trace(training_spec(p)), fit=fit, **{"force": True, **options})
+
+
+def answered(
+    ctx: Any, p: Any, defenses: Mapping[str, Any], requests: Sequence[Request], *, explain: bool = False, perplexity: bool = False
+) -> pd.DataFrame:
+    """One row per defense, request and seed with the three-way outcome (`evaluation.harness.evaluate`); answers are stored and reused."""
+    from safesteer_interp.defenses.defense import Settings
+    from safesteer_interp.evaluation.harness import evaluate
+    from safesteer_interp.tracing.tracer import Sampling
+
+    settings = Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
+    bench = ctx.bench.settings
+    return evaluate(
+        ctx.model,
+        dict(defenses),
+        requests,
+        seeds=tuple(range(p.seeds)),
+        settings=settings,
+        perplexity=perplexity,
+        root=bench.responses,
+        progress=bench.progress,
+    )
+
+
+def without_answers(t: pd.DataFrame) -> pd.DataFrame:
+    """Of the harness's columns those a table may keep: labels and outcomes, never the text of an answer to a harmful request."""
+    keep = ("request", "pair", "scenario", "attack", "harmful", "defense", "seed", "n_tokens", "repetition", "perplexity", "outcome")
+    return t[[c for c in keep if c in t]]
+
+
+def demand_both_kinds(t: pd.DataFrame, column: str = "outcome", baseline: str = "none") -> None:
+    """Raises NotApplicableError when the undefended model never complies with a harmful request: there is nothing to defend."""
+    vanilla = t[(t["defense"] == baseline) & t["harmful"]]
+    if not (vanilla[column] == "comply").any():
+        raise NotApplicableError("the undefended model complies with none of these harmful requests, so there is no attack to defend against.")
