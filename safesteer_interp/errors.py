@@ -41,3 +41,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return " Did you mean " + " or ".join(f'"{n}"' for n in near) + "?"
     return " Known: " + ", ".join(known) + "."
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known name most like `word`, however unlike."""
+    return get_close_matches(word, sorted(known), n=1, cutoff=0.0)[0]

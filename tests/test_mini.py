@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
+import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -315,6 +318,58 @@ def test_publishing_keeps_the_folder_that_was_first(tmp_path: Path) -> None:
         language.write_manifest(tmp_path / name, name)
         language.publish(tmp_path / name, tmp_path / "final")
     assert (tmp_path / "final" / "a").read_text() == "first" and not (tmp_path / "second").exists()
+
+
+def test_two_processes_do_not_build_the_same_checkpoint(tmp_path: Path) -> None:
+    """The second waits for the first and finds its result; a builder that was killed holds nobody up."""
+    folder = tmp_path / "mini" / "built"
+    go, order = tmp_path / "go", tmp_path / "order"
+
+    def build(name: str) -> None:
+        with language.sole_builder(folder) as missing:
+            with order.open("a") as log:
+                log.write(f"{name} {'builds' if missing else 'finds'}\n")
+            while not go.exists():
+                time.sleep(0.01)
+            if missing:
+                (folder / "part").mkdir(parents=True)
+                (folder / "a").write_text(name)
+                language.write_manifest(folder, name)
+
+    def fork(name: str) -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                build(name)
+            finally:
+                os._exit(0)
+        return child
+
+    def wait_for(lines: int) -> list[str]:
+        while len(found := order.read_text().splitlines() if order.exists() else []) < lines:
+            time.sleep(0.01)
+        return found
+
+    killed = fork("killed")
+    assert wait_for(1) == ["killed builds"]
+    os.kill(killed, signal.SIGKILL)
+    os.waitpid(killed, 0)
+    first = fork("first")
+    wait_for(2)
+    second = fork("second")
+    time.sleep(0.2)
+    assert wait_for(2) == ["killed builds", "first builds"], "the second must wait"
+    go.touch()
+    for child in (first, second):
+        os.waitpid(child, 0)
+    assert wait_for(3)[-1] == "second finds" and (folder / "a").read_text() == "first"
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    inside = language.sole_builder(tmp_path / "file" / "mini")
+    with pytest.raises(InputError, match=r"cache folder .*file.* cannot be written .*SAFESTEER_CACHE"), inside:
+        pass
 
 
 def test_an_unknown_recipe_is_a_usage_error() -> None:

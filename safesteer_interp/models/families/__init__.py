@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from safesteer_interp.errors import InputError, did_you_mean
+from safesteer_interp.errors import InputError, nearest
 from safesteer_interp.models.families import gemma3, idefics3, llava, paligemma, qwen2_5_vl, qwen3_vl, text
 from safesteer_interp.models.layout import Layout
 
@@ -31,8 +31,12 @@ def layout_for(config: Any) -> Layout:
     for layout in FAMILIES.values():
         if kind in layout.model_types and (layout.serves is None or layout.serves(config)):
             return layout
-    known = {name for layout in FAMILIES.values() for name in layout.model_types}
+    # the entry to copy: the most similar name among the families of its kind (with or without a vision tower)
+    sees = getattr(config, "vision_config", None) is not None
+    known = {name: layout for layout in FAMILIES.values() for name in layout.model_types if (layout.vision_tower is not None) == sees}
+    model = nearest(kind, known)
     raise InputError(
-        f'model type "{kind}" has no layout entry.{did_you_mean(kind, known)} To add it, write one file with a Layout '
-        "(paths of the decoder layers, final norm, head, vision tower) in safesteer_interp/models/families and list it in its __init__.py."
+        f'model type "{kind}" has no layout entry; the nearest supported one is "{model}". To add it, write one file with a Layout '
+        "(paths of the decoder layers, final norm, head, vision tower) and a tiny() builder in safesteer_interp/models/families, "
+        f'as that of the family "{known[model].family}", and list it in the __init__.py there.'
     )

@@ -140,14 +140,15 @@ def checkpoint_dir(recipe: str | None = None) -> Path:
         digest.update(language.sha256_of(path).encode())
     key = digest.hexdigest()
     folder = cache_dir() / "mini" / f"mini-{name}-{key[:12]}"
-    if language.is_complete(folder):
-        return folder
-    model, processor = build(name)
-    staging = language.staging_folder(f"mini-{name}")
-    model.save_pretrained(staging)
-    processor.save_pretrained(staging)
-    language.write_manifest(staging, key)
-    language.publish(staging, folder)
+    if not language.is_complete(folder):
+        with language.sole_builder(folder) as missing:
+            if missing:
+                model, processor = build(name)
+                staging = language.staging_folder(f"mini-{name}")
+                model.save_pretrained(staging)
+                processor.save_pretrained(staging)
+                language.write_manifest(staging, key)
+                language.publish(staging, folder)
     return folder
 
 

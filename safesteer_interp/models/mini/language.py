@@ -11,8 +11,12 @@ import importlib.util
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.paths import cache_dir
@@ -102,17 +106,44 @@ def staging_folder(name: str) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
     except OSError as cause:
-        raise InputError(
-            f"cache folder {root} cannot be written ({cause.strerror}); free it or set SAFESTEER_CACHE to another folder."
-        ) from None
+        raise _unwritable(root, cause) from None
+
+
+@contextmanager
+def sole_builder(folder: Path) -> Iterator[bool]:
+    """Wait until no other process builds `folder`; yields whether it is still missing.
+
+    Two builds at once would take twice the time and memory and throw one result away. The lock of a killed process is free again.
+    """
+    root = folder.parent
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / f".{folder.name}.lock")
+        lock.acquire()
+    except OSError as cause:
+        raise _unwritable(root, cause) from None
+    try:
+        yield not is_complete(folder)
+    finally:
+        lock.release()
+
+
+def _unwritable(root: Path, cause: OSError) -> InputError:
+    return InputError(f"cache folder {root} cannot be written ({cause.strerror}); free it or set SAFESTEER_CACHE to another folder.")
 
 
 def language_dir() -> Path:
     """Folder of the unmodified language model as a transformers checkpoint; converted on the first call (about 25 s)."""
     folder = cache_dir() / "mini" / f"smollm2-{GGUF_SHA256[:12]}"
-    if is_complete(folder):
-        return folder
-    path = verified_gguf()
+    if not is_complete(folder):
+        with sole_builder(folder) as missing:
+            if missing:
+                _convert(verified_gguf(), folder)
+    return folder
+
+
+def _convert(path: Path, folder: Path) -> None:
+    """The GGUF file as a checkpoint in `folder`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -129,7 +160,6 @@ def language_dir() -> Path:
     tokenizer.save_pretrained(staging)
     write_manifest(staging, GGUF_SHA256)
     publish(staging, folder)
-    return folder
 
 
 def load_language() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
