@@ -193,7 +193,7 @@ def train_reading(
     probe = reading_shard(labeller, recipe.seed * 10_000 + 9_999, 64, recipe.pages)
     maps = fine_maps(tower, probe.images, torch.Generator().manual_seed(0)).float()
     reader = Reader(unfolded(tower.stage16, maps), projector.requires_grad_(True), embeddings, labeller.token_ids(), labeller.space_id())
-    reader.train().to(memory_format=torch.channels_last)
+    reader.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
     optimizer = torch.optim.AdamW(reader.parameters(), lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
     checkpoint = Checkpoint(folder / "reading.safetensors", {"reader": reader}, optimizer)
     start = checkpoint.load()
