@@ -18,7 +18,7 @@ from safesteer_interp.refusals import is_refusal
 from safesteer_interp.requests import Request, Split
 from safesteer_interp.sites import ReadKind, Site, SiteKind
 from safesteer_interp.tracing.collect import collect
-from safesteer_interp.tracing.trace import Trace
+from safesteer_interp.tracing.trace import Trace, Traced
 from safesteer_interp.tracing.tracer import Sampling
 from safesteer_interp.types import RowMask
 
@@ -77,7 +77,7 @@ def held_out(index: pd.DataFrame) -> RowMask:
     return np.array([share[pair] < HELD_OUT for pair in index["pair"]])
 
 
-def token_states(trace: Trace, rows: RowMask) -> TokenStates:
+def token_states(trace: Traced, rows: RowMask) -> TokenStates:
     """States of the first answer tokens to the harmful requests among `rows`, labelled by whether the answer refuses.
 
     Harmless requests are left out, so that refusal against compliance is not harmful against harmless once more.
@@ -97,7 +97,7 @@ def token_states(trace: Trace, rows: RowMask) -> TokenStates:
     return TokenStates(np.concatenate(states), np.concatenate(labels), np.concatenate(steps), np.concatenate(prompts))
 
 
-def fit_probe(mllm: MLLM, trace: Trace, fit: str = "prompt", **parameters: Any) -> DecodingProbe:
+def fit_probe(mllm: MLLM, trace: Traced, fit: str = "prompt", **parameters: Any) -> DecodingProbe:
     """The probe of one of the three fits on a training trace, with its sign test on held-out pairs where they have both kinds.
 
     Raises UsageError for an unknown fit and InputError when a class is missing.

@@ -25,7 +25,7 @@ from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.paths import write_atomic
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.requests import Request
-from safesteer_interp.tracing.trace import Trace
+from safesteer_interp.tracing.trace import Traced
 from safesteer_interp.types import States
 from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, alignment_vectors
 
@@ -98,7 +98,9 @@ class SafeSteer(StagedDefense):
         return cls.from_trace(mllm, training_trace(mllm, requests, **(tracing or {})), fit=fit, **options)
 
     @classmethod
-    def from_trace(cls, mllm: MLLM, trace: Trace, *, fit: str = "prompt", probe: dict[str, Any] | None = None, **options: Any) -> SafeSteer:
+    def from_trace(
+        cls, mllm: MLLM, trace: Traced, *, fit: str = "prompt", probe: dict[str, Any] | None = None, **options: Any
+    ) -> SafeSteer:
         """Fit on a stored trace with `final_norm` at `last_prompt` and `step:1-...`; `probe` are parameters of DecodingProbe.
 
         Raises InputError when a class is missing, or (with alignment) when there are no SD and CB requests.

@@ -8,7 +8,7 @@ from safesteer_interp.errors import UsageError
 from safesteer_interp.models.fingerprint import template_fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Read, Site
-from safesteer_interp.tracing.trace import Trace
+from safesteer_interp.tracing.trace import Traced
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Origin:
         return cls(mllm.name, mllm.fingerprint, str(site), str(read), template_fingerprint(mllm.processor, mllm.system_prompt), data)
 
     @classmethod
-    def of_trace(cls, trace: Trace, site: Site | str, read: Read | str, data: str = "") -> Origin:
+    def of_trace(cls, trace: Traced, site: Site | str, read: Read | str, data: str = "") -> Origin:
         """The origin of anything fitted on a trace's states at `site` and `read`."""
         name, template = (str(trace.meta.get(key, "")) for key in ("model", "template"))
         return cls(name, str(trace.fields.get("model", "")), str(site), str(read), template, data or f"trace {trace.key}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,58 @@ from safesteer_interp.types import RowMask, StateRows, StateStack
 def state_name(site: Site | str, read: Read | str) -> str:
     """Name of a state tensor inside a shard."""
     return f"states/{site}/{read}"
+
+
+@runtime_checkable
+class Traced(Protocol):
+    """What fitting reads of captured states: a whole trace, or the part of one that an analysis looks at (`analysis/view.py`)."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def fields(self) -> dict[str, Any]: ...
+
+    @property
+    def meta(self) -> dict[str, Any]: ...
+
+    @property
+    def sites(self) -> tuple[Site, ...]: ...
+
+    @property
+    def reads(self) -> tuple[Read, ...]: ...
+
+    @property
+    def index(self) -> pd.DataFrame: ...
+
+    @property
+    def texts(self) -> list[str]: ...
+
+    def rows(self, site: Site | str, read: Read | str) -> StateRows: ...
+
+    def present(self, read: Read | str) -> RowMask: ...
+
+
+@runtime_checkable
+class Traced(Protocol):
+    """What probes and directions are fitted on: a `Trace`, or anything that reads like one, such as the rows an analysis asked for."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def fields(self) -> dict[str, Any]: ...
+    @property
+    def meta(self) -> dict[str, Any]: ...
+    @property
+    def sites(self) -> tuple[Site, ...]: ...
+    @property
+    def reads(self) -> tuple[Read, ...]: ...
+    @property
+    def index(self) -> pd.DataFrame: ...
+    @property
+    def texts(self) -> list[str]: ...
+    def rows(self, site: Site | str, read: Read | str) -> StateRows: ...
+    def present(self, read: Read | str) -> RowMask: ...
 
 
 @dataclass

@@ -22,7 +22,7 @@ from safesteer_interp.probes.origin import Origin
 from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.statistics import Estimate
-from safesteer_interp.tracing.trace import Trace
+from safesteer_interp.tracing.trace import Traced
 from safesteer_interp.types import Vector
 from safesteer_interp.vectors.direction import Direction, median_norm
 from safesteer_interp.vectors.resampling import DifferenceBootstrap, pairwise_cosine
@@ -176,7 +176,7 @@ def alignment_vector(
 
 
 def alignment_vectors(
-    trace: Trace,
+    trace: Traced,
     *,
     sites: Iterable[Site | str] | None = None,
     read: Read | str = "last_prompt",

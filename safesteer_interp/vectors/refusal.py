@@ -14,7 +14,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.probes.origin import Origin
 from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site, SiteKind
-from safesteer_interp.tracing.trace import Trace
+from safesteer_interp.tracing.trace import Traced
 from safesteer_interp.vectors.direction import Direction, mean_difference, median_norm
 
 TEXT_ATTACKS = (Attack.TEXT, Attack.CB)
@@ -35,7 +35,7 @@ def refusal_direction(states: Float[np.ndarray, "n d"], harmful: Bool[np.ndarray
 
 
 def refusal_directions(
-    trace: Trace,
+    trace: Traced,
     *,
     sites: Iterable[Site | str] | None = None,
     reads: Iterable[Read | str] = ("last_prompt",),
