@@ -1,0 +1,65 @@
+"""Steering alone: the same edits on every request, with no probe that decides and no choice among candidates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safesteer_interp.defenses.defense import StagedDefense
+from safesteer_interp.errors import UsageError
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.sites import Role
+from safesteer_interp.steering.edits import add
+from safesteer_interp.steering.schedule import Schedule, alignment_edit
+from safesteer_interp.tracing.tracer import Edit
+from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule
+from safesteer_interp.vectors.direction import Direction
+
+
+@dataclass(frozen=True, eq=False)
+class Steered(StagedDefense):
+    """Ordinary sampling under fixed edits; without any, the vanilla model. For dose-response curves: it never asks whether a request is
+    harmful. Raises UsageError for an edit without a key, because its answers could not be told from another edit's."""
+
+    name = "steered"
+    given: tuple[Edit, ...] = ()
+    """Edits of the forward pass, in order."""
+    fitted: tuple[AlignmentVector | Direction, ...] = ()
+    """What the edits were made of; each must belong to the model that answers."""
+
+    def __post_init__(self) -> None:
+        for edit in self.given:
+            if not edit.key:
+                raise UsageError(f'edit "{edit.name}" has no key, so answers under it cannot be stored; make it with `Schedule.edit`.')
+
+    @classmethod
+    def aligned(cls, vector: AlignmentVector, dose: float) -> Steered:
+        """MSAV at its own site on the last prompt token: `dose` times the paper's step |h0 - mean(CB)| along the unit vector.
+
+        Positive doses lead towards text, negative ones (the printed sign) towards image; 0 leaves the state to the bit.
+        """
+        return cls((alignment_edit(vector, ApplicationRule("toward_text", "unit"), dose),), (vector,))
+
+    @classmethod
+    def along(cls, direction: Direction, dose: float) -> Steered:
+        """`dose` times the mean difference that `direction` was made of, added at its site to the tokens that write the answer.
+
+        Those are the last prompt token and every answer token; the prompt is read as it is. 0 leaves the states to the bit.
+        """
+        change = add(direction, dose * direction.raw_norm / direction.residual_norm)
+        sites = (direction.site,)
+        schedules = (Schedule(sites, last_prompt_only=True), Schedule(sites, frozenset({Role.GENERATED}), first_step=1))
+        return cls(tuple(schedule.edit(change) for schedule in schedules), (direction,))
+
+    def edits(self, mllm: MLLM) -> Sequence[Edit]:
+        """The edits, after checking that they belong to this model."""
+        for part in self.fitted:
+            part.guard(mllm)
+        return self.given
+
+    def fingerprint(self) -> str:
+        """Hex digest of the edits' keys, which cover vector, strength and schedule."""
+        record = {"defense": self.name, "edits": [[*map(str, edit.sites), edit.key] for edit in self.given]}
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
