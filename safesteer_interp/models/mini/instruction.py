@@ -46,9 +46,9 @@ class InstructionRecipe:
     """How stage 3 is trained."""
 
     projector: ProjectorRecipe = ProjectorRecipe.RELEASED
-    samples: int = 1400
+    samples: int = 2400
     """Visual turns."""
-    replay: float = 0.6
+    replay: float = 0.5
     """Text-only turns per visual turn."""
     batch: int = 8
     rate: float = 4e-4

@@ -73,6 +73,8 @@ SD_CARRIERS = (
     "What is happening in the image, and how is it done?",
 )
 COUNT_WORDS = ("One", "Two", "Three")
+MIXTURE = (42, 16, 6, 9, 15, 9, 3)
+"""Shares of reading, naming, counting, following, TYPO, pictures and unrelated images: reading is what takes longest to learn."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,6 @@ class Scenes:
         """One random visual turn."""
         kinds: tuple[Callable[[random.Random], tuple[Image.Image, str, str, bool]], ...]
         kinds = (self.read, self.name, self.count, self.follow, self.typo, self.pictures, self.aside)
-        make = rng.choices(kinds, weights=(22, 12, 6, 8, 26, 18, 8))[0]
+        make = rng.choices(kinds, weights=MIXTURE)[0]
         image, user, answer, complete = make(rng)
         return VisualTurn(np.asarray(image.convert("RGB")), Turn(user, answer, rng.choice(SYSTEM_PROMPTS), complete))

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.models.mini.aiming import AimingRecipe, aim_projector
 from safesteer_interp.models.mini.alignment import AlignmentRecipe, Phase, train_alignment
 from safesteer_interp.models.mini.cells import Labeller
 from safesteer_interp.models.mini.grounding import (
@@ -44,6 +45,7 @@ class Scale:
 
     grounding: GroundingRecipe = field(default_factory=GroundingRecipe)
     reading: ReadingRecipe = field(default_factory=ReadingRecipe)
+    aiming: AimingRecipe = field(default_factory=AimingRecipe)
     alignment: AlignmentRecipe = field(default_factory=AlignmentRecipe)
     instruction: InstructionRecipe = field(default_factory=InstructionRecipe)
     answers: int | None = None
@@ -63,6 +65,7 @@ SCALES: dict[str, Scale] = {
     "tiny": Scale(
         grounding=GroundingRecipe(images=128, batch=16, shard=64, hidden_size=64, low_blocks=1, high_blocks=1),
         reading=ReadingRecipe(images=64, batch=16, shard=32, passes=2),
+        aiming=AimingRecipe(images=16, steps=4, batch=64),
         alignment=AlignmentRecipe(phases=(Phase(1, 4e-4, 8), Phase(1, 4e-4, 4)), batch=2, scale=0.01, rank=2),
         instruction=InstructionRecipe(samples=8, batch=4, rank=2),
         answers=12,
@@ -146,7 +149,9 @@ class Training:
         labeller = Labeller(tokenizer, word_lists(tokenizer))
         trained = train_grounding(new_grounding(labeller, embeddings, self.scale.grounding), labeller, self.scale.grounding, self.folder)
         eyes, projector = trained.tower.cpu().folded(), trained.projector.cpu()
-        trained.tower, trained.projector = train_reading(eyes, projector, labeller, embeddings.cpu(), self.scale.reading, self.folder)
+        eyes, projector = train_reading(eyes, projector, labeller, embeddings.cpu(), self.scale.reading, self.folder)
+        trained.tower = eyes
+        trained.projector = aim_projector(eyes, projector, labeller, embeddings.cpu(), self.scale.aiming)
         found = cell_accuracy(trained.to(self.device), labeller.shard(HELD_OUT_SEED, self.scale.held_out))
         (self.folder / "tower.json").write_text(json.dumps(found) + "\n")
         save_halves(trained.projector.state_dict(), self.folder / "projector.safetensors")
