@@ -74,7 +74,7 @@ def versions() -> Iterator[Check]:
     import torch
 
     devices = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "CPU only"
-    yield Check("versions", "devices", Status.OK, f"{devices}, {torch.get_num_threads()} threads")
+    yield Check("versions", "devices", Status.OK, f"{devices}, torch threads: {torch.get_num_threads()}")
 
 
 def tracer_parity(families: list[str] | None = None) -> Iterator[Check]:
@@ -162,6 +162,10 @@ def disk_and_cache() -> Iterator[Check]:
 def data() -> Iterator[Check]:
     """Which public benchmarks were found; all are optional."""
     root = data_root()
+    asked = os.environ.get("SAFESTEER_DATA")
+    if root is None and asked:
+        yield Check("data", "public benchmarks", Status.FAILED, f"SAFESTEER_DATA is {asked}, which is no folder; correct or unset it")
+        return
     if root is None:
         yield Check("data", "public benchmarks", Status.NOTE, "no data root; the bundled requests suffice, or set SAFESTEER_DATA")
         return

@@ -20,7 +20,7 @@ def progress_bar(description: str, total: int | None, *, enabled: bool = True, d
     `done` units count as finished already (a resumed run), so the ETA is that of the rest. Without a terminal on stderr one line is
     printed when the job ends, so that a log stays readable.
     """
-    console = Console(file=sys.stderr)
+    console = Console(file=sys.stderr, emoji=False)  # "tiny:llama:" would become a picture of a llama
     if not enabled:
         yield lambda n=1, description=None: None
         return

@@ -71,8 +71,7 @@ def parse_sites(text: str | Iterable[str], n_layers: int) -> tuple[Site, ...]:
         if part == "all":
             found += [Site(SiteKind.EMBED), *(Site(SiteKind.RESID_POST, i) for i in range(n_layers)), Site(SiteKind.FINAL_NORM)]
         elif kind in set(LAYERED) and (not span or re.fullmatch(r"\d+-\d+", span)):
-            low, high = (int(x) for x in span.split("-")) if span else (0, n_layers - 1)
-            found += [Site(SiteKind(kind), i) for i in range(low, high + 1)]
+            found += [Site(SiteKind(kind), i) for i in (_span(part, span) if span else range(n_layers))]
         else:
             found.append(Site.parse(part))
     for site in found:
@@ -119,9 +118,17 @@ def parse_reads(text: str | Iterable[str]) -> tuple[Read, ...]:
     parts = [p for t in ([text] if isinstance(text, str) else text) for p in t.split(",") if p.strip()]
     found: list[Read] = []
     for part in (p.strip() for p in parts):
-        span = re.fullmatch(r"step:(\d+)-(\d+)", part)
+        span = re.fullmatch(r"step:(\d+-\d+)", part)
         if span:
-            found += [Read(ReadKind.STEP, k) for k in range(int(span[1]), int(span[2]) + 1)]
+            found += [Read(ReadKind.STEP, k) for k in _span(part, span[1])]
         else:
             found.append(Read.parse(part))
     return tuple(dict.fromkeys(found))
+
+
+def _span(part: str, text: str) -> range:
+    """The numbers of "low-high", both included. Raises UsageError when it runs backwards, naming the part it stands in."""
+    low, high = (int(number) for number in text.split("-"))
+    if high < low:
+        raise UsageError(f'"{part}" runs backwards; write the smaller number first.')
+    return range(low, high + 1)

@@ -103,6 +103,14 @@ def test_doctor_never_prints_the_ndif_key(safesteer: Run, monkeypatch: pytest.Mo
     assert "very-secret" not in out + err
 
 
+def test_doctor_names_a_data_root_that_is_none(safesteer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFESTEER_DATA", "/no/such/place")
+    code, out, err = safesteer("doctor", "--only", "data")
+    assert code == 1
+    assert "/no/such/place" in out
+    assert err == "1 of 1 checks failed.\n"
+
+
 def test_doctor_fails_when_tracers_disagree(safesteer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safesteer_interp.doctor.largest_difference", lambda family, tracer: 0.02)
     code, out, _ = safesteer("doctor", "--only", "tracers", "--family", "llama", "--json")
@@ -152,6 +160,11 @@ def test_show_roles_accounts_for_every_token(safesteer: Run, tiny: Callable[[str
         (("trace", "--model", "tiny:llava", "--limit", "2", "--remote", "--tracer", "hooks"), 2, "nnsight"),
         (("trace", "--model", "tiny:llava", "--limit", "2", "--remote"), 2, "NDIF_API_KEY"),
         (("trace", "--model", "tiny:paligemma", "--limit", "2", "--attacks", "SD", "--tracer", "transformer_lens"), 2, "no adapter"),
+        (("trace", "--model", "tiny:llava", "--limit", "2", "--reads", "step:8-1"), 2, '"step:8-1" runs backwards'),
+        (("trace", "--model", "tiny:llava", "--limit", "2", "--sites", "resid_post.3-1"), 2, '"resid_post.3-1" runs backwards'),
+        (("trace", "--model", "tiny:llava", "--limit", "2", "--temperature", "-1"), 2, "temperature is -1.0"),
+        (("trace", "--model", "tiny:llava", "--limit", "2", "--temperature", "nan"), 2, "temperature is nan"),
+        (("trace", "--model", "tiny:llava", "--limit", "2", "--max-new-tokens", "-1"), 2, "max_new_tokens is -1"),
         (("trace", "--model", "tiny:lava"), 2, "llava"),
         (("trace", "--model", "no/such-model", "--limit", "2"), 3, "no/such-model"),
         (("trace", "--requests", "bundeld"), 2, '"bundled"'),

@@ -20,6 +20,12 @@ def test_a_resumed_job_counts_what_was_done(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "tracing [mini]: 10/10 done\n"
 
 
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("tracing tiny:llama", 1) as advance:  # ":llama:" is an emoji to rich
+        advance()
+    assert capsys.readouterr().err == "tracing tiny:llama: 1/1 done\n"
+
+
 def test_disabled_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar("quiet", 2, enabled=False) as advance:
         advance(2)

@@ -58,7 +58,7 @@ def run(
     bench = bench or Workbench(Settings(**settings))
     chosen = choose(ids, discover(folder))
     jobs = make_jobs(bench, chosen, profile, out, overrides or {}, subfolder)
-    say = Console(file=sys.stderr, highlight=False, soft_wrap=True) if bench.settings.progress else Console(quiet=True)
+    say = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False) if bench.settings.progress else Console(quiet=True)
     measuring, git = origin.measuring_code(), origin.git_state(chosen[0].source.parent)
     due = [job for job in jobs if not job.excuse and (fresh or not is_finished(bench, job, measuring))]
     _trace(bench, due, say)

@@ -80,6 +80,11 @@ class Trace:
 
     def run(self) -> int:
         """Traces, or prints the plan or the roles."""
+        from safesteer_interp.sites import parse_reads
+        from safesteer_interp.tracing.tracer import Sampling
+
+        sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
+        parse_reads(self.reads)  # what needs no model is refused before a large one is loaded
         model, requests = load_inputs(
             self.model,
             self.requests,
@@ -97,10 +102,8 @@ class Trace:
             return 0
         from safesteer_interp.tracing.collect import collect, load_tracer, plan
         from safesteer_interp.tracing.store import Store
-        from safesteer_interp.tracing.tracer import Sampling
 
         store = Store(self.store)
-        sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
         planned = plan(
             model,
             requests,

@@ -73,10 +73,11 @@ class Plan:
 
     def __str__(self) -> str:
         disk = "kept in memory" if self.free is None else f"{_size(self.free)} free on disk"
+        passes, decoding = _count(self.batches, "prompt pass", "es"), _count(self.batches * self.steps, "decoding pass", "es")
         return (
-            f"{self.n_requests} requests ({self.n_stored} stored already), {len(self.fields['sites'])} sites x "
-            f"{len(self.fields['reads'])} reads\n"
-            f"{self.batches} prompt passes of up to {self.batch_size} requests, at most {self.batches * self.steps} decoding passes\n"
+            f"{_count(self.n_requests, 'request')} ({self.n_stored} stored already), {_count(len(self.fields['sites']), 'site')} x "
+            f"{_count(len(self.fields['reads']), 'read')}\n"
+            f"{passes} of up to {_count(self.batch_size, 'request')}, at most {decoding}\n"
             f"{_size(self.bytes)} in all, {_size(self.bytes_left)} still to write, {disk}\n"
             f"key {self.key or '(not stored)'}"
         )
@@ -147,6 +148,10 @@ def check_tracer(model: MLLM, name: str, *, remote: bool | str = False, sampling
         raise UsageError(
             f'TransformerLens has no adapter for the family "{model.layout.family}"; trace it with --tracer nnsight or --tracer hooks.'
         )
+
+
+def _count(n: int, what: str, ending: str = "s") -> str:
+    return f"{n} {what}" + (ending if n != 1 else "")
 
 
 def _size(n: int) -> str:

@@ -7,12 +7,14 @@ tolerance: `hooks.py` (plain torch, the yardstick), `nnsight.py` (default; local
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.types import Hidden, Logits, Roles, States
@@ -57,6 +59,12 @@ class Sampling:
     temperature: float = 0.0
     seed: int = 0
     """One generator per request, derived from (seed, request key): batch composition cannot change a sample."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 0:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be 0 or more.")
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"temperature is {self.temperature}; it must be 0 (greedy) or a positive number.")
 
 
 GREEDY = Sampling()
