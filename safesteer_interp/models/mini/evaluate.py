@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ class EvaluationSize:
     pictures: int | None = None
     """Pictures to be named, the whole vocabulary by default."""
     states: bool = True
-    """Whether the AUROC by layer is measured (a trace of all splits)."""
+    """Whether the AUROC by layer is measured (prompt states of all splits)."""
+    probe_pairs: int | None = 72
+    """Training pairs that its probes are fitted on; all when None."""
     batch: int = 16
 
 
@@ -129,7 +131,7 @@ def refusal_measures(
     return found, said
 
 
-def separation(model: Any, processor: Any, batch: int, report: Callable[..., None]) -> dict[str, Row]:
+def separation(model: Any, processor: Any, probe_pairs: int | None, batch: int, report: Callable[..., None]) -> dict[str, Row]:
     """AUROC of harmful against twin by attack form: logistic probe fitted on training pairs, layer chosen on validation, value on test."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -138,6 +140,8 @@ def separation(model: Any, processor: Any, batch: int, report: Callable[..., Non
     found: dict[str, Row] = {}
     for attack in (Attack.TEXT, Attack.SD, Attack.TYPO):
         requests = load_bundled([attack], phrasing=Phrasing.MIXED)
+        fitted = sorted({r.pair for r in requests if r.split is Split.TRAIN}, key=lambda p: stable_hash("mini", "probe", p))[:probe_pairs]
+        requests = [r for r in requests if r.split is not Split.TRAIN or r.pair in set(fitted)]
         states = last_prompt_states(model, processor, requests, batch=batch, report=report)
         harmful = np.array([r.harmful for r in requests])
         pair = np.array([r.pair for r in requests])
@@ -202,7 +206,7 @@ def evaluate_model(
         measures, more = utility_measures(model, processor, size.batch, advance)
         found |= measures
         if size.states:
-            found |= separation(model, processor, size.batch, advance)
+            found |= separation(model, processor, size.probe_pairs, size.batch, advance)
     said |= more | {r.id: a for (r, _), a in zip((*reading, *naming), (*read, *named), strict=True)}
     return found, said
 
@@ -222,7 +226,7 @@ def evaluate_mini(
     card: dict[str, Any] = {"default": known["default"], "recipes": {}, "compute": known.get("compute", {})}
     for recipe in recipes or known["trained"]:
         model, processor = load_mini(recipe)
-        part = size if recipe == known["default"] else EvaluationSize(size.pairs, size.readings, size.pictures, False, size.batch)
+        part = size if recipe == known["default"] else replace(size, states=False)
         measures, said = evaluate_model(model, processor, part, progress=progress)
         card["recipes"][recipe] = measures
         output.with_name(f"{output.stem}-{recipe}-answers.json").write_text(json.dumps(said, indent=0, sort_keys=True) + "\n")
