@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 for name, value in {
     "HF_HUB_OFFLINE": "1",
@@ -23,6 +24,9 @@ for name, value in {
     "UV_OFFLINE": "1",
 }.items():
     os.environ.setdefault(name, value)
+
+settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parent.parent
 
