@@ -26,7 +26,7 @@ def training_spec(p: Any) -> TraceSpec:
     return fit_spec(p, **answers(p))
 
 
-def test_spec(p: Any, attacks: Sequence[Attack] = PAPER_ATTACKS) -> TraceSpec:
+def test_spec(p: Any, attacks: Sequence[Attack] = PAPER_ATTACKS) -> TraceSpec:  # noqa: PT028  (no pytest function)
     """The test requests that are answered (`answer_pairs` pairs); prompt states at the final norm only."""
     return report_spec(p, attacks=tuple(attacks), pairs=p.answer_pairs, sites=("final_norm",))
 
@@ -70,4 +70,4 @@ def demand_both_kinds(t: pd.DataFrame, column: str = "outcome", baseline: str = 
     """Raises NotApplicableError when the undefended model never complies with a harmful request: there is nothing to defend."""
     vanilla = t[(t["defense"] == baseline) & t["harmful"]]
     if not (vanilla[column] == "comply").any():
-        raise NotApplicableError("the undefended model complies with none of these harmful requests, so there is no attack to defend against.")
+        raise NotApplicableError("the undefended model complies with none of these harmful requests: there is no attack to defend against.")

@@ -84,6 +84,22 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "shiftdc": Style(SKY, "<", "ShiftDC", "--"),
         "random_direction": Style("#8f8f8f", "4", "random direction", ":"),
     },
+    "part": {
+        "none": Style(BLACK, "o", "no defense"),
+        "safesteer": Style(VERMILLION, "X", "full SafeSteer"),
+        "no_probe": Style(BLUE, "s", "without probe (MSAV only)"),
+        "no_msav": Style(ORANGE, "^", "without MSAV (probe only)"),
+        "centred": Style(PURPLE, "D", "full, step means removed"),
+        "token": Style(SKY, "v", "full, probe fitted on tokens"),
+        "random_vector": Style("#6b6b6b", "<", "control: random vector only", ":"),
+        "random_probe": Style("#8f8f8f", ">", "control: random probe only", ":"),
+        "random_both": Style("#8c8c8c", "P", "control: random probe and vector", ":"),
+    },
+    "scorer": {
+        "probe": Style(VERMILLION, "X", "probe (SafeSteer)"),
+        "refusal_tokens": Style(BLUE, "s", "refusal strings, no states", "--"),
+        "random": Style("#8f8f8f", "4", "control: random probe", ":"),
+    },
     "fit": {
         "prompt": Style(BLACK, "o", "probe fitted on prompts"),
         "centred": Style(PURPLE, "D", "step means removed"),

@@ -1,0 +1,143 @@
+"""The steps SafeSteer's effect depends on, each measured by itself: verdict, refusal token within reach, sign of the probe, its shift."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analyses._answering import PAPER_ATTACKS, training_spec
+from analyses._shared import STEPS, answers, attacks_in, report_spec
+from safesteer_interp.analysis.analysis import TraceSpec
+from safesteer_interp.errors import InputError
+
+SITE = "final_norm"
+FITS = ("prompt", "centred", "token")
+CALLED, REACH, REACH_MSAV, REACH_RANDOM = (
+    "called harmful", "refusal token in top K", "refusal token in top K, MSAV", "refusal token in top K, random vector",
+)  # fmt: skip
+SIGN, SHIFT = "sign test", "shift from prompt to tokens"
+
+
+def tokens_spec(p: Any) -> TraceSpec:
+    """Prompt and first-token states of the test pairs with the undefended greedy answers."""
+    return report_spec(p, attacks=PAPER_ATTACKS, sites=(SITE,), **answers(p))
+
+
+def probes(ctx: Any, p: Any) -> dict[str, Any]:
+    """The probe of each fit on the training pairs; a fit for which the answers lack refusals or compliances is left out."""
+    from safesteer_interp.defenses.fitting import fit_probe
+
+    found = {}
+    for name in FITS:
+        try:
+            found[name] = fit_probe(ctx.model, ctx.trace(training_spec(p)), name)
+        except InputError:
+            continue
+    return found
+
+
+def premises(ctx: Any, p: Any, base: Any, fits: dict[str, Any]) -> pd.DataFrame:
+    """One row per premise, fit, attack and class: value, low, high, n, clusters; `passed` for the sign test.
+
+    `sign test`: Cohen's d of the first `steps` tokens, refusals minus compliances, on test pairs. `shift`: an answer's mean score over
+    those tokens minus its prompt's, in units of the gap between harmful and harmless prompts (0: the probe meets what it was fitted on).
+    """
+    from safesteer_interp.statistics import cluster_rate
+
+    view = ctx.trace(tokens_spec(p))
+    index, prompts = view.index, view.rows(SITE, "last_prompt")
+    harmful, attack, pairs = index["harmful"].to_numpy(bool), index["attack"].to_numpy(str), index["pair"].to_numpy(str)
+    seed, rows = ctx.seed("premises"), []
+    hits = {
+        CALLED: base.prompt_probe.decision_at(prompts, 0 * harmful) > 0,
+        REACH: _in_reach(ctx, prompts, p.k),
+        REACH_MSAV: _in_reach(ctx, _opened(base, prompts), p.k),
+        REACH_RANDOM: _in_reach(ctx, _opened(base.with_random_vector(), prompts), p.k),
+    }
+    for name, hit in hits.items():
+        for form in [*attacks_in(index), "pictures"]:
+            for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
+                mask = side & ((attack != "CB") if form == "pictures" else (attack == form))
+                rows.append({"premise": name, "attack": form, "class": kind} | cluster_rate(hit[mask], pairs[mask], seed=seed).as_row())
+    for fit, probe in fits.items():
+        rows += _of_fit(view, probe, fit, p.steps, harmful, pairs, seed)
+    return pd.DataFrame(rows)
+
+
+def scores(ctx: Any, p: Any, fits: dict[str, Any]) -> pd.DataFrame:
+    """Mean probe score (log-odds) of test requests by fit, class and step; step 0 is the prompt, k the k-th answer token."""
+    import numpy as np
+
+    from safesteer_interp.statistics import cluster_mean
+
+    view = ctx.trace(tokens_spec(p))
+    harmful, pairs, rows = view.index["harmful"].to_numpy(bool), view.index["pair"].to_numpy(str), []
+    for fit, probe in fits.items():
+        for step in range(min(p.steps, STEPS) + 1):
+            found = _scores(view, probe, step)
+            for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
+                there = side & np.isfinite(found)
+                if there.sum() > 1:
+                    estimate = cluster_mean(found[there], pairs[there], seed=ctx.seed("scores"))
+                    rows.append({"fit": fit, "class": kind, "step": step} | estimate.as_row())
+    return pd.DataFrame(rows)
+
+
+def _scores(view: Any, probe: Any, step: int) -> Any:
+    """[n] the probe's scores at a step (0 = prompt); NaN where the answer had ended."""
+    import numpy as np
+
+    states = view.rows(SITE, f"step:{step}" if step else "last_prompt")
+    there = np.isfinite(states).all(axis=1)
+    found = np.full(len(states), np.nan)
+    found[there] = probe.decision_at(states[there], np.full(there.sum(), step))
+    return found
+
+
+def _opened(defense: Any, prompts: Any) -> Any:
+    """Prompt states as the defense leaves them: moved by its vector where its probe calls the request harmful."""
+    import torch
+
+    with torch.inference_mode():
+        return defense.opening(torch.from_numpy(prompts)).states.numpy()
+
+
+def _in_reach(ctx: Any, states: Any, k: int) -> Any:
+    """[n] True where one of the k likeliest next tokens may start a refusal (arXiv 2406.11717's tokens)."""
+    import numpy as np
+
+    from safesteer_interp.refusals import refusal_token_ids
+
+    logits = ctx.head(states, normed=True)
+    best = logits[:, list(refusal_token_ids(ctx.model.tokenizer))].max(axis=1, keepdims=True)
+    return np.asarray((logits > best).sum(axis=1) < k)
+
+
+def _of_fit(view: Any, probe: Any, fit: str, steps: int, harmful: Any, pairs: Any, seed: int) -> list[dict[str, Any]]:
+    """Sign test and shift of one fit."""
+    import numpy as np
+
+    from safesteer_interp.defenses.fitting import token_states
+    from safesteer_interp.probes.fits import TokenStates, run_sign_test
+    from safesteer_interp.statistics import cluster_mean
+
+    rows: list[dict[str, Any]] = []
+    tokens = token_states(view, np.ones(len(view), dtype=bool))
+    early = tokens.steps <= steps
+    tokens = TokenStates(tokens.states[early], tokens.refusal[early], tokens.steps[early], tokens.prompts[early])
+    if min(tokens.refusal.sum(), (~tokens.refusal).sum()) >= 2:
+        test = run_sign_test(probe, tokens, seed=seed)
+        scale = test.difference.value / test.effect if test.effect else float("nan")
+        d = test.difference
+        row = {"premise": SIGN, "fit": fit, "class": "harmful", "value": test.effect, "low": d.low / scale, "high": d.high / scale}
+        rows.append(row | {"n": d.n, "clusters": d.clusters, "passed": test.passed})
+    at_prompt = _scores(view, probe, 0)
+    gap = at_prompt[harmful].mean() - at_prompt[~harmful].mean()
+    by_step = np.stack([_scores(view, probe, step) for step in range(1, min(steps, STEPS) + 1)])
+    there = np.isfinite(by_step).any(axis=0)
+    shift = (np.nanmean(by_step[:, there], axis=0) - at_prompt[there]) / abs(gap)
+    for kind, side in (("harmful", harmful[there]), ("harmless", ~harmful[there])):
+        found = cluster_mean(shift[side], pairs[there][side], seed=seed)
+        rows.append({"premise": SHIFT, "fit": fit, "class": kind} | found.as_row())
+    return rows
