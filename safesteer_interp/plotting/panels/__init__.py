@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from safesteer_interp.plotting.panels.candidates import candidate_grid
 from safesteer_interp.plotting.panels.curves import dose_curve, layer_curve
 from safesteer_interp.plotting.panels.densities import scatter_densities
 from safesteer_interp.plotting.panels.forests import forest
@@ -11,6 +12,7 @@ from safesteer_interp.plotting.panels.shared import legend_below
 from safesteer_interp.plotting.panels.strips import token_strip
 
 __all__ = [
+    "candidate_grid",
     "dose_curve",
     "forest",
     "layer_curve",
