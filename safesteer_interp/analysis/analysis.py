@@ -95,6 +95,9 @@ class Analysis:
     """Field values that differ from the defaults, by profile, e.g. {"full": {"pairs": None, "replicates": 2000}}."""
     order: int = 100
     """Place in the gallery; lower comes first."""
+    timed: tuple[str, ...] = ()
+    """Columns of its tables that hold timings of the machine it ran on: `verify` holds no new measurement against them, nor against
+    the verdicts that rest on them, and says so."""
     captions: Mapping[str, str] = field(default_factory=dict)
     """Extra caption per figure name, where `draw` returns several or the axes need a word."""
 

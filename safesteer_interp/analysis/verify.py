@@ -2,12 +2,14 @@
 
 Three comparisons per result folder: the stored table against a new measurement with the stored parameters; claims.json against the
 claims that follow from the stored table; and the verdicts from both. A table or claim edited by hand shows up by its own name.
+Timings differ from run to run: of an analysis that declares some (`Analysis.timed`) the other columns are measured again and compared,
+and its verdicts are held against the stored table only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,8 @@ class VerifyReport:
     checked: tuple[Path, ...]
     moved: tuple[Moved, ...]
     problems: tuple[tuple[Path, str], ...] = ()
+    left_out: tuple[tuple[Path, str], ...] = ()
+    """What was not compared in a checked result, and why."""
 
     @property
     def exit_code(self) -> int:
@@ -66,11 +70,13 @@ class VerifyReport:
             "checked": [str(p) for p in self.checked],
             "moved": [{**m.__dict__, "folder": str(m.folder)} for m in self.moved],
             "problems": [{"folder": str(p), "reason": why} for p, why in self.problems],
+            "left_out": [{"folder": str(p), "reason": why} for p, why in self.left_out],
             "exit_code": self.exit_code,
         }
 
     def __str__(self) -> str:
         lines = [f"moved: {m}" for m in self.moved] + [f"not verified: {p}: {why}" for p, why in self.problems]
+        lines += [f"left out: {p}: {why}" for p, why in self.left_out]
         sound = len(self.checked) - len({m.folder for m in self.moved})
         return "\n".join([*lines, f"{sound} of {len(self.checked)} results verified"])
 
@@ -92,7 +98,7 @@ def verify(
     """
     chosen = {a.id: a for a in choose(ids, discover(folder))}
     found = [p.parent for p in sorted(Path(figures).glob("*/*/provenance.json")) if p.parent.parent.name in chosen]
-    checked, moved, problems = [], [], []
+    checked, moved, problems, left_out = [], [], [], []
     opened: dict[tuple[str, str], Workbench] = {}
     for place in found:
         try:
@@ -105,11 +111,13 @@ def verify(
                 bench = opened[name, data] = _bench(record, model, data, retrace, settings)
             moved += compare(chosen[place.parent.name], place, record, bench)
             checked.append(place)
+            if timed := chosen[place.parent.name].timed:
+                left_out.append((place, f"{', '.join(timed)} and the verdicts of a new measurement: timings differ from run to run."))
         except MEASURE_ERRORS as cause:
             problems.append((place, str(cause) if isinstance(cause, SafeSteerError) else f"{type(cause).__name__}: {cause}"))
     if not checked and not problems:
         raise InputError(f"nothing to verify below {figures}; make results first with `safesteer run`.")
-    return VerifyReport(tuple(checked), tuple(moved), tuple(problems))
+    return VerifyReport(tuple(checked), tuple(moved), tuple(problems), tuple(left_out))
 
 
 def _bench(record: Mapping[str, Any], model: str | None, data: str, retrace: bool, settings: Mapping[str, Any]) -> Workbench:
@@ -136,22 +144,26 @@ def compare(analysis: Analysis, place: Path, record: Mapping[str, Any], bench: W
             have = "table" if name in stored else "nothing"
             moved.append(Moved(analysis.id, place, f"{name}.csv", "whole table", "all", have, "table" if have == "nothing" else "nothing"))
             continue
-        for row, column, old, new in table_differences(stored[name], tables[name]):
+        for row, column, old, new in table_differences(stored[name], tables[name], without=analysis.timed):
             moved.append(Moved(analysis.id, place, f"{name}.csv", row, column, old, new))
     kept = files.read_json(place / "claims.json")
     follows = claims_of(analysis, p, stored, model=kept["model"], dataset=kept["dataset"])
     moved += _claim_differences(analysis, place, kept, follows, "from the stored table")
-    moved += [m for m in _claim_differences(analysis, place, kept, claims, "from a new measurement") if m.column.startswith("verdict")]
+    if not analysis.timed:
+        moved += [m for m in _claim_differences(analysis, place, kept, claims, "from a new measurement") if m.column.startswith("verdict")]
     return moved
 
 
-def table_differences(stored: pd.DataFrame, recomputed: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    """(row, column, stored, recomputed) of every cell that differs by more than the tolerance, and of columns or rows that came or went."""
+def table_differences(stored: pd.DataFrame, recomputed: pd.DataFrame, without: Collection[str] = ()) -> list[tuple[str, str, str, str]]:
+    """(row, column, stored, recomputed) of every cell that differs by more than the tolerance, and of columns or rows that came or went.
+
+    Cells of the columns `without` are not compared.
+    """
     found = [("all rows", str(c), "a column", "no such column") for c in stored.columns if c not in recomputed.columns]
     found += [("all rows", str(c), "no such column", "a column") for c in recomputed.columns if c not in stored.columns]
     if len(stored) != len(recomputed):
         found.append(("all rows", "number of rows", str(len(stored)), str(len(recomputed))))
-    shared = [c for c in stored.columns if c in recomputed.columns]
+    shared = [c for c in stored.columns if c in recomputed.columns and c not in without]
     named = [c for c in shared if not pd.api.types.is_float_dtype(recomputed[c]) and c not in ("n", "clusters")]
     for i in range(min(len(stored), len(recomputed))):
         label = f"row {i}" + "".join(f", {c} {recomputed[c].iloc[i]}" for c in named[:5])
