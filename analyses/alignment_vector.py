@@ -21,6 +21,7 @@ EVERY, GATED = "every request", "probe says harmful"
 CORRECTED, PRINTED = "toward_text/unit", "printed/raw"
 RULES = (PRINTED, "printed/unit", "toward_text/raw", CORRECTED, "random/raw", "random/unit")
 CLASSES = ("harmful", "harmless")
+TWINNED = ("log_odds", "top_1")
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,7 @@ def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame
     from safesteer_interp.steering.selection import refusal_score
     from safesteer_interp.vectors.alignment import ApplicationRule
 
-    states = torch.from_numpy(report.rows("final_norm", "last_prompt"))
-    tokens = list(refusal_token_ids(ctx.model.tokenizer))
+    states, tokens = torch.from_numpy(report.rows("final_norm", "last_prompt")), list(refusal_token_ids(ctx.model.tokenizer))
     seed, index = ctx.seed("bootstrap"), report.index
 
     def measured(edited: Any) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame
     twins = rows.loc[harmful].drop(columns="good").merge(rows.loc[~harmful].drop(columns="bad"), on=["pair", "attack"])
     called = np.array([bool(verdict["harmful"]) for verdict in defense.opening(states).verdicts])
     values, contrasts = [], []
-    for name, gate in [(n, g) for n in found for g in (EVERY, GATED)]:
+    for name, gate in [("none", EVERY), *((n, g) for n in RULES for g in (EVERY, GATED))]:
         acts = np.ones(len(called)) if gate == EVERY else called.astype(float)
         # Where the gate is shut the request stays as it was.
         change = {q: acts * (found[name][q] - plain[q]) for q in plain}
@@ -158,8 +158,8 @@ def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame
                     contrasts += [keys | {"quantity": q} | _mean(x[:, at], pairs[at], seed) for q, x in change.items()]
             if name != "none":
                 bad, good = (twins[column].to_numpy()[here[twins["bad"]]] for column in ("bad", "good"))
-                keys = head | {"class": "harmful minus harmless"}
-                contrasts += [keys | {"quantity": q} | _mean(x[:, bad] - x[:, good], pairs[bad], seed) for q, x in change.items()]
+                keys, gap = head | {"class": "harmful minus harmless"}, {q: change[q][:, bad] - change[q][:, good] for q in TWINNED}
+                contrasts += [keys | {"quantity": q} | _mean(x, pairs[bad], seed) for q, x in gap.items()]
     at = (attack == str(Attack.SD)) & harmful
     for name in RULES[:4]:
         others = found[f"random/{name.split('/')[1]}"]["log_odds"][:, at].mean(axis=1)
@@ -214,7 +214,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
         null = Control("random vectors of equal length", contrast(control, attack, kind, quantity))
         return Claim(name, words, contrast(rule, attack, kind, quantity), "above", 0.0, (null,), unit, note)
 
-    nats = "nats of refusal log-odds, paired difference"
+    nats = "nats of log-odds, paired difference"
     for attack in [a for a in attacks_in(t["contrasts"]) if a in ("SD", "TYPO")]:
         words = f"Moved back towards text by a unit vector, harmful {attack} requests start with a refusal token more often."
         found.append(rise(f"toward_text_raises_refusal_{attack.lower()}", words, CORRECTED, attack, "log_odds", nats))
