@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from test_candidates import asked
 
+from safesteer_interp.datasets.pairs import load_pairs
 from safesteer_interp.defenses.coca import CoCA
 from safesteer_interp.defenses.defense import DEFENSES, Settings, answer, defense_class
 from safesteer_interp.defenses.ecso import ECSO
@@ -278,3 +281,10 @@ def test_ecso_runs_on_a_model(tiny: Callable[[str], Any]) -> None:
     mllm = tiny("qwen2_5_vl")
     found = ECSO(caption_tokens=4).respond(mllm, asked(mllm), SETTINGS)
     assert len(found) == 3 and all(isinstance(r.verdict["unsafe"], bool) for r in found)
+
+
+def test_the_sign_test_keeps_a_fifth_of_any_selection_of_training_pairs() -> None:
+    pairs = sorted((p.id for p in load_pairs() if p.split is Split.TRAIN), key=lambda p: sha256(p.encode()).hexdigest())
+    for chosen in (pairs[:40], pairs):  # analyses take the pairs of lowest hash first
+        kept = held_out(pd.DataFrame({"split": "train", "pair": chosen}))
+        assert 0.05 < kept.mean() < 0.4

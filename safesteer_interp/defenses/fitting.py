@@ -73,7 +73,8 @@ def held_out(index: pd.DataFrame) -> RowMask:
     validation = (index["split"] == str(Split.VALIDATION)).to_numpy()
     if validation.any():
         return validation
-    share = {pair: int(hashlib.sha256(pair.encode()).hexdigest()[:8], 16) / 2**32 for pair in set(index["pair"])}
+    # salted: splits and smaller selections of pairs are taken by the plain hash, lowest first, and would all fall on one side
+    share = {pair: int(hashlib.sha256(f"sign test\0{pair}".encode()).hexdigest()[:8], 16) / 2**32 for pair in set(index["pair"])}
     return np.array([share[pair] < HELD_OUT for pair in index["pair"]])
 
 
@@ -83,15 +84,16 @@ def token_states(trace: Traced, rows: RowMask) -> TokenStates:
     Harmless requests are left out, so that refusal against compliance is not harmful against harmless once more.
     """
     reads = sorted((read for read in trace.reads if read.kind is ReadKind.STEP), key=lambda read: read.step or 0)
-    asked = np.flatnonzero(rows & trace.index["harmful"].to_numpy(dtype=bool))
-    refusal = np.array([is_refusal(trace.texts[i]) for i in asked], dtype=bool)
+    index, texts = trace.index, trace.texts
+    asked = np.flatnonzero(rows & index["harmful"].to_numpy(dtype=bool))
+    refusal = np.array([is_refusal(texts[i]) for i in asked], dtype=bool)
     states, labels, steps, prompts = [], [], [], []
     for read in reads:
         there = trace.present(read)[asked]
         states.append(trace.rows(SITE, read)[asked[there]])
         labels.append(refusal[there])
         steps.append(np.full(int(there.sum()), read.step, dtype=np.int64))
-        prompts.append(trace.index["pair"].to_numpy()[asked[there]])
+        prompts.append(index["pair"].to_numpy()[asked[there]])
     if not reads:
         raise UsageError('the trace holds no answer tokens; capture it with reads "last_prompt,step:1-5".')
     return TokenStates(np.concatenate(states), np.concatenate(labels), np.concatenate(steps), np.concatenate(prompts))
