@@ -170,6 +170,9 @@ def draw(t: pd.DataFrame, p: Params) -> Any:
         reference_label="no shift",
         legend=False,
     )
+    axes[2].set_yscale("symlog", linthresh=0.5)  # in early layers the class means nearly coincide and the unit is tiny
+    axes[2].set_yticks([-10, -1, 0, 1, 10], ["-10", "-1", "0", "1", "10"])
+    axes[2].minorticks_off()
     for ax, title in zip(axes, ("how far", "which way", "along the refusal direction"), strict=True):
         ax.set_title(title)
     return fig

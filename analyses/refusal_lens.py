@@ -126,7 +126,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.1)
-    curves = t["table"]
+    # the embedding predicts its own token with certainty: its log-probabilities would squeeze every layer into a tenth of the axis
+    curves = t["table"][t["table"]["layer"].astype(str) != "embed"]
     for ax, kind in zip(axes[:2], ("harmful", "harmless"), strict=True):
         part = curves[(curves["quantity"] == "log_probability") & (curves["class"] == kind)]
         panels.layer_curve(ax, part, by="attack", ylabel="log p(refusal token), nats", legend=kind == "harmful")
