@@ -266,6 +266,9 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     every, changes = (x[x["gate"] == EVERY].assign(label=lambda d: d["rule"].map(worded)) for x in (t["rules"], t["contrasts"]))
     odds = changes[(changes["quantity"] == "log_odds") & (changes["class"] == "harmful") & (changes["attack"] != IMAGE)]
     panels.forest(axes[0], odds, by="attack", reference=0.0, xlabel="change of refusal log-odds (nats)")
+    axes[0].set_xscale("symlog", linthresh=10)  # the raw steps are dozens of times too long, and would hide the others
+    axes[0].set_xticks([-1000, -100, -10, 0, 10], ["-1000", "-100", "-10", "0", "10"])
+    axes[0].minorticks_off()
     axes[0].set_title("harmful requests")
     top = every[(every["quantity"] == "top_1") & (every["attack"] == IMAGE)]
     panels.forest(axes[1], top, by="class", xlabel="refusal is the top token (share)")
