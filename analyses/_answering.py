@@ -5,7 +5,7 @@ All of them answer the same requests with the same seeds and settings, so that a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -39,9 +39,19 @@ def fitted(ctx: Any, p: Any, fit: str = "prompt", **options: Any) -> Any:
 
 
 def answered(
-    ctx: Any, p: Any, defenses: Mapping[str, Any], requests: Sequence[Request], *, explain: bool = False, perplexity: bool = False
+    ctx: Any,
+    p: Any,
+    defenses: Mapping[str, Any],
+    requests: Sequence[Request],
+    *,
+    explain: bool = False,
+    perplexity: bool = False,
+    seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
-    """One row per defense, request and seed with the three-way outcome (`evaluation.harness.evaluate`); answers are stored and reused."""
+    """One row per defense, request and seed with the three-way outcome (`evaluation.harness.evaluate`); answers are stored and reused.
+
+    `seeds` are 0 to `p.seeds` - 1 unless given.
+    """
     from safesteer_interp.defenses.defense import Settings
     from safesteer_interp.evaluation.harness import evaluate
     from safesteer_interp.tracing.tracer import Sampling
@@ -52,12 +62,18 @@ def answered(
         ctx.model,
         dict(defenses),
         requests,
-        seeds=tuple(range(p.seeds)),
+        seeds=tuple(seeds) or tuple(range(p.seeds)),
         settings=settings,
         perplexity=perplexity,
         root=bench.responses,
         progress=bench.progress,
     )
+
+
+def answered_by_chance(ctx: Any, p: Any, controls: Mapping[str, Callable[[int], Any]], requests: Sequence[Request]) -> pd.DataFrame:
+    """`answered` for controls with a random part, made anew for every seed: one draw may happen to favour or to prevent refusals."""
+    drawn = [answered(ctx, p, {name: make(seed) for name, make in controls.items()}, requests, seeds=(seed,)) for seed in range(p.seeds)]
+    return pd.concat(drawn, ignore_index=True)
 
 
 def without_answers(t: pd.DataFrame) -> pd.DataFrame:

@@ -25,6 +25,8 @@ def groups(responses: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     for attack in attacks_in(responses):
         yield attack, responses[responses["attack"] == attack]
     for name, attacks in POOLS.items():
+        if not set(attacks) <= set(responses["attack"]):
+            continue
         part = responses[responses["attack"].isin(attacks)]
         met = part.groupby("defense")["attack"].nunique()
         yield name, part[part["defense"].isin(met[met == part["attack"].nunique()].index)]

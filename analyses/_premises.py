@@ -16,6 +16,8 @@ FITS = ("prompt", "centred", "token")
 CALLED, REACH, REACH_MSAV, REACH_RANDOM = (
     "called harmful", "refusal token in top K", "refusal token in top K, MSAV", "refusal token in top K, random vector",
 )  # fmt: skip
+DRAWS = 5
+"""Random vectors whose reach is averaged per request."""
 SIGN, SHIFT = "sign test", "shift from prompt to tokens"
 
 
@@ -43,7 +45,9 @@ def premises(ctx: Any, p: Any, base: Any, fits: dict[str, Any]) -> pd.DataFrame:
     `sign test`: Cohen's d of the first `steps` tokens, refusals minus compliances, on test pairs. `shift`: an answer's mean score over
     those tokens minus its prompt's, in units of the gap between harmful and harmless prompts (0: the probe meets what it was fitted on).
     """
-    from safesteer_interp.statistics import cluster_rate
+    import numpy as np
+
+    from safesteer_interp.statistics import cluster_mean, cluster_rate
 
     view = ctx.trace(tokens_spec(p))
     index, prompts = view.index, view.rows(SITE, "last_prompt")
@@ -53,13 +57,14 @@ def premises(ctx: Any, p: Any, base: Any, fits: dict[str, Any]) -> pd.DataFrame:
         CALLED: base.prompt_probe.decision_at(prompts, 0 * harmful) > 0,
         REACH: _in_reach(ctx, prompts, p.k),
         REACH_MSAV: _in_reach(ctx, _opened(base, prompts), p.k),
-        REACH_RANDOM: _in_reach(ctx, _opened(base.with_random_vector(), prompts), p.k),
+        REACH_RANDOM: np.mean([_in_reach(ctx, _opened(base.with_random_vector(draw), prompts), p.k) for draw in range(DRAWS)], axis=0),
     }
     for name, hit in hits.items():
         for form in [*attacks_in(index), "pictures"]:
             for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
                 mask = side & ((attack != "CB") if form == "pictures" else (attack == form))
-                rows.append({"premise": name, "attack": form, "class": kind} | cluster_rate(hit[mask], pairs[mask], seed=seed).as_row())
+                estimate = (cluster_mean if name == REACH_RANDOM else cluster_rate)(hit[mask], pairs[mask], seed=seed)
+                rows.append({"premise": name, "attack": form, "class": kind} | estimate.as_row())
     for fit, probe in fits.items():
         rows += _of_fit(view, probe, fit, p.steps, harmful, pairs, seed)
     return pd.DataFrame(rows)

@@ -48,7 +48,14 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
 
     base = fitted(ctx, p, k=p.k, steps=p.steps)
     requests = ctx.requests(test_spec(p))
-    responses = answered(ctx, p, {"safesteer": base, "random": replace(base, scorer="random")}, requests, explain=True)
+    responses = answered(ctx, p, {"safesteer": base}, requests, explain=True)
+    by_attack = [[r for r in requests if r.attack == attack] for attack in PAPER_ATTACKS]
+    # One random direction may happen to favour refusals: each attack gets its own.
+    chance = [
+        answered(ctx, p, {"random": replace(base, scorer="random", scorer_seed=number)}, asked, explain=True)
+        for number, asked in enumerate(by_attack)
+    ]
+    responses = pd.concat([responses, *chance], ignore_index=True)
     shown = _examples(responses[responses["defense"] == "safesteer"], p)
     decode = ctx.model.tokenizer.decode
     candidates = pd.DataFrame([line for number, (_, answer) in enumerate(shown.iterrows()) for line in _lines(number, answer, decode)])
@@ -130,16 +137,12 @@ def _contrasts(ctx: Any, responses: pd.DataFrame) -> pd.DataFrame:
             share = np.mean([s["candidates"][s["choice"]] != s["plain"] for s in answer["steps"]])
             twins.setdefault(answer["defense"], []).append((float(share if answer["harmful"] else -share), answer["pair"]))
     seed = ctx.seed("contrasts")
-    rows = [
-        {"quantity": quantity, "scorer": scorer, "class": kind} | cluster_mean(*zip(*values, strict=True), seed=seed).as_row()
-        for (quantity, scorer, kind), values in found.items()
-    ]
     for scorer, values in twins.items():  # every pair has as many harmful answers as harmless ones: twice the mean is the difference
-        signed = [(2 * value, pair) for value, pair in values]
-        rows.append(
-            {"quantity": REPLACED, "scorer": scorer, "class": "harmful minus harmless"}
-            | cluster_mean(*zip(*signed, strict=True), seed=seed).as_row()
-        )
+        found[REPLACED, scorer, "harmful minus harmless"] = [(2 * value, pair) for value, pair in values]
+    rows = []
+    for (quantity, scorer, kind), values in found.items():
+        numbers, pairs = (np.array(column) for column in zip(*values, strict=True))
+        rows.append({"quantity": quantity, "scorer": scorer, "class": kind} | cluster_mean(numbers, pairs, seed=seed).as_row())
     return pd.DataFrame(rows)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from analyses._answering import answered, demand_both_kinds, fitted, test_spec, training_spec
+from analyses._answering import answered, answered_by_chance, demand_both_kinds, fitted, test_spec, training_spec
 from analyses._outcomes import LIKELIHOOD, PICTURES, announce, likelihoods, paired_tests, rate_table
 from analyses._shared import row
 from safesteer_interp.analysis.analysis import Analysis, TraceSpec
@@ -57,7 +58,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     """Outcomes of harmful pictures and their harmless twins by scorer and budget, MSAV applied throughout; paired tests at equal budget.
 
     Scorers: `probe` (SafeSteer), `refusal_tokens` (candidates that continue a published refusal opening, whatever their state), `random`
-    (a random direction, as sharp as the probe).
+    (a random direction for every seed, as sharp as the probe).
     """
     responses = _responses(ctx, p)
     demand_both_kinds(responses)
@@ -90,18 +91,22 @@ def _responses(ctx: Any, p: Params) -> pd.DataFrame:
     base = fitted(ctx, p, k=p.k, steps=p.steps)
     requests = ctx.requests(test_spec(p, ATTACKS))
     harmful = [r for r in requests if r.harmful]
-    probe: dict[str, Any] = {}
-    full: dict[str, Any] = {}
-    partly: dict[str, Any] = {}
+
+    def under(k: int, steps: int, scorer: str) -> Callable[[int], Any]:
+        own = {"scorer_seed": 0} if scorer != "random" else {}
+        return lambda seed: replace(base, k=k, steps=steps, scorer=scorer, **{"scorer_seed": seed, **own})
+
+    everywhere: dict[str, Callable[[int], Any]] = {}
+    partly: dict[str, Callable[[int], Any]] = {}
     for k, steps in budgets(p):
-        probe[name(k, steps)] = replace(base, k=k if steps else p.k, steps=steps)
+        everywhere[name(k, steps)] = under(k, steps, "probe")
         for scorer in CONTROLS if k > 1 and steps else ():
-            group = full if p.harmless_controls or (k, steps) == (p.k, p.steps) else partly
-            group[name(k, steps, scorer)] = replace(base, k=k, steps=steps, scorer=scorer)
+            group = everywhere if p.harmless_controls or (k, steps) == (p.k, p.steps) else partly
+            group[name(k, steps, scorer)] = under(k, steps, scorer)
     first = answered(ctx, p, {"none": Undefended()}, requests)
-    announce(ctx, first, p.seeds * ((len(probe) + len(full)) * len(requests) + len(partly) * len(harmful)))
-    parts = [first, answered(ctx, p, {**probe, **full}, requests)]
-    return pd.concat([*parts, *([answered(ctx, p, partly, harmful)] if partly else [])], ignore_index=True)
+    announce(ctx, first, p.seeds * (len(everywhere) * len(requests) + len(partly) * len(harmful)))
+    parts = [first, answered_by_chance(ctx, p, everywhere, requests)]
+    return pd.concat([*parts, *([answered_by_chance(ctx, p, partly, harmful)] if partly else [])], ignore_index=True)
 
 
 def _against(responses: pd.DataFrame, baseline: str) -> pd.DataFrame:
