@@ -50,7 +50,7 @@ format: setup  ## let ruff format the code
 	$(BIN)/ruff format safesteer_interp analyses benchmarks tests
 
 notebooks: setup  ## execute the notebooks in place, outputs kept
-	$(OFFLINE) $(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	for notebook in notebooks/*.ipynb; do $(OFFLINE) $(BIN)/jupyter execute --inplace $$notebook || exit 1; done
 
 mini: setup  ## retrain the embedded model and evaluate it (about two hours on two cores)
 	$(OFFLINE) $(BIN)/safesteer mini train

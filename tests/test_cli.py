@@ -235,7 +235,8 @@ def test_a_full_disk_is_a_sentence(safesteer: Run, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_says_that_the_same_command_resumes(number: signal.Signals, tmp_path: Path) -> None:
     code = (
-        "import sys, time, safesteer_interp.cli as cli, safesteer_interp.cli.listing as listing\n"
+        "import signal, sys, time, safesteer_interp.cli as cli, safesteer_interp.cli.listing as listing\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs inherit it ignored
         "def wait(arguments):\n    print('ready', flush=True)\n    time.sleep(30)\n    return 0\n"
         "listing.main = wait\nsys.exit(cli.main(['list']))"
     )
