@@ -141,6 +141,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             statement=f"Fewer harmful pictures get through SafeSteer {words} than through a random probe at the same budget.",
             estimate=change(name(*usual), name(*usual, "random")),
             direction="below",
+            note="Intervals are over pairs; the random probe is one direction per seed, so few directions stand for chance.",
             controls=(Control("no guided token (MSAV only)", change(name(p.k, 0), name(*usual, "random")), null=False),)
             if 0 in p.step_counts
             else (Control("refusal strings", change(name(*usual, "refusal_tokens"), name(*usual, "random")), null=False),),
@@ -252,6 +253,6 @@ ANALYSIS = Analysis(
     order=12,
     captions={
         "figure": "Harmful pictures (SD, TYPO) and their harmless twins, MSAV applied throughout. Above: K varies at the usual number of "
-        "guided tokens; below: guided tokens vary at the usual K. At K = 1 and at 0 tokens no score matters. Bands: 95 % over pairs."
+        "guided tokens; below: guided tokens vary at the usual K. At K = 1 and at 0 tokens no score matters; the random probe is one direction per seed. Bands: 95 % over pairs."
     },
 )
