@@ -40,10 +40,10 @@ class Params:
     """Guided tokens while K varies."""
     ks: tuple[int, ...] = (1, 5, 20)
     """Values of K; at 1 the likeliest token is taken and no score matters."""
-    step_counts: tuple[int, ...] = (0, 1, 5, 10)
+    step_counts: tuple[int, ...] = (0, 5, 10)
     """Numbers of guided tokens; 0 leaves MSAV alone."""
     harmless_controls: bool = False
-    """Controls answer harmless requests too; else only harmful ones, except at the usual K and steps."""
+    """Controls answer harmless requests too; else only harmful ones."""
     perplexity_seeds: int = 1
     """Of how many seeds the answers are scored for likelihood under the undefended model."""
     seed: int = 0
@@ -101,7 +101,7 @@ def _responses(ctx: Any, p: Params) -> pd.DataFrame:
     for k, steps in budgets(p):
         everywhere[name(k, steps)] = under(k, steps, "probe")
         for scorer in CONTROLS if k > 1 and steps else ():
-            group = everywhere if p.harmless_controls or (k, steps) == (p.k, p.steps) else partly
+            group = everywhere if p.harmless_controls else partly
             group[name(k, steps, scorer)] = under(k, steps, scorer)
     first = answered(ctx, p, {"none": Undefended()}, requests)
     announce(ctx, first, p.seeds * (len(everywhere) * len(requests) + len(partly) * len(harmful)))
@@ -212,9 +212,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     for line, (axis, xlabel) in zip(axes, AXES.items(), strict=True):
         for ax, (measure, (title, ylabel)) in zip(line, columns.items(), strict=True):
             part = table[(table["measure"] == measure) & (table["axis"] == axis)]
-            if measure == "rr":
-                # A control that answered harmless requests under one budget only has no curve here, apart from its single point.
-                part = part[part.groupby("scorer")["x"].transform("nunique") == part["x"].nunique()]
+            if measure == "rr" and not p.harmless_controls:
+                part = part[part["scorer"] == "probe"]
             panels.layer_curve(ax, part, x="x", by="scorer", kind="scorer", xlabel=xlabel, ylabel=ylabel, legend=False)
             ax.set_xticks(sorted(part["x"].unique()))
             plain = table[(table["measure"] == measure) & (table["axis"] == "none")]
@@ -248,11 +247,19 @@ ANALYSIS = Analysis(
     requires_images=True,
     attacks=ATTACKS,
     profiles={
-        "full": {"pairs": None, "answer_pairs": None, "ks": (1, 5, 10, 20), "harmless_controls": True, "perplexity_seeds": 3},
+        "full": {
+            "pairs": None,
+            "answer_pairs": None,
+            "ks": (1, 5, 10, 20),
+            "step_counts": (0, 1, 5, 10),
+            "harmless_controls": True,
+            "perplexity_seeds": 3,
+        },
     },
     order=12,
     captions={
         "figure": "Harmful pictures (SD, TYPO) and their harmless twins, MSAV applied throughout. Above: K varies at the usual number of "
-        "guided tokens; below: guided tokens vary at the usual K. At K = 1 and at 0 tokens no score matters; the random probe is one direction per seed. Bands: 95 % over pairs."
+        "guided tokens; below: guided tokens vary at the usual K. At K = 1 and at 0 tokens no score matters; the "
+        "random probe is one direction per seed. Bands: 95 % over pairs."
     },
 )
