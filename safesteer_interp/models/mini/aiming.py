@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safesteer_interp.models.mini.cells import LabelledImages, Labeller
-from safesteer_interp.models.mini.grounding import augment, to_pixels
+from safesteer_interp.models.mini.grounding import TokenTargets, asked_cells, augment, to_pixels
 from safesteer_interp.models.mini.reading import reading_shard
 from safesteer_interp.models.mini.resume import Report, cosine, set_rate
 from safesteer_interp.models.mini.tower import SafesteerTower
@@ -37,29 +37,24 @@ class AimingRecipe:
 
 
 @torch.no_grad()
-def cell_features(tower: SafesteerTower, images: LabelledImages, space: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Features [cells, width] and token ids [cells] of the covered cells, and of a fifth as many empty ones (labelled `space`)."""
+def cell_features(tower: SafesteerTower, images: LabelledImages, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Features [cells, width] and token ids [cells] of the covered cells, and of a fifth as many empty ones (negative ids)."""
     found, width = [], tower.config.hidden_size
     for start in range(0, len(images.images), 50):
         pixels = augment(to_pixels(images.images[start : start + 50].copy()), generator).contiguous(memory_format=torch.channels_last)
         found.append(tower(pixels).last_hidden_state.reshape(-1, width))
     labels = torch.from_numpy(images.tokens.astype(np.int64)).reshape(-1)
-    covered, empty = (labels >= 0).nonzero()[:, 0], (labels < 0).nonzero()[:, 0]
-    empty = empty[torch.randperm(len(empty), generator=generator)[: len(covered) // 5]]
-    kept = torch.cat([covered, empty])
-    return torch.cat(found)[kept], torch.where(labels[kept] < 0, space, labels[kept])
+    asked, _ = asked_cells(labels, 5, generator)
+    return torch.cat(found)[asked], labels[asked]
 
 
 def aim_projector(tower: SafesteerTower, projector: nn.Module, labeller: Labeller, embeddings: Tensor, recipe: AimingRecipe) -> nn.Module:
     """Train the projector in place on a finished (folded) tower; returns it in eval mode. A minute on two cores, so it does not resume."""
     generator = torch.Generator().manual_seed(recipe.seed)
     drawn = reading_shard(labeller, recipe.seed, recipe.images, recipe.pages)
-    features, tokens = cell_features(tower.eval(), drawn, labeller.space_id(), generator)
-    ids = torch.tensor(labeller.token_ids())
-    normed = F.normalize(embeddings[ids].float(), dim=1)
-    class_of = torch.full((len(embeddings),), -1)
-    class_of[ids] = torch.arange(len(ids))
-    scale = embeddings[ids].float().pow(2).sum(1).mean()
+    features, tokens = cell_features(tower.eval(), drawn, generator)
+    targets = TokenTargets(embeddings, labeller.token_ids(), labeller.space_id())
+    classes = targets.classes(tokens)
     temperature = nn.Parameter(torch.tensor(3.5))
     projector.train().requires_grad_(True)
     optimizer = torch.optim.AdamW([*projector.parameters(), temperature], lr=recipe.rate, weight_decay=0.01)
@@ -67,12 +62,11 @@ def aim_projector(tower: SafesteerTower, projector: nn.Module, labeller: Labelle
     for step in range(recipe.steps):
         set_rate(optimizer, cosine(step, recipe.steps, recipe.rate, min(30, recipe.steps // 5)))
         pick = torch.randint(len(features), (recipe.batch,), generator=generator)
-        aimed, target = projector(features[pick]), embeddings[tokens[pick]].float()
-        regression = (aimed - target).pow(2).sum(1).mean() / scale
-        scores = F.normalize(aimed, dim=1) @ normed.T * temperature.exp()
-        loss = regression + recipe.nearest * F.cross_entropy(scores, class_of[tokens[pick]])
+        aimed, y = projector(features[pick]), classes[pick]
+        nearest = F.cross_entropy(targets.scores(aimed, temperature), y)
+        loss = targets.regression(aimed, y) + recipe.nearest * nearest
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        report(step + 1, loss=float(loss.detach()), cosine=float(F.cosine_similarity(aimed, target).mean()))
+        report(step + 1, loss=float(loss.detach()), cosine=float(F.cosine_similarity(aimed, targets.embeddings[y]).mean()))
     return projector.eval()

@@ -6,10 +6,10 @@ A word's tokens are those the language model would read it with (leading space, 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,9 @@ ENDINGS = ("", ".", "?", "!", "?.", "!.", "..")
 MIN_TOKEN_AREA = 30.0
 """Square pixels a token must cover in a cell to be its label."""
 MIN_PICTURE_AREA = 100.0
+
+Drawn: TypeAlias = tuple[Image.Image, np.ndarray, np.ndarray]
+"""An image, the token ids of its 100 cells and the characters of its 400 fine cells."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Labeller:
             for k, (token, _, _) in enumerate(spans):
                 tokens.cover(box.x0 + k * width, box.x0 + (k + 1) * width, box.y0, box.y1, token, MIN_PICTURE_AREA)
 
-    def draw(self, rng: random.Random) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+    def draw(self, rng: random.Random) -> Drawn:
         """One random image: typography, pictures, both above each other, or blank; with token and character labels."""
         tokens, characters = CellMap(PATCH_SIZE), CellMap(FINE)
         kind = rng.random()
@@ -154,8 +157,8 @@ class Labeller:
         self.label_text(tokens, characters, drawn.text, drawn.boxes, down)
         return drawn.image
 
-    def shard(self, seed: int, n: int) -> LabelledImages:
-        """`n` random images; the seed alone decides them."""
+    def shard(self, seed: int, n: int, draw: Callable[[random.Random], Drawn] | None = None) -> LabelledImages:
+        """`n` random images, each by `draw` (default: `self.draw`); the seed alone decides them."""
         rng = random.Random(seed)
-        images, tokens, characters = zip(*(self.draw(rng) for _ in range(n)), strict=True)
+        images, tokens, characters = zip(*((draw or self.draw)(rng) for _ in range(n)), strict=True)
         return LabelledImages(np.stack([np.asarray(i) for i in images]), np.stack(tokens), np.stack(characters))

@@ -67,6 +67,44 @@ def to_pixels(images: np.ndarray | Tensor) -> Tensor:
     return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+class TokenTargets:
+    """The language model's own embeddings as classes: what every step of stage 1 asks a cell for.
+
+    Plain tensors, not a module: constants that no checkpoint needs to hold.
+    """
+
+    def __init__(self, embeddings: Tensor, token_ids: list[int], space_id: int) -> None:
+        self.embeddings = embeddings[token_ids].float()
+        self.normed = F.normalize(self.embeddings, dim=1)
+        self.scale = self.embeddings.pow(2).sum(1).mean()
+        self.class_of = torch.full((len(embeddings) + 1,), -1, device=embeddings.device)
+        self.class_of[torch.tensor(token_ids)] = torch.arange(len(token_ids), device=embeddings.device)
+        self.space = int(self.class_of[space_id])
+        """The class of an empty cell."""
+
+    def classes(self, tokens: Tensor) -> Tensor:
+        """Class [n] of token ids [n]; a negative id is an empty cell."""
+        return torch.where(tokens < 0, self.space, self.class_of[tokens])
+
+    def scores(self, projected: Tensor, temperature: Tensor) -> Tensor:
+        """[n, classes]: cosine of projected features [n, d] with every embedding, times exp(temperature)."""
+        return F.normalize(projected.float(), dim=1) @ self.normed.T * temperature.exp()
+
+    def regression(self, projected: Tensor, classes: Tensor) -> Tensor:
+        """Mean squared distance to the embeddings of the classes, in units of an embedding's mean squared length."""
+        return (projected - self.embeddings[classes]).pow(2).sum(1).mean() / self.scale
+
+
+def asked_cells(tokens: Tensor, share: int, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Indices of the cells that are asked: all covered ones of `tokens` [cells], then one empty cell for every `share` covered ones.
+
+    Also how many are covered.
+    """
+    covered, empty = (tokens >= 0).nonzero()[:, 0], (tokens < 0).nonzero()[:, 0]
+    drawn = torch.randperm(len(empty), generator=generator)[: max(1, len(covered) // share)]
+    return torch.cat([covered, empty[drawn.to(empty.device)]]), len(covered)
+
+
 class Grounding(nn.Module):
     """Tower, projector and the two read-out heads of stage 1."""
 
@@ -79,19 +117,13 @@ class Grounding(nn.Module):
         self.projector = new_projector(recipe.hidden_size, embeddings.shape[1])
         self.characters = nn.Conv2d(config.widths[2], len(CHARACTERS) + 1, 1)
         self.temperature = nn.Parameter(torch.tensor(2.5))
-        # plain tensors, not buffers: constants that no checkpoint needs to hold
-        self.targets = embeddings[token_ids].float()
-        self.normed = F.normalize(self.targets, dim=1)
-        self.scale = self.targets.pow(2).sum(1).mean()
-        self.class_of = torch.full((len(embeddings) + 1,), -1, device=embeddings.device)
-        self.class_of[torch.tensor(token_ids)] = torch.arange(len(token_ids), device=embeddings.device)
-        self.space = int(self.class_of[space_id])
+        self.targets = TokenTargets(embeddings, token_ids, space_id)
         self.to(embeddings.device)
 
     def logits(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Projected features [n, d] and their scores over the token classes [n, classes]."""
         projected = self.projector(features)
-        return projected, F.normalize(projected.float(), dim=1) @ self.normed.T * self.temperature.exp()
+        return projected, self.targets.scores(projected, self.temperature)
 
     def loss(self, pixels: Tensor, tokens: Tensor, characters: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
         """Training loss and the share of covered cells whose token is right."""
@@ -100,12 +132,11 @@ class Grounding(nn.Module):
             read = self.characters(fine)
         features = coarse.float().flatten(2).transpose(1, 2).reshape(-1, coarse.shape[1])
         labels = tokens.reshape(-1).long()
-        covered, empty = (labels >= 0).nonzero()[:, 0], (labels < 0).nonzero()[:, 0]
-        empty = empty[torch.randperm(len(empty), generator=generator)[: max(1, len(covered) // 4)].to(empty.device)]
-        y = torch.cat([self.class_of[labels[covered]], labels.new_full((len(empty),), self.space)])
-        projected, logits = self.logits(features[torch.cat([covered, empty])])
+        asked, covered = asked_cells(labels, 4, generator)
+        y = self.targets.classes(labels[asked])
+        projected, logits = self.logits(features[asked])
         cross_entropy = F.cross_entropy(logits, y)
-        regression = (projected - self.targets[y]).pow(2).sum(1).mean() / self.scale
+        regression = self.targets.regression(projected, y)
         n = len(CHARACTERS)
         weight = torch.ones(n + 1, device=pixels.device)
         weight[n] = 0.2  # most fine cells are empty
@@ -113,7 +144,7 @@ class Grounding(nn.Module):
         auxiliary = F.cross_entropy(
             read.float().flatten(2).transpose(1, 2).reshape(-1, n + 1), torch.where(letters < 0, n, letters), weight=weight
         )
-        right = (logits[: len(covered)].argmax(1) == y[: len(covered)]).float().mean()
+        right = (logits[:covered].argmax(1) == y[:covered]).float().mean()
         return cross_entropy + 0.2 * regression + auxiliary, float(right)
 
 
@@ -153,7 +184,7 @@ def train_grounding(model: Grounding, labeller: Labeller, recipe: GroundingRecip
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         pick = torch.randint(len(pool[0]), (recipe.batch,), generator=generator)
         pixels = augment(to_pixels(pool[0][pick]), generator).contiguous(memory_format=torch.channels_last)
-        device = model.targets.device
+        device = model.targets.class_of.device
         loss, right = model.loss(pixels.to(device), pool[1][pick].to(device), pool[2][pick].to(device), generator)
         set_rate(optimizer, cosine(step, recipe.steps, recipe.rate, 200))
         optimizer.zero_grad(set_to_none=True)
@@ -170,15 +201,15 @@ def train_grounding(model: Grounding, labeller: Labeller, recipe: GroundingRecip
 def cell_accuracy(model: Grounding, images: LabelledImages, batch: int = 50) -> dict[str, float]:
     """Share of covered cells whose token is right, and of empty cells recognised as empty, on given renderings."""
     model.eval()
-    device = model.targets.device
+    device = model.targets.class_of.device
     right = covered = empty_right = empty = 0
     for i in range(0, len(images.images), batch):
         features = model.tower(to_pixels(images.images[i : i + batch]).to(device)).last_hidden_state
         predicted = model.logits(features.reshape(-1, features.shape[-1]))[1].argmax(1)
         labels = torch.from_numpy(images.tokens[i : i + batch]).reshape(-1).long().to(device)
         seen = labels >= 0
-        right += int((predicted[seen] == model.class_of[labels[seen]]).sum())
+        right += int((predicted[seen] == model.targets.classes(labels[seen])).sum())
         covered += int(seen.sum())
-        empty_right += int((predicted[~seen] == model.space).sum())
+        empty_right += int((predicted[~seen] == model.targets.space).sum())
         empty += int((~seen).sum())
     return {"cells_right": right / max(1, covered), "cells": covered, "empty_right": empty_right / max(1, empty)}

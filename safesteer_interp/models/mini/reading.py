@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from safesteer_interp.datasets.pairs import leaked_phrases
-from safesteer_interp.datasets.rendering import FONTS, INKS, MARGIN, fit_size, load_font, typography, wrap
-from safesteer_interp.models.mini.cells import FINE, CellMap, LabelledImages, Labeller
-from safesteer_interp.models.mini.grounding import augment, to_pixels
+from safesteer_interp.datasets.rendering import FONTS, INKS, LINE_HEIGHT, MARGIN, SIZES, fit_size, load_font, typography, wrap
+from safesteer_interp.models.mini.cells import FINE, CellMap, Drawn, LabelledImages, Labeller
+from safesteer_interp.models.mini.grounding import TokenTargets, asked_cells, augment, to_pixels
 from safesteer_interp.models.mini.resume import Checkpoint, Report, cosine, set_rate
 from safesteer_interp.models.mini.tower import IMAGE_SIZE, PATCH_SIZE, ConvNorm, SafesteerTower, Stage
 
@@ -54,12 +53,12 @@ class ReadingRecipe:
         return self.images // self.batch
 
 
-def full_page(labeller: Labeller, rng: random.Random) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+def full_page(labeller: Labeller, rng: random.Random) -> Drawn:
     """A page filled with random words, mostly the benchmark's: about 75 of 100 cells have a label. Never a held-out phrase."""
-    font, size = rng.choice(FONTS), rng.randint(13, 22)
+    font, size = rng.choice(FONTS), rng.randint(SIZES[0], SIZES[1] - 2)
     face = load_font(font, size)
     width = IMAGE_SIZE - 2 * MARGIN
-    lines_wanted = int((IMAGE_SIZE - 2 * MARGIN) // round(size * 1.25))
+    lines_wanted = int((IMAGE_SIZE - 2 * MARGIN) // round(size * LINE_HEIGHT))
     words: list[str] = []
     while True:
         word = rng.choice(labeller.lists.core if rng.random() < 0.75 else labeller.lists.wide)
@@ -85,10 +84,7 @@ def full_page(labeller: Labeller, rng: random.Random) -> tuple[Image.Image, np.n
 
 def reading_shard(labeller: Labeller, seed: int, n: int, pages: float) -> LabelledImages:
     """`n` images, a share `pages` of them full pages; the seed alone decides them."""
-    rng = random.Random(seed)
-    drawn = [full_page(labeller, rng) if rng.random() < pages else labeller.draw(rng) for _ in range(n)]
-    images, tokens, characters = zip(*drawn, strict=True)
-    return LabelledImages(np.stack([np.asarray(i) for i in images]), np.stack(tokens), np.stack(characters))
+    return labeller.shard(seed, n, lambda rng: full_page(labeller, rng) if rng.random() < pages else labeller.draw(rng))
 
 
 @contextmanager
@@ -139,12 +135,7 @@ class Reader(nn.Module):
         self.stage, self.projector = stage, projector
         self.classifier = nn.Linear(stage.down.conv.out_channels, len(token_ids))
         self.temperature = nn.Parameter(torch.tensor(3.0))
-        self.targets = embeddings[token_ids].float()
-        self.normed = F.normalize(self.targets, dim=1)
-        self.scale = self.targets.pow(2).sum(1).mean()
-        self.class_of = torch.full((len(embeddings) + 1,), -1)
-        self.class_of[torch.tensor(token_ids)] = torch.arange(len(token_ids))
-        self.space = int(self.class_of[space_id])
+        self.targets = TokenTargets(embeddings, token_ids, space_id)
 
     def features(self, maps: Tensor) -> Tensor:
         """[n * cells, width] from stride-8 maps [n, channels, 20, 20]."""
@@ -157,19 +148,17 @@ class Reader(nn.Module):
         The projector sees a quarter of the cells: scoring 576 dimensions against every token costs a third of a step otherwise.
         """
         labels = tokens.reshape(-1).long()
-        covered, empty = (labels >= 0).nonzero()[:, 0], (labels < 0).nonzero()[:, 0]
-        empty = empty[torch.randperm(len(empty), generator=generator)[: max(1, len(covered) // 5)]]
-        y = torch.cat([self.class_of[labels[covered]], labels.new_full((len(empty),), self.space)])
-        features = self.features(maps)[torch.cat([covered, empty])]
+        asked, covered = asked_cells(labels, 5, generator)
+        y = self.targets.classes(labels[asked])
+        features = self.features(maps)[asked]
         direct = self.classifier(features)
         some = torch.randperm(len(y), generator=generator)[: len(y) // 4]
         projected = self.projector(features[some])
-        logits = F.normalize(projected, dim=1) @ self.normed.T * self.temperature.exp()
-        regression = (projected - self.targets[y[some]]).pow(2).sum(1).mean() / self.scale
-        loss = F.cross_entropy(direct, y) + F.cross_entropy(logits, y[some]) + 0.2 * regression
-        seen, n = y[some] != self.space, len(covered)
+        logits = self.targets.scores(projected, self.temperature)
+        loss = F.cross_entropy(direct, y) + F.cross_entropy(logits, y[some]) + 0.2 * self.targets.regression(projected, y[some])
+        seen = y[some] != self.targets.space
         right = (logits.argmax(1) == y[some])[seen].float().mean().item()
-        return loss, right, (direct[:n].argmax(1) == y[:n]).float().mean().item()
+        return loss, right, (direct[:covered].argmax(1) == y[:covered]).float().mean().item()
 
 
 @torch.no_grad()
