@@ -68,5 +68,5 @@ def aim_projector(tower: SafesteerTower, projector: nn.Module, labeller: Labelle
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        report(step + 1, loss=float(loss.detach()), cosine=float(F.cosine_similarity(aimed, targets.embeddings[y]).mean()))
+        report(step + 1, loss=float(loss.detach()), cosine=float(F.cosine_similarity(aimed.detach(), targets.embeddings[y]).mean()))
     return projector.eval()
