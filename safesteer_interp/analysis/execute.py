@@ -64,20 +64,21 @@ def run(
     _trace(bench, due, say)
     guess = TimeLeft(jobs)
     results = []
-    for number, job in enumerate(jobs, start=1):
-        begun = time.monotonic()
-        say.print(f"[{number}/{len(jobs)}] {job.analysis.id}", markup=False)
-        if job.excuse:
-            result = _skip(job, job.excuse)
-        elif job not in due:
-            result = _unchanged(job, render)
-        else:
-            result = _attempt(bench, job, profile, measuring, git, render)
-        seconds = time.monotonic() - begun
-        results.append(result.taking(seconds))
-        guess.took(job, seconds if job in due else 0.0)
-        left = guess.left(jobs[number:], due)
-        say.print(f"  {result.status}{f' ({result.reason})' if result.reason else ''}, {seconds:.1f} s{left}", markup=False)
+    with bench.sharing_prompts():
+        for number, job in enumerate(jobs, start=1):
+            begun = time.monotonic()
+            say.print(f"[{number}/{len(jobs)}] {job.analysis.id}", markup=False)
+            if job.excuse:
+                result = _skip(job, job.excuse)
+            elif job not in due:
+                result = _unchanged(job, render)
+            else:
+                result = _attempt(bench, job, profile, measuring, git, render)
+            seconds = time.monotonic() - begun
+            results.append(result.taking(seconds))
+            guess.took(job, seconds if job in due else 0.0)
+            left = guess.left(jobs[number:], due)
+            say.print(f"  {result.status}{f' ({result.reason})' if result.reason else ''}, {seconds:.1f} s{left}", markup=False)
     return RunReport(tuple(results), time.monotonic() - started, out)
 
 

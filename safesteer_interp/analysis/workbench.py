@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +65,12 @@ class Workbench:
 
         s = self.settings
         return load_model(s.model, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, revision=s.revision)
+
+    def sharing_prompts(self) -> AbstractContextManager[None]:
+        """While open, analyses that answer the same requests read each prompt once (`decoding/prompts.py`)."""
+        from safesteer_interp.decoding.prompts import remembering_prompts
+
+        return remembering_prompts(self.model)
 
     @property
     def dataset(self) -> str:

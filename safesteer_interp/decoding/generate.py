@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from safesteer_interp.decoding.candidates import prefill
-from safesteer_interp.decoding.loop import Decoded, Watch, decode
+from safesteer_interp.decoding.loop import Decoded, decode
 from safesteer_interp.decoding.policies import PLAIN, Policy, check_budget
+from safesteer_interp.decoding.prompts import read_prompts
 from safesteer_interp.decoding.sampling import uniforms
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Request
-from safesteer_interp.sites import Role, Site
+from safesteer_interp.sites import Role, Site, SiteKind
 from safesteer_interp.tracing.hooks import visiting
 from safesteer_interp.tracing.steps import Pass, stop_ids
 from safesteer_interp.tracing.tracer import Edit, Sampling
-from safesteer_interp.types import Hidden
+from safesteer_interp.types import Hidden, States
 
 DEFAULT_SAMPLING = Sampling(max_new_tokens=128, temperature=1.0)
 """The paper's: temperature 1.0, at most 128 new tokens (arXiv 2605.11716 section 5.1)."""
@@ -90,35 +92,61 @@ def decode_batch(
     batch = batch.to(mllm.device)
     ends = stop_ids(mllm) if stop else frozenset[int]()
     uniform = uniforms(batch.requests, sampling.seed, sampling.max_new_tokens)
-    with torch.no_grad(), editing(mllm, batch, edits) as watch:
-        prefix, states = prefill(mllm.model, batch.inputs)
-        return decode(mllm.model, prefix, states, policy, uniform, ends, temperature=sampling.temperature, explain=explain, watch=watch)
+    early = any(site.kind is not SiteKind.FINAL_NORM for edit in edits for site in edit.sites)
+    with torch.no_grad():
+        # Edits of the final norm leave the cache alone, so the prompt pass is everybody's and only its last state is edited.
+        read = None if early else read_prompts(mllm, batch)
+        with editing(mllm, batch, edits) as running:
+            prefix, states = read or prefill(mllm.model, batch.inputs)
+            if read and running:
+                states = running.last_prompt(states)
+            watch = running.watch if running else None
+            return decode(mllm.model, prefix, states, policy, uniform, ends, temperature=sampling.temperature, explain=explain, watch=watch)
+
+
+@dataclass
+class Editing:
+    """Edits at work while a batch is answered."""
+
+    batch: Encoded
+    run: Pass
+
+    def watch(self, step: int, positions: Tensor, rows: Tensor) -> None:
+        """Must be told of each forward after the prompt's: its step, its positions and the rows still alive."""
+        run = self.run
+        run.step, run.positions = step, positions.to(self.batch.input_ids.device)
+        run.roles = torch.full_like(run.positions, int(Role.GENERATED), dtype=self.batch.roles.dtype)
+        run.alive = torch.ones(len(rows), dtype=torch.bool)
+
+    def last_prompt(self, states: States) -> States:
+        """The states [batch, d] at the last prompt token after the edits of the final norm, of a prompt that was read without them."""
+        whole, run = (self.run.positions, self.run.roles), self.run
+        run.positions, run.roles = run.positions[:, -1:], run.roles[:, -1:]
+        for site in run.places:
+            edited = run.visit(site, states[:, None])
+            states = states if edited is None else edited[:, 0]
+        run.positions, run.roles = whole
+        return states
 
 
 @contextmanager
-def editing(mllm: MLLM, batch: Encoded, edits: Sequence[Edit]) -> Iterator[Watch | None]:
-    """While open, the edits act on every forward; the yielded function must be told of each forward after the prompt's.
+def editing(mllm: MLLM, batch: Encoded, edits: Sequence[Edit]) -> Iterator[Editing | None]:
+    """While open, the edits act on every forward (None without any).
 
     Raises UsageError when an edit was never reached, so that no edit silently does nothing.
     """
     if not edits:
         yield None
         return
-    length = batch.input_ids.shape[1]
     everything = torch.ones(len(batch.requests), dtype=torch.bool)
-    columns = torch.arange(length, device=batch.input_ids.device).expand(len(batch.requests), -1)
+    columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand(len(batch.requests), -1)
     run = Pass({}, 0, columns, batch.roles, everything, edits=tuple(edits))
 
     def visit(site: Site, hidden: Hidden) -> Hidden | None:
         return run.visit(site, hidden)
 
-    def watch(step: int, positions: Tensor, rows: Tensor) -> None:
-        run.step, run.positions = step, positions.to(columns.device)
-        run.roles = torch.full_like(run.positions, int(Role.GENERATED), dtype=batch.roles.dtype)
-        run.alive = everything[rows]
-
     with visiting(mllm.model, mllm.layout, run.places, visit):
-        yield watch
+        yield Editing(batch, run)
     run.check()
 
 

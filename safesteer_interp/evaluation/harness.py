@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from safesteer_interp.decoding.generate import by_length
+from safesteer_interp.decoding.prompts import remembering_prompts
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Settings
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.errors import InputError
@@ -61,7 +62,8 @@ def evaluate(
     keys = [request.key() for request in requests]
     index = index_of(requests)
     tables = []
-    with progress_bar(f"answering on {mllm.name}", len(named) * len(seeds) * len(requests), enabled=progress) as advance:
+    total = len(named) * len(seeds) * len(requests)
+    with remembering_prompts(mllm), progress_bar(f"answering on {mllm.name}", total, enabled=progress) as advance:
         for name, defense in named.items():
             for seed in seeds:
                 asked = replace(settings, sampling=replace(settings.sampling, seed=seed))

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from safesteer_interp.decoding.candidates import decoder, output_logits, prefill
+from safesteer_interp.decoding.candidates import decoder, output_logits
 from safesteer_interp.decoding.generate import by_length
+from safesteer_interp.decoding.prompts import read_prompts
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 
@@ -34,7 +35,7 @@ def answer_perplexities(mllm: MLLM, requests: Sequence[Request], answers: Sequen
 
 def _losses(mllm: MLLM, requests: list[Request], answers: list[Sequence[int]]) -> Tensor:
     """Mean negative log-likelihood per row [batch], in nats."""
-    prefix, state = prefill(mllm.model, mllm.encode(requests).to(mllm.device).inputs)
+    prefix, state = read_prompts(mllm, mllm.encode(requests).to(mllm.device))
     width = max(len(answer) for answer in answers)
     ids = torch.zeros(len(answers), width, dtype=torch.long, device=mllm.device)
     real = torch.zeros_like(ids, dtype=torch.bool)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
+from safesteer_interp.decoding.prompts import forgetting_prompts
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Settings
 from safesteer_interp.errors import InputError
 from safesteer_interp.models.mllm import MLLM
@@ -43,7 +44,8 @@ def throughput(
             name = names[(repeat + turn) % len(names)]
             _wait(mllm)
             started = time.perf_counter()
-            responses = defenses[name].respond(mllm, requests, timed)
+            with forgetting_prompts(mllm):
+                responses = defenses[name].respond(mllm, requests, timed)
             _wait(mllm)
             seconds = time.perf_counter() - started
             if repeat:
