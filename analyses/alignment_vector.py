@@ -26,7 +26,7 @@ TWINNED = ("log_odds", "top_1")
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split."""
     random_vectors: int = 16
     """Random vectors of MSAV's length, in pairs v and -v; their interval is the central 95 % of the vectors."""

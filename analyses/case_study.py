@@ -18,7 +18,7 @@ PREFERENCE, REPLACED = "refusal openings over other candidates", "tokens replace
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split that probe and vector are fitted on."""
     answer_pairs: int | None = 8
     """Test pairs whose requests are answered; the examples are chosen among these."""

@@ -25,7 +25,7 @@ OUTCOMES = ("harmless", "refuse", "comply")
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split."""
     test_steps: tuple[int, ...] = (1, 2, 3)
     """Decoding steps of the sign test (1 = the pass that consumed the first answer token)."""

@@ -23,7 +23,7 @@ MARGIN = 1e-3
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split that probe and vector are fitted on and the premises measured on."""
     answer_pairs: int | None = 8
     """Test pairs whose requests are answered under every condition."""

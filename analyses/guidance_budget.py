@@ -24,7 +24,7 @@ AXES = {"k": "candidates K", "steps": "guided tokens"}
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split that probe and vector are fitted on."""
     answer_pairs: int | None = 6
     """Test pairs whose requests are answered under every budget."""

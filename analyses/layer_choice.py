@@ -16,7 +16,7 @@ TEXT_READ, IMAGE_READ = "last_prompt", "image_mean"
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split."""
     layers: tuple[int, ...] = ()
     """Decoder layers to probe; empty: all of them (embed and final_norm are always there)."""

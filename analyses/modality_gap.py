@@ -17,7 +17,7 @@ IMAGES = ("blank_image", "harmless_image", "harmful_image")
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split."""
     random_directions: int = 200
     """Random directions that the refusal direction is held against."""

@@ -18,7 +18,7 @@ IMAGE_ATTACKS = tuple(str(a) for a in ATTACKS if a.in_image)
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split."""
     random_directions: int = 200
     """Random axes that the probe's axis is held against."""

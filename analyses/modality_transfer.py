@@ -17,7 +17,7 @@ SITE = "final_norm"
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split."""
     width: str = "4"
     """Principal components of the probe; "all" keeps the full width."""

@@ -25,7 +25,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split."""
     width: int = 4
     """Principal components of the probe (4 in the paper)."""

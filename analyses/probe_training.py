@@ -16,7 +16,7 @@ SITE = "final_norm"
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split."""
     seeds: int = 5
     """Random starts of the optimiser, and random subsets of training pairs."""

@@ -17,7 +17,7 @@ IMAGE_ATTACKS = tuple(str(a) for a in ATTACKS if a.in_image)
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split."""
     k: int = 5
     """Size of the candidate set of the first answer token (the K of SafeSteer)."""

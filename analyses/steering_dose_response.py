@@ -26,7 +26,7 @@ CHECKED_PAIRS = 4
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split that vector and direction are fitted on and the first token is measured on."""
     answer_pairs: int | None = 8
     """Test pairs whose requests are answered."""

@@ -21,7 +21,7 @@ PROBE, DEFENSE = "probe alone", "probe, sign test and MSAV"
 
 @dataclass(frozen=True)
 class Params:
-    pairs: int | None = 40
+    pairs: int | None = 32
     """Pairs per split that probe and vector are fitted on."""
     answer_pairs: int | None = 1
     """Test pairs whose pictures (harmful and harmless) are answered; they share a batch."""

@@ -142,7 +142,7 @@ def test_boxes_outside_the_canvas_do_not_crash_the_labels() -> None:
 @pytest.fixture(scope="module")
 def small_tower() -> SafesteerTower:
     torch.manual_seed(0)
-    tower = SafesteerTower(SafesteerTowerConfig(hidden_size=24, widths=(8, 8, 16), low_blocks=1, high_blocks=1, folded=False))
+    tower = SafesteerTower(SafesteerTowerConfig(trunk_size=24, widths=(8, 8, 16), low_blocks=1, high_blocks=1, folded=False))
     tower.train()
     for _ in range(3):
         tower.maps(torch.randn(4, 3, 160, 160))  # gives the batch norms statistics of their own
@@ -211,7 +211,7 @@ def steps_of(model: Grounding, optimizer: torch.optim.Optimizer, data: list[torc
 
 def fresh_grounding() -> tuple[Grounding, torch.optim.Optimizer]:
     torch.manual_seed(2)
-    recipe = GroundingRecipe(hidden_size=16, low_blocks=1, high_blocks=1)
+    recipe = GroundingRecipe(trunk_size=16, low_blocks=1, high_blocks=1)
     model = Grounding(recipe, torch.randn(20, 12, generator=torch.Generator().manual_seed(3)), [3, 5, 7], 3).train()
     return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
 
@@ -318,6 +318,15 @@ def test_publishing_keeps_the_folder_that_was_first(tmp_path: Path) -> None:
         language.write_manifest(tmp_path / name, name)
         language.publish(tmp_path / name, tmp_path / "final")
     assert (tmp_path / "final" / "a").read_text() == "first" and not (tmp_path / "second").exists()
+
+
+def test_what_a_killed_build_left_is_cleared(tmp_path: Path) -> None:
+    left, other = tmp_path / ".built-x1", tmp_path / ".builtin-x1"
+    for folder in (left, other):
+        folder.mkdir()
+    fresh = language.staging_folder(tmp_path / "built")
+    assert fresh.is_dir() and fresh.parent == tmp_path and fresh != left
+    assert not left.exists() and other.exists()
 
 
 def test_two_processes_do_not_build_the_same_checkpoint(tmp_path: Path) -> None:

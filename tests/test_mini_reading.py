@@ -11,10 +11,10 @@ import torch
 
 from safesteer_interp.datasets.pairs import leaked_phrases
 from safesteer_interp.models.families.tokenizers import byte_level
-from safesteer_interp.models.mini.aiming import AimingRecipe, aim_projector
 from safesteer_interp.models.mini.cells import NOTHING, Labeller
-from safesteer_interp.models.mini.grounding import new_projector, to_pixels
+from safesteer_interp.models.mini.grounding import TokenTargets, new_projector, to_pixels
 from safesteer_interp.models.mini.reading import ReadingRecipe, fine_maps, full_page, reading_shard, train_reading, unfolded
+from safesteer_interp.models.mini.recall import RecallRecipe, cell_accuracy, fit_classifier, grounded_projector, with_recall
 from safesteer_interp.models.mini.tower import ConvNorm, SafesteerTower, SafesteerTowerConfig
 from safesteer_interp.models.mini.words import WordLists
 
@@ -30,7 +30,7 @@ def labeller() -> Labeller:
 @pytest.fixture
 def tower() -> SafesteerTower:
     torch.manual_seed(0)
-    return SafesteerTower(SafesteerTowerConfig(hidden_size=32, low_blocks=1, high_blocks=1, folded=False)).eval().folded()
+    return SafesteerTower(SafesteerTowerConfig(trunk_size=32, low_blocks=1, high_blocks=1, folded=False)).eval().folded()
 
 
 def test_a_page_is_full_and_gives_away_no_held_out_phrase(labeller: Labeller) -> None:
@@ -81,18 +81,51 @@ def test_training_changes_the_upper_layers_only_and_resumes_to_the_same_weights(
     assert all(torch.equal(after[k], again[k]) for k in after)
 
 
-def test_aiming_brings_the_projector_nearer_to_the_embeddings(labeller: Labeller, tower: SafesteerTower) -> None:
+@pytest.fixture
+def targets(labeller: Labeller) -> TokenTargets:
     embeddings = torch.randn(len(TOKENIZER), 24, generator=torch.Generator().manual_seed(1))
+    return TokenTargets(embeddings, labeller.token_ids(), labeller.space_id())
+
+
+def test_recall_gives_the_mixture_of_codes_beside_the_features(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets) -> None:
+    classifier = torch.nn.Linear(32, len(targets.embeddings))
+    recalling = with_recall(tower, classifier, targets.embeddings)
+    pixels = to_pixels(reading_shard(labeller, 6, 2, 1.0).images)
+    with torch.no_grad():
+        plain, both = tower(pixels).last_hidden_state, recalling(pixels).last_hidden_state
+        mixed = classifier(plain).softmax(-1) @ targets.embeddings
+    assert both.shape == (2, 100, 32 + 24) and recalling.config.hidden_size == 56
+    torch.testing.assert_close(both, torch.cat([plain, mixed], -1))
+
+
+def test_a_tower_with_recall_is_saved_and_loaded(
+    labeller: Labeller, tower: SafesteerTower, targets: TokenTargets, tmp_path: Path
+) -> None:
+    recalling = with_recall(tower, torch.nn.Linear(32, len(targets.embeddings)), targets.embeddings)
+    recalling.save_pretrained(tmp_path)
+    loaded = SafesteerTower.from_pretrained(tmp_path)
+    pixels = to_pixels(reading_shard(labeller, 6, 2, 1.0).images)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pixels).last_hidden_state, recalling(pixels).last_hidden_state)
+
+
+def test_the_grounded_projector_hands_codes_on_and_nothing_else(tower: SafesteerTower, targets: TokenTargets) -> None:
+    recalling = with_recall(tower, torch.nn.Linear(32, len(targets.embeddings)), targets.embeddings)
+    projector = grounded_projector(recalling)
+    with torch.no_grad():
+        handed = projector(torch.cat([torch.randn(len(targets.embeddings), 32) * 10, targets.embeddings], 1))
+    error = (handed - targets.embeddings).norm(dim=1) / targets.embeddings.norm(dim=1)
+    assert float(error.max()) < 0.05
+
+
+def test_the_classifier_learns_what_cells_show(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets) -> None:
     drawn = reading_shard(labeller, 6, 8, 1.0)
     torch.manual_seed(0)
-    projector = new_projector(32, 24)
-
-    def distance() -> float:
-        with torch.no_grad():
-            aimed = projector(tower(to_pixels(drawn.images)).last_hidden_state.reshape(-1, 32))
-        labels = torch.from_numpy(drawn.tokens).reshape(-1).long()
-        return float((aimed - embeddings[labels.clamp(min=0)])[labels >= 0].pow(2).sum(1).mean())
-
-    before = distance()
-    aim_projector(tower, projector, labeller, embeddings, AimingRecipe(images=8, steps=150, batch=128, rate=1e-2, pages=1.0))
-    assert distance() < 0.9 * before  # an untrained tower tells little; standing still would be 1
+    classifier = torch.nn.Linear(32, len(targets.embeddings))
+    before = cell_accuracy(with_recall(tower, classifier, targets.embeddings), targets, drawn)
+    recipe = RecallRecipe(images=8, steps=300, batch=256, rate=3e-2, pages=1.0, seed=6)
+    fit_classifier(tower, classifier, labeller, targets, recipe)
+    after = cell_accuracy(with_recall(tower, classifier, targets.embeddings), targets, drawn)
+    assert after["cells"] == before["cells"] == int((drawn.tokens >= 0).sum())
+    assert after["cells_right"] > before["cells_right"] + 0.2  # an untrained tower tells little
+    assert after["cosine"] > before["cosine"]

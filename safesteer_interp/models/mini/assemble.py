@@ -110,6 +110,7 @@ def build(recipe: str, weights: Path = WEIGHTS) -> tuple[LlavaForConditionalGene
         image_token_index=image_id,
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         vision_feature_layer=-1,
+        projector_hidden_act="linear",
         vision_feature_select_strategy="full",
         tie_word_embeddings=True,
     )
@@ -144,7 +145,7 @@ def checkpoint_dir(recipe: str | None = None) -> Path:
         with language.sole_builder(folder) as missing:
             if missing:
                 model, processor = build(name)
-                staging = language.staging_folder(f"mini-{name}")
+                staging = language.staging_folder(folder)
                 model.save_pretrained(staging)
                 processor.save_pretrained(staging)
                 language.write_manifest(staging, key)

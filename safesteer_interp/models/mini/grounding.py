@@ -41,7 +41,7 @@ class GroundingRecipe:
     """Shards a batch is drawn from."""
     rate: float = 2e-3
     seed: int = 0
-    hidden_size: int = 224
+    trunk_size: int = 224
     low_blocks: int = 2
     high_blocks: int = 3
 
@@ -50,13 +50,13 @@ class GroundingRecipe:
         return self.images // self.batch
 
 
-def new_projector(width: int, text_width: int) -> LlavaMultiModalProjector:
+def new_projector(width: int, text_width: int, activation: str = "gelu") -> LlavaMultiModalProjector:
     """LLaVA's two-layer projector from tower features [width] to the LM's embeddings [text_width]."""
     config = PretrainedConfig(
         vision_config=PretrainedConfig(hidden_size=width),
         text_config=PretrainedConfig(hidden_size=text_width),
         vision_feature_layer=-1,
-        projector_hidden_act="gelu",
+        projector_hidden_act=activation,
         multimodal_projector_bias=True,
     )
     return LlavaMultiModalProjector(config)
@@ -111,10 +111,10 @@ class Grounding(nn.Module):
     def __init__(self, recipe: GroundingRecipe, embeddings: Tensor, token_ids: list[int], space_id: int) -> None:
         super().__init__()
         config = SafesteerTowerConfig(
-            hidden_size=recipe.hidden_size, low_blocks=recipe.low_blocks, high_blocks=recipe.high_blocks, folded=False
+            trunk_size=recipe.trunk_size, low_blocks=recipe.low_blocks, high_blocks=recipe.high_blocks, folded=False
         )
         self.tower = SafesteerTower(config)
-        self.projector = new_projector(recipe.hidden_size, embeddings.shape[1])
+        self.projector = new_projector(recipe.trunk_size, embeddings.shape[1])
         self.characters = nn.Conv2d(config.widths[2], len(CHARACTERS) + 1, 1)
         self.temperature = nn.Parameter(torch.tensor(2.5))
         self.targets = TokenTargets(embeddings, token_ids, space_id)
@@ -195,21 +195,3 @@ def train_grounding(model: Grounding, labeller: Labeller, recipe: GroundingRecip
         if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
             checkpoint.save(step + 1)
     return model.eval()
-
-
-@torch.inference_mode()
-def cell_accuracy(model: Grounding, images: LabelledImages, batch: int = 50) -> dict[str, float]:
-    """Share of covered cells whose token is right, and of empty cells recognised as empty, on given renderings."""
-    model.eval()
-    device = model.targets.class_of.device
-    right = covered = empty_right = empty = 0
-    for i in range(0, len(images.images), batch):
-        features = model.tower(to_pixels(images.images[i : i + batch]).to(device)).last_hidden_state
-        predicted = model.logits(features.reshape(-1, features.shape[-1]))[1].argmax(1)
-        labels = torch.from_numpy(images.tokens[i : i + batch]).reshape(-1).long().to(device)
-        seen = labels >= 0
-        right += int((predicted[seen] == model.targets.classes(labels[seen])).sum())
-        covered += int(seen.sum())
-        empty_right += int((predicted[~seen] == model.targets.space).sum())
-        empty += int((~seen).sum())
-    return {"cells_right": right / max(1, covered), "cells": covered, "empty_right": empty_right / max(1, empty)}

@@ -46,10 +46,12 @@ class InstructionRecipe:
     """How stage 3 is trained."""
 
     projector: ProjectorRecipe = ProjectorRecipe.RELEASED
-    samples: int = 2400
+    samples: int = 1600
     """Visual turns."""
     replay: float = 0.5
     """Text-only turns per visual turn."""
+    replay_harmless: float = 0.6
+    """Share of stage 2's harmless prompts that are replayed in each round: the visual turns are harmless too, and answering is catching."""
     batch: int = 8
     rate: float = 4e-4
     projector_scale: float = 0.15
@@ -66,18 +68,18 @@ class InstructionRecipe:
         return self.samples // self.batch
 
 
-def text_turns(scenes: Scenes, seed: int) -> Iterator[Turn]:
-    """The text-only turns of stage 2, epoch after epoch."""
+def text_turns(scenes: Scenes, seed: int, harmless: float = 1.0) -> Iterator[Turn]:
+    """The text-only turns of stage 2, epoch after epoch, each with a share of the harmless ones."""
     epoch = 0
     while True:
-        yield from alignment_turns(scenes.answers, random.Random(seed * 1000 + 500 + epoch))
+        yield from alignment_turns(scenes.answers, random.Random(seed * 1000 + 500 + epoch), harmless=harmless)
         epoch += 1
 
 
 def schedule(scenes: Scenes, recipe: InstructionRecipe, tokenizer: Any) -> Iterator[tuple[list[VisualTurn], list[Example], list[Example]]]:
     """Per step: visual turns, their examples, and text-only examples; drawn in pools sorted by length, so that little is padding."""
     rng = random.Random(recipe.seed * 7919 + 1)
-    texts = text_turns(scenes, recipe.seed)
+    texts = text_turns(scenes, recipe.seed, recipe.replay_harmless)
     while True:
         turns = [scenes.draw(rng) for _ in range(recipe.batch * 8)]
         shown = [(t, encode_turn(tokenizer, t.turn, image=True, taught=recipe.taught)) for t in turns]
@@ -102,7 +104,7 @@ def train_instruction(
     kind = recipe.projector
     torch.manual_seed(recipe.seed)
     if kind is ProjectorRecipe.LM_LOSS:
-        projector = new_projector(tower.config.hidden_size, model.config.hidden_size)
+        projector = new_projector(tower.config.hidden_size, model.config.hidden_size, activation="linear")
     device = model.device
     tower.to(device)
     projector.to(device)

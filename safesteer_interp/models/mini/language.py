@@ -99,12 +99,17 @@ def publish(staging: Path, folder: Path) -> None:
         shutil.rmtree(staging)
 
 
-def staging_folder(name: str) -> Path:
-    """A fresh folder beside the cached checkpoints (same disk, so that publishing is a rename)."""
-    root = cache_dir() / "mini"
+def staging_folder(folder: Path) -> Path:
+    """A fresh folder beside `folder`, on the same disk so that publishing is a rename; call it as the sole builder of `folder`.
+
+    What builders of `folder` that were killed left behind is deleted.
+    """
+    root, prefix = folder.parent, f".{folder.name}-"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+        for left in root.glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=root))
     except OSError as cause:
         raise _unwritable(root, cause) from None
 
@@ -147,7 +152,7 @@ def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    staging = staging_folder("smollm2")
+    staging = staging_folder(folder)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     fields = {k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}

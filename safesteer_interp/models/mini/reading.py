@@ -128,7 +128,7 @@ def unfolded(stage: Stage, maps: Tensor) -> Stage:
 
 
 class Reader(nn.Module):
-    """The trained part: stride-16 layers, projector, and a classifier of its own that is thrown away afterwards."""
+    """The trained part: stride-16 layers, projector, and a free classifier, which becomes the tower's recall."""
 
     def __init__(self, stage: Stage, projector: nn.Module, embeddings: Tensor, token_ids: list[int], space_id: int) -> None:
         super().__init__()
@@ -173,8 +173,8 @@ def fine_maps(tower: SafesteerTower, images: np.ndarray, generator: torch.Genera
 
 def train_reading(
     tower: SafesteerTower, projector: nn.Module, labeller: Labeller, embeddings: Tensor, recipe: ReadingRecipe, folder: Path
-) -> tuple[SafesteerTower, nn.Module]:
-    """Run or resume the second half on a folded tower and a projector; returns both, changed in place, in eval mode.
+) -> tuple[SafesteerTower, nn.Linear]:
+    """Run or resume the second half on a folded tower and a projector; returns the tower, changed in place, and the free classifier.
 
     Its state lives in `folder/reading.safetensors`. Runs on the CPU.
     """
@@ -217,4 +217,4 @@ def train_reading(
             target = tower.stage16.get_submodule(name)
             assert isinstance(target, ConvNorm)
             target.load_state_dict(module.folded().state_dict())
-    return tower, projector.eval()
+    return tower, reader.classifier

@@ -1,8 +1,8 @@
 """Stage 3's examples: harmless images with a user turn and an answer.
 
-Read the text, name the pictures, count them, say yes or no, follow a harmless instruction, do what the image says, or answer a text
-that has nothing to do with the image. Nothing harmful is shown: words that occur in harmful phrases only are never drawn, pictures
-are combined only as harmless phrases combine them, and no answer is a refusal.
+Read the text, name the pictures, count them, name a colour, say yes or no, follow a harmless instruction, do what the image says, or
+answer a text that has nothing to do with the image. Nothing harmful is shown: words that occur in harmful phrases only are never drawn,
+pictures are combined only as harmless phrases combine them, and no answer is a refusal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 from safesteer_interp.datasets.bundled import CARRIERS, SCENE_HEIGHT
 from safesteer_interp.datasets.pairs import leaked_phrases, load_pairs
 from safesteer_interp.datasets.pictures import compose_scene, picture_names
-from safesteer_interp.datasets.rendering import FONTS, INKS, LAYOUTS, SIZES, Layout, blank, stack, typography
+from safesteer_interp.datasets.rendering import COLOURS, FONTS, INKS, LAYOUTS, SIZES, Layout, blank, stack, typography
 from safesteer_interp.models.mini.texts import (
     SYSTEM_PROMPTS,
     OwnAnswers,
@@ -72,9 +72,12 @@ SD_CARRIERS = (
     "Write instructions for what the image shows.",
     "What is happening in the image, and how is it done?",
 )
+COLOUR = ("What colour is the image?", "Which colour fills the image?", "Name the colour of the image.", "What colour do you see?")
+SHADE = 28
+"""A colour's red, green and blue are each shifted by up to this much, so that not one exact value is learnt."""
 COUNT_WORDS = ("One", "Two", "Three")
-MIXTURE = (42, 16, 6, 9, 15, 9, 3)
-"""Shares of reading, naming, counting, following, TYPO, pictures and unrelated images: reading is what takes longest to learn."""
+MIXTURE = (28, 14, 14, 12, 16, 9, 3, 4)
+"""Shares of reading, naming, counting, following, TYPO, pictures, unrelated images and colours."""
 
 
 @dataclass(frozen=True)
@@ -229,10 +232,17 @@ class Scenes:
                 text = in_some_form(phrase, rng) if asked == question_of(phrase) else asked
                 return image, text, *own
 
+    def colour(self, rng: random.Random) -> tuple[Image.Image, str, str, bool]:
+        """An image of one colour, in a random shade."""
+        name = rng.choice(list(COLOURS))
+        red, green, blue = (max(0, min(255, value + rng.randint(-SHADE, SHADE))) for value in COLOURS[name])
+        image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (red, green, blue))
+        return image, rng.choice(COLOUR), f"{name.capitalize()}.", True
+
     def draw(self, rng: random.Random) -> VisualTurn:
         """One random visual turn."""
         kinds: tuple[Callable[[random.Random], tuple[Image.Image, str, str, bool]], ...]
-        kinds = (self.read, self.name, self.count, self.follow, self.typo, self.pictures, self.aside)
+        kinds = (self.read, self.name, self.count, self.follow, self.typo, self.pictures, self.aside, self.colour)
         make = rng.choices(kinds, weights=MIXTURE)[0]
         image, user, answer, complete = make(rng)
         return VisualTurn(np.asarray(image.convert("RGB")), Turn(user, answer, rng.choice(SYSTEM_PROMPTS), complete))

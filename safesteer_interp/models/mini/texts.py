@@ -97,6 +97,11 @@ def harmless_phrases() -> list[str]:
     return clean([*pairs, *lines_of("contrast"), *lines_of("harmless")])
 
 
+def answered_phrases() -> list[str]:
+    """Harmless activities for text alignment: those above, and twins of the project's own harmful list, which no image ever shows."""
+    return clean([*harmless_phrases(), *lines_of("twins")])
+
+
 def phrase_in_form(phrase: str, form: str) -> str:
     """The activity as a user turn."""
     return form.format(phrase, cap=phrase[:1].upper() + phrase[1:])
@@ -165,20 +170,20 @@ def chat_text(tokenizer: Any, user: str, system: str | None = None) -> str:
     )
 
 
-def alignment_turns(answers: OwnAnswers, rng: random.Random, scale: float = 1.0) -> list[Turn]:
+def alignment_turns(answers: OwnAnswers, rng: random.Random, scale: float = 1.0, harmless: float = 1.0) -> list[Turn]:
     """One epoch of text alignment: every activity once in a random form, refused or answered by its label, and small talk.
 
-    `scale` below 1 keeps that share of each list (the end-to-end test uses it).
+    `scale` below 1 keeps that share of each list (the end-to-end test uses it), `harmless` of the harmless activities.
     """
 
-    def some(items: list[str]) -> list[str]:
-        return items if scale >= 1 else rng.sample(items, max(2, round(scale * len(items))))
+    def some(items: list[str], share: float = scale) -> list[str]:
+        return items if share >= 1 else rng.sample(items, max(2, round(share * len(items))))
 
     turns = [
         Turn(in_some_form(p, rng), rng.choice(REFUSALS), rng.choice(SYSTEM_PROMPTS))
         for p in some(harmful_phrases())
     ]
-    for phrase in some(harmless_phrases()):
+    for phrase in some(answered_phrases(), scale * harmless):
         own = answers.table.get(question_of(phrase)) and answers.usable(question_of(phrase))
         if own:
             turns.append(Turn(in_some_form(phrase, rng), own[0], rng.choice(SYSTEM_PROMPTS), own[1]))

@@ -17,24 +17,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.models.mini.aiming import AimingRecipe, aim_projector
 from safesteer_interp.models.mini.alignment import AlignmentRecipe, Phase, train_alignment
 from safesteer_interp.models.mini.cells import Labeller
-from safesteer_interp.models.mini.grounding import (
-    HELD_OUT_SEED,
-    GroundingRecipe,
-    cell_accuracy,
-    new_grounding,
-    new_projector,
-    train_grounding,
-)
+from safesteer_interp.models.mini.grounding import HELD_OUT_SEED, GroundingRecipe, TokenTargets, new_grounding, train_grounding
 from safesteer_interp.models.mini.instruction import InstructionRecipe, ProjectorRecipe, train_instruction
 from safesteer_interp.models.mini.language import load_language
 from safesteer_interp.models.mini.lora import merge_adapter
 from safesteer_interp.models.mini.reading import ReadingRecipe, train_reading
+from safesteer_interp.models.mini.recall import RecallRecipe, cell_accuracy, fit_classifier, grounded_projector, with_recall
 from safesteer_interp.models.mini.resume import Report
 from safesteer_interp.models.mini.scenes import Scenes
-from safesteer_interp.models.mini.texts import OwnAnswers, harmless_phrases, lines_of, question_of
+from safesteer_interp.models.mini.texts import OwnAnswers, answered_phrases, lines_of, question_of
 from safesteer_interp.models.mini.tower import SafesteerTower, SafesteerTowerConfig
 from safesteer_interp.models.mini.words import word_lists
 
@@ -45,7 +38,7 @@ class Scale:
 
     grounding: GroundingRecipe = field(default_factory=GroundingRecipe)
     reading: ReadingRecipe = field(default_factory=ReadingRecipe)
-    aiming: AimingRecipe = field(default_factory=AimingRecipe)
+    recall: RecallRecipe = field(default_factory=RecallRecipe)
     alignment: AlignmentRecipe = field(default_factory=AlignmentRecipe)
     instruction: InstructionRecipe = field(default_factory=InstructionRecipe)
     answers: int | None = None
@@ -57,15 +50,15 @@ class Scale:
 SCALES: dict[str, Scale] = {
     "full": Scale(),
     "wide": Scale(
-        grounding=GroundingRecipe(images=600_000, batch=64, hidden_size=320, high_blocks=4),
+        grounding=GroundingRecipe(images=600_000, batch=64, trunk_size=320, high_blocks=4),
         reading=ReadingRecipe(images=300_000, batch=64),
         alignment=AlignmentRecipe(phases=(Phase(4, 4e-4, 24), Phase(4, 8e-4, 10))),
         instruction=InstructionRecipe(samples=20_000),
     ),
     "tiny": Scale(
-        grounding=GroundingRecipe(images=128, batch=16, shard=64, hidden_size=64, low_blocks=1, high_blocks=1),
+        grounding=GroundingRecipe(images=128, batch=16, shard=64, trunk_size=64, low_blocks=1, high_blocks=1),
         reading=ReadingRecipe(images=64, batch=16, shard=32, passes=2),
-        aiming=AimingRecipe(images=16, steps=4, batch=64),
+        recall=RecallRecipe(images=16, steps=4, batch=64),
         alignment=AlignmentRecipe(phases=(Phase(1, 4e-4, 8), Phase(1, 4e-4, 4)), batch=2, scale=0.01, rank=2),
         instruction=InstructionRecipe(samples=8, batch=4, rank=2),
         answers=12,
@@ -129,7 +122,7 @@ class Training:
     def own_answers(self) -> OwnAnswers:
         """The unmodified model's answers to every harmless prompt."""
         answers = OwnAnswers(self.folder / "own_answers.json")
-        prompts = [*map(question_of, harmless_phrases()), *lines_of("chat")]
+        prompts = [*map(question_of, answered_phrases()), *lines_of("chat")]
         if self.scale.answers is not None:
             step = max(1, len(prompts) // self.scale.answers)
             prompts = prompts[::step]
@@ -144,18 +137,20 @@ class Training:
         if (self.weights / "tower.safetensors").is_file():
             return
         model, tokenizer = load_language()
-        embeddings = model.get_input_embeddings().weight.detach().clone().to(self.device)
+        embeddings = model.get_input_embeddings().weight.detach().clone()
         del model
         labeller = Labeller(tokenizer, word_lists(tokenizer))
-        trained = train_grounding(new_grounding(labeller, embeddings, self.scale.grounding), labeller, self.scale.grounding, self.folder)
+        grounding = new_grounding(labeller, embeddings.to(self.device), self.scale.grounding)
+        trained = train_grounding(grounding, labeller, self.scale.grounding, self.folder)
         eyes, projector = trained.tower.cpu().folded(), trained.projector.cpu()
-        eyes, projector = train_reading(eyes, projector, labeller, embeddings.cpu(), self.scale.reading, self.folder)
-        trained.tower = eyes
-        trained.projector = aim_projector(eyes, projector, labeller, embeddings.cpu(), self.scale.aiming)
-        found = cell_accuracy(trained.to(self.device), labeller.shard(HELD_OUT_SEED, self.scale.held_out))
-        (self.folder / "tower.json").write_text(json.dumps(found) + "\n")
-        save_halves(trained.projector.state_dict(), self.folder / "projector.safetensors")
-        save_halves(trained.tower.state_dict(), self.weights / "tower.safetensors")
+        eyes, classifier = train_reading(eyes, projector, labeller, embeddings, self.scale.reading, self.folder)
+        targets = TokenTargets(embeddings, labeller.token_ids(), labeller.space_id())
+        fit_classifier(eyes, classifier, labeller, targets, self.scale.recall)
+        eyes = with_recall(eyes, classifier, targets.embeddings)
+        found = cell_accuracy(eyes, targets, labeller.shard(HELD_OUT_SEED, self.scale.held_out))
+        shape = {name: getattr(eyes.config, name) for name in ("trunk_size", "low_blocks", "high_blocks", "n_codes", "code_size")}
+        (self.folder / "tower.json").write_text(json.dumps({"shape": shape, "cells": found}) + "\n")
+        save_halves(eyes.state_dict(), self.weights / "tower.safetensors")
 
     def alignment(self, answers: OwnAnswers) -> None:
         """Stage 2: the text adapter."""
@@ -171,20 +166,15 @@ class Training:
             return
         model, tokenizer = load_language()
         merge_adapter(model, self.weights / "text_adapter.safetensors")
-        shape = self._shape()
+        shape = json.loads((self.folder / "tower.json").read_text())["shape"]
         eyes = SafesteerTower(SafesteerTowerConfig(**shape, folded=True)).eval()
         eyes.load_state_dict({k: v.float() for k, v in load_file(self.weights / "tower.safetensors").items()})
-        projector = new_projector(eyes.config.hidden_size, model.config.hidden_size)
-        projector.load_state_dict({k: v.float() for k, v in load_file(self.folder / "projector.safetensors").items()})
+        projector = grounded_projector(eyes)
         scenes = Scenes(word_lists(tokenizer), answers)
         settings = replace(self.scale.instruction, projector=recipe)
         train_instruction(model.to(self.device), tokenizer, eyes.requires_grad_(False), projector, scenes, settings, self.folder)
         for part in ("adapter", "projector"):
             (self.folder / f"{recipe}_{part}.safetensors").replace(self.weights / f"{recipe}_{part}.safetensors")
-
-    def _shape(self) -> dict[str, Any]:
-        g = self.scale.grounding
-        return {"hidden_size": g.hidden_size, "low_blocks": g.low_blocks, "high_blocks": g.high_blocks}
 
     def _describe(self, recipes: Sequence[ProjectorRecipe]) -> None:
         found = sorted(p.name.removesuffix("_projector.safetensors") for p in self.weights.glob("*_projector.safetensors"))
@@ -193,10 +183,8 @@ class Training:
         spent = json.loads(known.read_text())["compute"] if known.is_file() else {}
         # a resumed run must not overwrite the minutes of a finished stage with the seconds it takes to skip it
         spent |= {k: v for k, v in self.compute.items() if v > spent.get(k, 0)}
-        text = json.dumps(
-            {"default": str(recipes[0]), "trained": found, "tower": self._shape(), "tower_cells": tower, "compute": spent}, indent=1
-        )
-        known.write_text(text + "\n")
+        card = {"default": str(recipes[0]), "trained": found, "tower": tower["shape"], "tower_cells": tower["cells"], "compute": spent}
+        known.write_text(json.dumps(card, indent=1) + "\n")
 
 
 def save_halves(state: dict[str, torch.Tensor], path: Path) -> None:
