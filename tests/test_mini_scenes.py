@@ -62,7 +62,7 @@ def test_no_turn_shows_asks_or_refuses_harm(scenes: Recorded) -> None:
 def test_words_of_harmful_phrases_alone_are_never_drawn(scenes: Recorded) -> None:
     harmless = {w for p in load_pairs() for w in words_in(p.harmless)} | {w for text in harmless_phrases() for w in words_in(text)}
     harmful = {w for p in load_pairs() for w in words_in(p.harmful)}
-    assert "river" in scenes.words
+    assert "garden" in scenes.words and "river" not in scenes.words  # rivers are only poisoned here
     assert not set(scenes.words) & (harmful - harmless)
 
 
