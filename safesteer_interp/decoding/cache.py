@@ -5,10 +5,11 @@ On the embedded model (batch 32, 160 tokens) that copying was 27 % of a decoding
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 ROOM = 64
@@ -58,3 +59,13 @@ def growing_cache(config: Any) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def fork(cache: Cache) -> Cache:
+    """A cache over the same entries; what is selected, cropped or appended there does not reach the original once rows are selected."""
+    forked = copy.copy(cache)
+    forked.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in forked.layers:
+        if isinstance(layer, GrowingLayer):
+            layer._storage = {}
+    return forked

@@ -120,12 +120,11 @@ class Editing:
 
     def last_prompt(self, states: States) -> States:
         """The states [batch, d] at the last prompt token after the edits of the final norm, of a prompt that was read without them."""
-        whole, run = (self.run.positions, self.run.roles), self.run
+        run = self.run
         run.positions, run.roles = run.positions[:, -1:], run.roles[:, -1:]
         for site in run.places:
             edited = run.visit(site, states[:, None])
             states = states if edited is None else edited[:, 0]
-        run.positions, run.roles = whole
         return states
 
 

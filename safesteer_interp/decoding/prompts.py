@@ -6,7 +6,6 @@ request under many defenses and seeds. Only unedited prompt passes may be shared
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from safesteer_interp.decoding.cache import fork
 from safesteer_interp.decoding.candidates import Prefix, prefill
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.types import States
@@ -42,12 +42,7 @@ class Reading:
 
     def take(self, rows: Int[Tensor, " taken"]) -> tuple[Prefix, States]:
         """Copies of some rows, in the order asked; what is written onto them does not reach the original."""
-        cache = copy.copy(self.prefix.cache)
-        cache.layers = [copy.copy(layer) for layer in cache.layers]
-        for layer in cache.layers:
-            if hasattr(layer, "_storage"):
-                layer._storage = {}
-        taken = Prefix(cache, self.prefix.mask, self.prefix.position)
+        taken = Prefix(fork(self.prefix.cache), self.prefix.mask, self.prefix.position)
         taken.keep_rows(rows)
         return taken, self.states[rows.to(self.states.device)]
 

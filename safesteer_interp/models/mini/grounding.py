@@ -1,8 +1,8 @@
 """Stage 1, dense token grounding: the tower learns to see without a language model in the loop.
 
 Every cell of an image is asked for the LM token whose rendering covers it: cross-entropy against the LM's own token embeddings plus
-regression onto them, through the projector LLaVA will use. An auxiliary character loss at stride 8 makes it learn to read at all
-(measured: 6 % of cells after 25,000 images without it).
+regression onto them, through a projector that only training needs (`recall.py` makes the one that is kept). An auxiliary character
+loss at stride 8 makes it learn to read at all (measured: 6 % of cells after 25,000 images without it).
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Recall(nn.Module):
     """Which token a cell shows, as the mixture of the tokens' codes by probability.
 
     A code is the language model's embedding of the token. A cell that is recognised is handed over without noise, which a projector
-    of LLaVA's size does not manage (cosine 0.60 with the embedding, whatever it is trained with; here 0.95).
+    of LLaVA's size does not manage (cosine 0.60 with the embedding, whatever it is trained with; here 0.96).
     """
 
     def __init__(self, width: int, n_codes: int, code_size: int) -> None:

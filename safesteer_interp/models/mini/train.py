@@ -1,6 +1,6 @@
 """`safesteer mini train`: everything in `weights/` from scratch, in four resumable steps.
 
-answers (the unmodified model's own, about 5 minutes of one core) -> tower (35) -> text alignment (20) -> visual instruction (25 for
+answers (the unmodified model's own, 11 minutes) -> tower (75) -> text alignment (32) -> visual instruction (22 for
 each projector recipe). Each step leaves its result in the working folder; the same command carries on where it stopped.
 """
 
@@ -133,7 +133,7 @@ class Training:
         return answers
 
     def tower(self) -> None:
-        """Stage 1: tower and grounded projector."""
+        """Stage 1: the tower with its recall."""
         if (self.weights / "tower.safetensors").is_file():
             return
         model, tokenizer = load_language()
