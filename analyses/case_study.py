@@ -26,7 +26,7 @@ class Params:
     """Samples per request: tokens are counted here, not answers."""
     new_tokens: int = 24
     """Longest answer, in tokens: enough to see whether it refuses. Only guided tokens are ever written down."""
-    batch: int = 64
+    batch: int = 96
     """Requests answered at a time."""
     k: int = 5
     """Candidates a guided step."""

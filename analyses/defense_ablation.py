@@ -31,7 +31,7 @@ class Params:
     """Samples per request and condition, at temperature 1."""
     new_tokens: int = 128
     """Longest answer, in tokens."""
-    batch: int = 64
+    batch: int = 96
     """Requests answered at a time."""
     k: int = 5
     """Candidates a guided step."""

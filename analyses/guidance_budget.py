@@ -17,7 +17,6 @@ from safesteer_interp.requests import Attack
 
 ATTACKS = (Attack.SD, Attack.TYPO)
 SCORERS = ("probe", "refusal_tokens", "random")
-CONTROLS = SCORERS[1:]
 MEASURES = ("asr", "rr", "degenerate")
 AXES = {"k": "candidates K", "steps": "guided tokens"}
 
@@ -32,7 +31,7 @@ class Params:
     """Samples per request and condition, at temperature 1."""
     new_tokens: int = 128
     """Longest answer, in tokens."""
-    batch: int = 64
+    batch: int = 96
     """Requests answered at a time."""
     k: int = 5
     """K while the number of guided tokens varies."""
@@ -83,7 +82,7 @@ def budgets(p: Params) -> list[tuple[int, int]]:
 
 
 def _responses(ctx: Any, p: Params) -> pd.DataFrame:
-    """Answers of the undefended model and of every scorer under every budget."""
+    """Answers of the undefended model and of every scorer under every budget; random probes are drawn anew for every seed."""
     from dataclasses import replace
 
     from safesteer_interp.defenses.none import Undefended
@@ -92,21 +91,21 @@ def _responses(ctx: Any, p: Params) -> pd.DataFrame:
     requests = ctx.requests(test_spec(p, ATTACKS))
     harmful = [r for r in requests if r.harmful]
 
-    def under(k: int, steps: int, scorer: str) -> Callable[[int], Any]:
-        own = {"scorer_seed": 0} if scorer != "random" else {}
-        return lambda seed: replace(base, k=k, steps=steps, scorer=scorer, **{"scorer_seed": seed, **own})
+    def at_random(k: int, steps: int) -> Callable[[int], Any]:
+        return lambda seed: replace(base, k=k, steps=steps, scorer="random", scorer_seed=seed)
 
-    everywhere: dict[str, Callable[[int], Any]] = {}
-    partly: dict[str, Callable[[int], Any]] = {}
+    everywhere: dict[str, Any] = {}
+    strings: dict[str, Any] = {}
+    randoms: dict[str, Callable[[int], Any]] = {}
     for k, steps in budgets(p):
-        everywhere[name(k, steps)] = under(k, steps, "probe")
-        for scorer in CONTROLS if k > 1 and steps else ():
-            group = everywhere if p.harmless_controls else partly
-            group[name(k, steps, scorer)] = under(k, steps, scorer)
-    first = answered(ctx, p, {"none": Undefended()}, requests)
-    announce(ctx, first, p.seeds * (len(everywhere) * len(requests) + len(partly) * len(harmful)))
-    parts = [first, answered_by_chance(ctx, p, everywhere, requests)]
-    return pd.concat([*parts, *([answered_by_chance(ctx, p, partly, harmful)] if partly else [])], ignore_index=True)
+        everywhere[name(k, steps)] = replace(base, k=k, steps=steps)
+        if k > 1 and steps:
+            strings[name(k, steps, "refusal_tokens")] = replace(base, k=k, steps=steps, scorer="refusal_tokens")
+            randoms[name(k, steps, "random")] = at_random(k, steps)
+    first, controlled = answered(ctx, p, {"none": Undefended()}, requests), requests if p.harmless_controls else harmful
+    announce(ctx, first, p.seeds * (len(everywhere) * len(requests) + (len(strings) + len(randoms)) * len(controlled)))
+    parts = [first, answered(ctx, p, everywhere, requests), answered(ctx, p, strings, controlled)]
+    return pd.concat([*parts, answered_by_chance(ctx, p, randoms, controlled)], ignore_index=True)
 
 
 def _against(responses: pd.DataFrame, baseline: str) -> pd.DataFrame:

@@ -44,9 +44,11 @@ class Params:
     """Training pairs that the layer is chosen on."""
     seeds: int = 3
     """Seeds of the sampled answers."""
+    perplexity_seeds: int = 1
+    """Of how many seeds the answers are scored for perplexity under the unsteered model."""
     new_tokens: int = 128
     """Tokens per answer at most."""
-    batch: int = 64
+    batch: int = 96
     """Answers per batch."""
     seed: int = 0
     """Seed of the bootstrap and of the random vectors."""
@@ -68,7 +70,6 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     """
     from safesteer_interp.defenses.none import Undefended
     from safesteer_interp.defenses.steered import Steered
-    from safesteer_interp.evaluation.harness import judged
     from safesteer_interp.vectors.direction import random_direction
 
     defense, (direction, selection), first = fitted(ctx, p), steering_direction(ctx, p), ctx.seed("random vectors")
@@ -87,17 +88,18 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     kept = list(dict.fromkeys(r.pair for r in requests))[:CHECKED_PAIRS]
     checked, once, none = [r for r in requests if r.pair in kept], replace(p, seeds=1), {"none": Undefended()}
     upward = {name: made for name, made in steered.items() if not name.split("/")[1].startswith("-")}
+    downward = {name: made for name, made in steered.items() if name not in upward}
     if ctx.bench.settings.progress:
         answers_in_all = p.seeds * (len(harmful) * (1 + len(steered)) + len(harmless) * (1 + len(upward)))
         answers_in_all += len(harmful) * len(chance) + len(checked) * len(zero)
         print(f"{ctx.analysis.id}: {answers_in_all} answers of at most {p.new_tokens} tokens, less those stored", file=sys.stderr)
     parts = [
-        answered(ctx, p, none | steered, harmful, perplexity=True),
-        answered(ctx, p, none | upward, harmless, perplexity=True),
-        answered(ctx, once, chance, harmful, perplexity=True),
+        answered(ctx, p, none | upward, requests),
+        *([answered(ctx, p, downward, harmful)] if downward else []),
+        *([answered(ctx, once, chance, harmful)] if chance else []),
     ]
-    # Judged again without a limit on perplexity: a refusal that had to be induced is improbable to the model unsteered.
-    answers = _marks(judged(pd.concat(parts, ignore_index=True)))
+    # Perplexity is no part of the outcome here: a refusal that had to be induced is improbable to the model unsteered.
+    answers = _marks(_scored(ctx, p, requests, pd.concat(parts, ignore_index=True)))
     same = _changed(_marks(answered(ctx, once, zero, checked)))
     seed = ctx.seed("bootstrap")
     return {
@@ -108,6 +110,17 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
         "first_token": _first_token(ctx, defense.vector, vectors, p),
         "selection": selection,
     }
+
+
+def _scored(ctx: Any, p: Params, requests: list[Any], answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers with the perplexity of those of the first `perplexity_seeds` seeds."""
+    from safesteer_interp.evaluation.harness import perplexities_stored
+
+    known = {r.id: r for r in requests}
+    part = answers[answers["seed"] < p.perplexity_seeds]
+    asked, root = [known[i] for i in part["request"]], ctx.bench.settings.responses
+    values = perplexities_stored(ctx.model, asked, list(part["ids"]), batch_size=p.batch, root=root)
+    return answers.assign(perplexity=pd.Series(values, index=part.index, dtype=float).reindex(answers.index))
 
 
 def _marks(answers: pd.DataFrame) -> pd.DataFrame:
@@ -260,6 +273,7 @@ ANALYSIS = Analysis(
             "random_vectors": 20,
             "layers": 12,
             "tuning_pairs": 20,
+            "perplexity_seeds": 3,
         }
     },
     order=10,

@@ -91,8 +91,9 @@ def test_draws_follow_the_distribution() -> None:
 
 def test_random_numbers_belong_to_the_request(tiny: Callable[[str], Any]) -> None:
     first, second, third = asked(tiny("llama"))
-    assert torch.equal(uniforms([first, second], 0, 5)[1], uniforms([third, second], 0, 5)[1])
-    assert not torch.equal(uniforms([first], 0, 5), uniforms([first], 1, 5))
+    one, two, three = (r.key() for r in (first, second, third))
+    assert torch.equal(uniforms([one, two], [0, 0], 5)[1], uniforms([three, two], [1, 0], 5)[1])
+    assert not torch.equal(uniforms([one], [0], 5), uniforms([one], [1], 5))
 
 
 def test_finished_rows_leave_the_batch_and_the_others_go_on(tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:

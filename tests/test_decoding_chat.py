@@ -25,6 +25,7 @@ def test_one_request_is_explained(
     assert code == 0, err
     assert "verdict: score" in out and "candidate" in out and "'sorry'" in out and out.strip().splitlines()[-1].startswith("sorry")
     assert "sign test: refusal tokens score" in err and "|mu|" in err
+    assert 'fitting SafeSteer on 80 requests of "planted"' in err, "16 of the 20 training pairs and the 4 held-out ones"
     assert any((fresh_cache / "traces").iterdir()), "the training trace is kept for the next time"
 
 
@@ -55,6 +56,7 @@ def test_lines_are_answered_one_by_one_as_json(
         (("--k", "0"), 2, "K is 0"),
         (("--steps", "9"), 2, "steps is 9 but at most 8 tokens"),
         (("--temperature", "-1"), 2, "--temperature -1"),
+        (("--training-pairs", "-1"), 2, "--training-pairs -1"),
         (("--fitted", "nowhere"), 3, "give the folder that SafeSteer.save wrote"),
         (("--fit", "promt"), 2, '"promt" is not a fit'),
     ],

@@ -169,7 +169,7 @@ SMALL = Settings(Sampling(max_new_tokens=6, temperature=1.0), batch_size=2)
 
 def test_a_killed_evaluation_goes_on_where_it_stopped(tiny: Callable[[str], Any], tmp_path: Path) -> None:
     mllm = tiny("llama")
-    requests = [replace(asked(mllm)[0], id=str(i), text=f"What is number {i}?") for i in range(7)]
+    requests = [replace(asked(mllm)[0], id=str(i), text=f"What is number {i}?") for i in range(8)]
     first: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         evaluate(mllm, [Killed(first, 2)], requests, seeds=[0], settings=SMALL, root=tmp_path, progress=False)
@@ -178,11 +178,35 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(tiny: Callable[[str], Any]
     file.write_bytes(file.read_bytes()[:-5])  # the last line was being written
     second: list[int] = []
     table = evaluate(mllm, [Killed(second, 99)], requests, seeds=[0], settings=SMALL, root=tmp_path, progress=False)
-    assert sum(second) == 4, "three were stored whole, four are answered"
-    assert list(table["text"]) == [f"Sure, {i}." for i in range(7)] or set(table["text"]) == {f"Sure, {i}." for i in range(7)}
+    assert sum(second) == 5, "three were stored whole, five are answered"
+    assert list(table["text"]) == [f"Sure, {i}." for i in range(8)]
     assert all(json.loads(line) for line in file.read_text().splitlines() if line.endswith("}"))
     again = evaluate(mllm, [Killed([], 0)], requests, seeds=[0], settings=SMALL, root=tmp_path, progress=False)
     pd.testing.assert_frame_equal(again, table)
+
+
+def test_a_batch_holds_all_seeds_that_are_missing(tiny: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mllm = tiny("llava")
+    requests = [replace(r, id=f"{i}-{r.id}", text=f"{r.text} {i}") for i in range(2) for r in asked(mllm)]
+    settings = replace(SMALL, batch_size=6)
+    evaluate(mllm, [Undefended()], requests[:2], seeds=[1], settings=settings, root=tmp_path, progress=False)
+    calls: list[tuple[int, tuple[int, ...]]] = []
+    real = Undefended.respond_each
+
+    def counted(self: Undefended, mllm: MLLM, requests: Any, seeds: Any, settings: Settings = DEFAULTS) -> list[list[Response]]:
+        calls.append((len(requests), tuple(seeds)))
+        return real(self, mllm, requests, seeds, settings)
+
+    monkeypatch.setattr(Undefended, "respond_each", counted)
+    table = evaluate(mllm, [Undefended()], requests, seeds=[0, 1, 2], settings=settings, root=tmp_path, progress=False)
+    assert calls == [(2, (0, 2)), (2, (0, 1, 2)), (2, (0, 1, 2))], "six answers a batch, none twice"
+    monkeypatch.undo()
+    alone = [
+        evaluate(mllm, [Undefended()], requests, seeds=[seed], settings=settings, root=tmp_path / str(seed), progress=False)
+        for seed in range(3)
+    ]
+    assert list(table["seed"]) == [0] * 6 + [1] * 6 + [2] * 6
+    assert list(table["ids"]) == list(pd.concat(alone)["ids"]), "an answer does not depend on what shares its batch"
 
 
 def test_the_table_is_tidy_and_judged_again_without_a_model(tiny: Callable[[str], Any], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from safesteer_interp.decoding.candidates import prefill
 from safesteer_interp.decoding.loop import Decoded, decode
 from safesteer_interp.decoding.policies import PLAIN, Policy, check_budget
-from safesteer_interp.decoding.prompts import read_prompts
+from safesteer_interp.decoding.prompts import distinct, read_prompts
 from safesteer_interp.decoding.sampling import uniforms
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
@@ -36,6 +36,7 @@ def generate(
     policy: Policy = PLAIN,
     sampling: Sampling = DEFAULT_SAMPLING,
     *,
+    seeds: Sequence[int] | None = None,
     edits: Sequence[Edit] = (),
     batch_size: int = 32,
     explain: bool = False,
@@ -45,10 +46,13 @@ def generate(
     """One answer per request, in order.
 
     Requests of like length share a batch; each has its own random numbers, so that the batch does not change its sample (up to the
-    rounding that padding causes, 1e-5 relative in float32). `stop=False` ignores end-of-sequence tokens. Edits act on prompt and
-    answer tokens as `At` says; rows that have finished leave the batch, so an edit must not carry one vector per row.
+    rounding that padding causes, 1e-5 relative in float32). `seeds` gives one seed per request, in the sampling's place: a request that
+    is listed with several seeds is read once per batch and answered under each. `stop=False` ignores end-of-sequence tokens. Edits act
+    on prompt and answer tokens as `At` says; rows that have finished leave the batch, so an edit must not carry one vector per row.
     Raises UsageError when more steps are guided than tokens generated, or when the model cannot be guided.
     """
+    if seeds is not None and len(seeds) != len(requests):
+        raise UsageError(f"{len(seeds)} seeds were given for {len(requests)} requests; give one per request.")
     if sampling.max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {sampling.max_new_tokens}; an answer needs at least 1 token.")
     if batch_size < 1:
@@ -57,8 +61,9 @@ def generate(
         check_budget(policy.k, policy.steps, sampling.max_new_tokens)
     found: dict[int, Decoded] = {}
     for places in by_length(requests, batch_size):
-        batch = mllm.encode([requests[i] for i in places])
-        answers = decode_batch(mllm, batch, policy, sampling, edits=edits, explain=explain, stop=stop)
+        drawn = [sampling.seed if seeds is None else seeds[i] for i in places]
+        asked = [requests[i] for i in places]
+        answers = decode_batch(mllm, asked, policy, sampling, seeds=drawn, edits=edits, explain=explain, stop=stop)
         found.update(zip(places, answers, strict=True))
         if progress is not None:
             progress(len(found), len(requests))
@@ -66,32 +71,39 @@ def generate(
 
 
 def by_length(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
-    """Places of the requests of each batch: those of one form and like length together, so that little is padding."""
+    """Places of the requests of each batch: those of one form and like length together, so that little is padding.
 
-    def similar(i: int) -> tuple[bool, str, int]:
+    Batches are of nearly equal size, and a request that is listed several times stands together.
+    """
+
+    def similar(i: int) -> tuple[bool, str, int, str]:
         request = requests[i]
         pictured = request.image is not None
-        return pictured, str(request.attack) if pictured else "", len(request.text)
+        return pictured, str(request.attack) if pictured else "", len(request.text), request.id
 
     order = sorted(range(len(requests)), key=similar)
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    batches = -(-len(order) // batch_size)
+    for k in range(batches):
+        yield order[k * len(order) // batches : (k + 1) * len(order) // batches]
 
 
 def decode_batch(
     mllm: MLLM,
-    batch: Encoded,
+    requests: Sequence[Request],
     policy: Policy,
     sampling: Sampling,
     *,
+    seeds: Sequence[int] | None = None,
     edits: Sequence[Edit] = (),
     explain: bool = False,
     stop: bool = True,
 ) -> list[Decoded]:
-    """Answers to one encoded batch, in its order."""
-    batch = batch.to(mllm.device)
+    """Answers to one batch of requests, in order, as `generate` has it; each distinct request is read once."""
+    asked, rows = distinct(requests)
+    batch = mllm.encode(asked).to(mllm.device)
     ends = stop_ids(mllm) if stop else frozenset[int]()
-    uniform = uniforms(batch.requests, sampling.seed, sampling.max_new_tokens)
+    drawn = [sampling.seed] * len(requests) if seeds is None else seeds
+    uniform = uniforms([request.key() for request in requests], drawn, sampling.max_new_tokens)
     early = any(site.kind is not SiteKind.FINAL_NORM for edit in edits for site in edit.sites)
     with torch.no_grad():
         # Edits of the final norm leave the cache alone, so the prompt pass is everybody's and only its last state is edited.
@@ -100,6 +112,9 @@ def decode_batch(
             prefix, states = read or prefill(mllm.model, batch.inputs)
             if read and running:
                 states = running.last_prompt(states)
+            if len(asked) < len(requests):
+                prefix.keep_rows(rows)
+                states = states[rows.to(states.device)]
             watch = running.watch if running else None
             return decode(mllm.model, prefix, states, policy, uniform, ends, temperature=sampling.temperature, explain=explain, watch=watch)
 

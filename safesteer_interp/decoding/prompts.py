@@ -6,7 +6,7 @@ request under many defenses and seeds. Only unedited prompt passes may be shared
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from safesteer_interp.decoding.cache import fork
 from safesteer_interp.decoding.candidates import Prefix, prefill
 from safesteer_interp.models.mllm import MLLM, Encoded
+from safesteer_interp.requests import Request
 from safesteer_interp.types import States
 
 EXTRA = "prompts"
@@ -69,6 +70,20 @@ class PromptMemory:
         while sum(held.size for held in self.readings) > self.limit:
             self.readings.pop(0)
         return reading.take(torch.arange(len(keys)))
+
+
+def distinct(requests: Sequence[Request]) -> tuple[list[Request], Int[Tensor, " all"]]:
+    """Each different request once, in order of appearance, and for every request its row among them."""
+    row: dict[str, int] = {}
+    found: list[Request] = []
+    rows = []
+    for request in requests:
+        key = request.key()
+        if key not in row:
+            row[key] = len(found)
+            found.append(request)
+        rows.append(row[key])
+    return found, torch.tensor(rows, dtype=torch.long)
 
 
 def read_prompts(mllm: MLLM, batch: Encoded) -> tuple[Prefix, States]:

@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safesteer_interp.requests import Request
 from safesteer_interp.tracing.steps import request_generator
 
 
-def uniforms(requests: Sequence[Request], seed: int, steps: int) -> Float[Tensor, "batch steps"]:
-    """One uniform number in [0, 1) per request and step (float64, CPU); row b depends on (seed, requests[b].key()) alone."""
-    rows = [torch.rand(steps, dtype=torch.float64, generator=request_generator(seed, request.key())) for request in requests]
+def uniforms(keys: Sequence[str], seeds: Sequence[int], steps: int) -> Float[Tensor, "batch steps"]:
+    """One uniform number in [0, 1) per request and step (float64, CPU); row b depends on (seeds[b], keys[b]) alone."""
+    rows = [
+        torch.rand(steps, dtype=torch.float64, generator=request_generator(seed, key)) for key, seed in zip(keys, seeds, strict=True)
+    ]
     return torch.stack(rows) if rows else torch.empty(0, steps, dtype=torch.float64)
 
 

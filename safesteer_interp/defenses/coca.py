@@ -53,7 +53,7 @@ class CoCA(Defense):
         principled = [replace(request, text=f"{self.principle} {request.text}") for request in requests]
         branches = [prefill(model, mllm.encode(asked).to(mllm.device).inputs) for asked in (principled, requests)]
         prefixes, states = [prefix for prefix, _ in branches], [state for _, state in branches]
-        uniform = uniforms(requests, sampling.seed, sampling.max_new_tokens)
+        uniform = uniforms([r.key() for r in requests], [sampling.seed] * len(requests), sampling.max_new_tokens)
         ends = stop_ids(mllm) if settings.stop else frozenset()
         answers, rows = [Decoded() for _ in requests], torch.arange(len(requests))
         for step in range(sampling.max_new_tokens):

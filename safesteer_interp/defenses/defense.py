@@ -72,6 +72,12 @@ class Defense(ABC):
     def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
         """One response per request, in order."""
 
+    def respond_each(
+        self, mllm: MLLM, requests: Sequence[Request], seeds: Sequence[int], settings: Settings = DEFAULTS
+    ) -> list[list[Response]]:
+        """For every seed what `respond` gives under it. Here one after the other; a subclass may answer all seeds in the same batches."""
+        return [self.respond(mllm, requests, seeded(settings, seed)) for seed in seeds]
+
     @classmethod
     def build(cls, mllm: MLLM, training: Sequence[Request] = (), **options: Any) -> Defense:
         """The defense ready for use on `mllm`; trained ones fit on the training requests."""
@@ -85,7 +91,7 @@ class Defense(ABC):
 
 
 class StagedDefense(Defense):
-    """Rewrite, decode under edits and a policy, review: override what the method does and leave the rest."""
+    """Rewrite, decode under edits and a policy, review: override these four and leave `respond`, which only joins them."""
 
     def rewrite(self, mllm: MLLM, request: Request) -> Request:
         """The request as the model is to see it."""
@@ -105,20 +111,43 @@ class StagedDefense(Defense):
 
     def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
         """All four stages, on all requests at once."""
-        asked = [self.rewrite(mllm, request) for request in requests]
-        answers = answer(mllm, asked, settings, policy=self.policy(mllm), edits=self.edits(mllm))
-        return self.review(mllm, [replace(a, request=r) for a, r in zip(answers, requests, strict=True)], settings)
+        return self.respond_each(mllm, requests, (settings.sampling.seed,), settings)[0]
+
+    def respond_each(
+        self, mllm: MLLM, requests: Sequence[Request], seeds: Sequence[int], settings: Settings = DEFAULTS
+    ) -> list[list[Response]]:
+        """All seeds share the batches: a prompt is read once for all of them, and few rows wait for the longest answer."""
+        asked = [self.rewrite(mllm, request) for request in requests] * len(seeds)
+        drawn = [seed for seed in seeds for _ in requests]
+        answers = answer(mllm, asked, settings, seeds=drawn, policy=self.policy(mllm), edits=self.edits(mllm))
+        found = []
+        for place, seed in enumerate(seeds):
+            part = answers[place * len(requests) : (place + 1) * len(requests)]
+            found.append(self.review(mllm, [replace(a, request=r) for a, r in zip(part, requests, strict=True)], seeded(settings, seed)))
+        return found
+
+
+def seeded(settings: Settings, seed: int) -> Settings:
+    """The settings with another seed."""
+    return replace(settings, sampling=replace(settings.sampling, seed=seed))
 
 
 def answer(
-    mllm: MLLM, requests: Sequence[Request], settings: Settings, *, policy: Policy = PLAIN, edits: Sequence[Edit] = ()
+    mllm: MLLM,
+    requests: Sequence[Request],
+    settings: Settings,
+    *,
+    seeds: Sequence[int] | None = None,
+    policy: Policy = PLAIN,
+    edits: Sequence[Edit] = (),
 ) -> list[Response]:
-    """The model's answers to requests as they stand, under a policy and edits."""
+    """The model's answers to requests as they stand, under a policy and edits; `seeds` as `generate` takes them."""
     found = generate(
         mllm,
         requests,
         policy,
         settings.sampling,
+        seeds=seeds,
         edits=edits,
         batch_size=settings.batch_size,
         explain=settings.explain,

@@ -14,7 +14,7 @@ import pandas as pd
 
 from safesteer_interp.decoding.generate import by_length
 from safesteer_interp.decoding.prompts import remembering_prompts
-from safesteer_interp.defenses.defense import DEFAULTS, Defense, Settings
+from safesteer_interp.defenses.defense import DEFAULTS, Defense, Settings, seeded
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.errors import InputError
 from safesteer_interp.evaluation.judges import (
@@ -27,7 +27,7 @@ from safesteer_interp.evaluation.judges import (
     perplexity_limit,
     repetition_rate,
 )
-from safesteer_interp.evaluation.perplexity import answer_perplexities
+from safesteer_interp.evaluation.perplexity import answer_perplexities, by_answer_length
 from safesteer_interp.evaluation.store import ResponseStore, missing, record_of, response_fields
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.progress import progress_bar
@@ -65,10 +65,8 @@ def evaluate(
     total = len(named) * len(seeds) * len(requests)
     with remembering_prompts(mllm), progress_bar(f"answering on {mllm.name}", total, enabled=progress) as advance:
         for name, defense in named.items():
-            for seed in seeds:
-                asked = replace(settings, sampling=replace(settings.sampling, seed=seed))
-                lines = respond_stored(mllm, defense, requests, keys, asked, root=root, advance=advance)
-                tables.append(_table(index, lines, name, seed))
+            stored = respond_stored(mllm, defense, requests, keys, settings, seeds, root=root, advance=advance)
+            tables += [_table(index, lines, name, seed) for seed, lines in zip(seeds, stored, strict=True)]
     table = pd.concat(tables, ignore_index=True)
     table["perplexity"] = math.nan
     if perplexity:
@@ -96,27 +94,39 @@ def respond_stored(
     requests: Sequence[Request],
     keys: Sequence[str],
     settings: Settings,
+    seeds: Sequence[int],
     *,
     root: Path | None = None,
     advance: Any = None,
-) -> list[dict[str, Any]]:
-    """One stored line per request, in order; only what is not stored yet is generated, a batch at a time."""
-    store = ResponseStore(response_fields(mllm, defense, settings), root)
-    stored = store.read()
-    todo = missing(keys, stored)
+) -> list[list[dict[str, Any]]]:
+    """For every seed one stored line per request, in order; only what is not stored yet is generated, a batch at a time.
+
+    A batch holds requests under all the seeds they lack, so that an evaluation of few requests still fills it.
+    """
+    stores = {seed: ResponseStore(response_fields(mllm, defense, seeded(settings, seed)), root) for seed in dict.fromkeys(seeds)}
+    stored = {seed: store.read() for seed, store in stores.items()}
+    lacking: dict[int, list[int]] = {}
+    for seed in stores:
+        for place in missing(keys, stored[seed]):
+            lacking.setdefault(place, []).append(seed)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place in sorted(lacking):
+        groups.setdefault(tuple(lacking[place]), []).append(place)
     if advance is not None:
-        advance(len(requests) - len(todo))
-    for places in by_length([requests[i] for i in todo], settings.batch_size):
-        batch = [todo[p] for p in places]
-        started = time.perf_counter()
-        responses = defense.respond(mllm, [requests[i] for i in batch], settings)
-        share = (time.perf_counter() - started) / len(batch)
-        records = [record_of(response, keys[i], share) for i, response in zip(batch, responses, strict=True)]
-        store.add(records)
-        stored.update({record["key"]: record for record in records})
-        if advance is not None:
-            advance(len(batch))
-    return [stored[key] for key in keys]
+        advance(len(seeds) * len(requests) - sum(map(len, lacking.values())))
+    for group, todo in groups.items():
+        for places in by_length([requests[i] for i in todo], max(1, settings.batch_size // len(group))):
+            batch = [todo[p] for p in places]
+            started = time.perf_counter()
+            found = defense.respond_each(mllm, [requests[i] for i in batch], group, settings)
+            share = (time.perf_counter() - started) / (len(batch) * len(group))
+            for seed, responses in zip(group, found, strict=True):
+                records = [record_of(response, keys[i], share) for i, response in zip(batch, responses, strict=True)]
+                stores[seed].add(records)
+                stored[seed].update({record["key"]: record for record in records})
+            if advance is not None:
+                advance(len(batch) * len(group))
+    return [[stored[seed][key] for key in keys] for seed in seeds]
 
 
 def perplexities_stored(
@@ -130,8 +140,9 @@ def perplexities_stored(
     stored = store.read()
     keys = [hashlib.sha256(f"{r.key()}{list(ids)}".encode()).hexdigest() for r, ids in zip(requests, answers, strict=True)]
     todo = missing(keys, stored)
-    for places in by_length([requests[i] for i in todo], batch_size):
-        batch = [todo[p] for p in places]
+    empty = [i for i in todo if not len(answers[i])]
+    batches = [[todo[p] for p in b] for b in by_answer_length([requests[i] for i in todo], [answers[i] for i in todo], batch_size)]
+    for batch in [empty, *batches] if empty else batches:
         found = answer_perplexities(mllm, [requests[i] for i in batch], [answers[i] for i in batch], batch_size=batch_size)
         records: list[dict[str, Any]] = [{"key": keys[i], "perplexity": value} for i, value in zip(batch, found, strict=True)]
         store.add(records)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from safesteer_interp.decoding.candidates import decoder, output_logits
-from safesteer_interp.decoding.generate import by_length
-from safesteer_interp.decoding.prompts import read_prompts
+from safesteer_interp.decoding.prompts import distinct, read_prompts
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 
@@ -24,18 +23,31 @@ def answer_perplexities(mllm: MLLM, requests: Sequence[Request], answers: Sequen
     One prompt pass and one pass over the answer's tokens per batch, no edits, temperature 1.
     """
     found = [math.nan] * len(requests)
-    for places in by_length(requests, batch_size):
-        written = [i for i in places if len(answers[i])]
-        if written:
-            losses = _losses(mllm, [requests[i] for i in written], [answers[i] for i in written])
-            for i, loss in zip(written, losses.tolist(), strict=True):
-                found[i] = math.exp(min(loss, 700.0))
+    for places in by_answer_length(requests, answers, batch_size):
+        losses = _losses(mllm, [requests[i] for i in places], [answers[i] for i in places])
+        for i, loss in zip(places, losses.tolist(), strict=True):
+            found[i] = math.exp(min(loss, 700.0))
     return found
+
+
+def by_answer_length(requests: Sequence[Request], answers: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Places of each batch, empty answers left out: one form of request and answers of like length, so that little is padding."""
+
+    def similar(i: int) -> tuple[bool, str, int]:
+        pictured = requests[i].image is not None
+        return pictured, str(requests[i].attack) if pictured else "", len(answers[i])
+
+    order = sorted((i for i in range(len(requests)) if len(answers[i])), key=similar)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
 
 
 def _losses(mllm: MLLM, requests: list[Request], answers: list[Sequence[int]]) -> Tensor:
     """Mean negative log-likelihood per row [batch], in nats."""
-    prefix, state = read_prompts(mllm, mllm.encode(requests).to(mllm.device))
+    asked, rows = distinct(requests)
+    prefix, state = read_prompts(mllm, mllm.encode(asked).to(mllm.device))
+    prefix.keep_rows(rows)
+    state = state[rows.to(state.device)]
     width = max(len(answer) for answer in answers)
     ids = torch.zeros(len(answers), width, dtype=torch.long, device=mllm.device)
     real = torch.zeros_like(ids, dtype=torch.bool)

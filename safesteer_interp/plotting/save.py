@@ -22,6 +22,10 @@ _METADATA: dict[str, dict[str, str | None]] = {
 def save_figure(figure: Figure, folder: Path, name: str = "figure") -> list[Path]:
     """Writes <name>.pdf, .svg and .png, each whole or not at all, and returns their paths."""
     written = []
+    # Laid out once for all three: the layout is two thirds of the time of drawing.
+    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    figure.set_layout_engine("none")
     for kind in FORMATS:
         buffer = io.BytesIO()
         # The salt is set here too: a caller may draw without the style sheet, and without a salt SVG ids are random.
@@ -30,4 +34,6 @@ def save_figure(figure: Figure, folder: Path, name: str = "figure") -> list[Path
         path = folder / f"{name}.{kind}"
         write_bytes(path, buffer.getvalue())
         written.append(path)
+    if engine is not None:
+        figure.set_layout_engine(engine)
     return written

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 
 from safesteer_interp.analysis.analysis import Analysis, like_returned
-from safesteer_interp.analysis.discovery import choose, discover
+from safesteer_interp.analysis.discovery import analyses_folder, choose, discover
 from safesteer_interp.analysis.files import read_json, table_files, write_text
 from safesteer_interp.analysis.params import from_record
 from safesteer_interp.analysis.results import MEASURE_ERRORS
@@ -45,20 +47,28 @@ def render_folder(analysis: Analysis, folder: Path) -> list[Path]:
 
 
 def render(ids: Iterable[str] = (), *, figures: Path = Path("figures"), folder: Path | None = None) -> list[Path]:
-    """Draws every stored result of the analyses asked for (none asked: all) again; no model is loaded.
+    """Draws every stored result of the analyses asked for (none asked: all) again, one process per core; no model is loaded.
 
     Raises UsageError for an unknown analysis, InputError when there is no result, or, once the others are drawn, naming the results
     that could not be (a damaged file, or a table from before the analysis was changed).
     """
-    written, failures = [], []
-    for analysis in choose(ids, discover(folder)):
-        for record in sorted((Path(figures) / analysis.id).glob("*/provenance.json")):
-            try:
-                written += render_folder(analysis, record.parent)
-            except MEASURE_ERRORS as cause:
-                failures.append(f"{record.parent}: {cause if isinstance(cause, SafeSteerError) else repr(cause)}")
+    chosen = choose(ids, discover(folder))
+    results = [(a.id, record.parent) for a in chosen for record in sorted((Path(figures) / a.id).glob("*/provenance.json"))]
+    outcomes = Parallel(n_jobs=max(1, min(len(results), os.cpu_count() or 1)))(
+        delayed(_attempt)(analysis, place, analyses_folder() if folder is None else folder) for analysis, place in results
+    )
+    written = [path for paths, _ in outcomes for path in paths]
+    failures = [failure for _, failure in outcomes if failure]
     if failures:
         raise InputError("could not draw " + "; ".join(failures) + ". Run these analyses again with `safesteer run`.")
     if not written:
         raise InputError(f"no stored result below {figures}; make some with `safesteer run`.")
     return written
+
+
+def _attempt(analysis: str, place: Path, folder: Path) -> tuple[list[Path], str]:
+    """One folder drawn in a process of its own: the files written, or why they could not be."""
+    try:
+        return render_folder(discover(folder)[analysis], place), ""
+    except MEASURE_ERRORS as cause:
+        return [], f"{place}: {cause if isinstance(cause, SafeSteerError) else repr(cause)}"

@@ -46,9 +46,9 @@ class InstructionRecipe:
     """How stage 3 is trained."""
 
     projector: ProjectorRecipe = ProjectorRecipe.RELEASED
-    samples: int = 1600
+    samples: int = 3600
     """Visual turns."""
-    replay: float = 0.5
+    replay: float = 0.75
     """Text-only turns per visual turn."""
     replay_harmless: float = 0.6
     """Share of stage 2's harmless prompts that are replayed in each round: the visual turns are harmless too, and answering is catching."""
