@@ -45,35 +45,53 @@ def answered(
     requests: Sequence[Request],
     *,
     explain: bool = False,
-    perplexity: bool = False,
     seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
     """One row per defense, request and seed with the three-way outcome (`evaluation.harness.evaluate`); answers are stored and reused.
 
     `seeds` are 0 to `p.seeds` - 1 unless given.
     """
-    from safesteer_interp.defenses.defense import Settings
     from safesteer_interp.evaluation.harness import evaluate
-    from safesteer_interp.tracing.tracer import Sampling
 
-    settings = Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
     bench = ctx.bench.settings
     return evaluate(
         ctx.model,
         dict(defenses),
         requests,
         seeds=tuple(seeds) or tuple(range(p.seeds)),
-        settings=settings,
-        perplexity=perplexity,
+        settings=_settings(p, explain),
         root=bench.responses,
         progress=bench.progress,
     )
 
 
-def answered_by_chance(ctx: Any, p: Any, controls: Mapping[str, Callable[[int], Any]], requests: Sequence[Request]) -> pd.DataFrame:
-    """`answered` for controls with a random part, made anew for every seed: one draw may happen to favour or to prevent refusals."""
-    drawn = [answered(ctx, p, {name: make(seed) for name, make in controls.items()}, requests, seeds=(seed,)) for seed in range(p.seeds)]
-    return pd.concat(drawn, ignore_index=True)
+def answered_together(ctx: Any, p: Any, conditions: Sequence[Any]) -> pd.DataFrame:
+    """`answered` for conditions (`evaluation.harness.Condition`) that answer different requests: all of them share batches."""
+    from safesteer_interp.evaluation.harness import judged, respond
+
+    bench = ctx.bench.settings
+    return judged(respond(ctx.model, conditions, settings=_settings(p), root=bench.responses, progress=bench.progress))
+
+
+def to_answer(p: Any, name: str, defense: Any, requests: Sequence[Request], seeds: int | None = None) -> Any:
+    """A defense with what it answers, under `seeds` seeds (`p.seeds` unless given)."""
+    from safesteer_interp.evaluation.harness import Condition
+
+    return Condition(name, defense, requests, tuple(range(p.seeds if seeds is None else seeds)))
+
+
+def by_chance(p: Any, name: str, make: Callable[[int], Any], requests: Sequence[Request]) -> list[Any]:
+    """A control with a random part, made anew for every seed: one draw may happen to favour or to prevent refusals."""
+    from safesteer_interp.evaluation.harness import Condition
+
+    return [Condition(name, make(seed), requests, (seed,)) for seed in range(p.seeds)]
+
+
+def _settings(p: Any, explain: bool = False) -> Any:
+    from safesteer_interp.defenses.defense import Settings
+    from safesteer_interp.tracing.tracer import Sampling
+
+    return Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
 
 
 def without_answers(t: pd.DataFrame) -> pd.DataFrame:

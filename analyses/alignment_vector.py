@@ -109,8 +109,8 @@ def _layers(ctx: Any, fit: Any, report: Any, p: Params) -> pd.DataFrame:
 def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Per rule, gate, form and class: refusal `log_odds` and `mass` of the first token, `top_K` = a refusal token is among the K most
     probable; then each of them minus the same request unedited, and `becomes_top_1`: a refusal token is the most probable only now."""
-    import numpy as np
     import torch
+    from scipy.special import expit
 
     from safesteer_interp.refusals import refusal_token_ids
     from safesteer_interp.statistics import cluster_rate
@@ -124,7 +124,7 @@ def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame
         logits = ctx.head(edited.numpy(), normed=True)
         odds = refusal_score(torch.from_numpy(logits), tokens).double().numpy()
         rank = 1 + (logits > logits[:, tokens].max(axis=1, keepdims=True)).sum(axis=1)
-        return {"log_odds": odds, "mass": 1 / (1 + np.exp(-odds)), **{f"top_{k}": (rank <= k).astype(float) for k in TOP}}
+        return {"log_odds": odds, "mass": expit(odds), **{f"top_{k}": (rank <= k).astype(float) for k in TOP}}
 
     plain = {q: x[None] for q, x in measured(states).items()}
     found = {"none": plain}

@@ -8,7 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import PAPER_ATTACKS, answered, answered_by_chance, demand_both_kinds, fitted, test_spec, training_spec
+from analyses._answering import (
+    PAPER_ATTACKS,
+    answered,
+    answered_together,
+    by_chance,
+    demand_both_kinds,
+    fitted,
+    test_spec,
+    to_answer,
+    training_spec,
+)
 from analyses._outcomes import ALL, PICTURES, POOLS, announce, likelihoods, paired_tests, rate_table
 from analyses._premises import CALLED, REACH, REACH_MSAV, REACH_RANDOM, SHIFT, SIGN, premises, probes, scores, tokens_spec
 from analyses._shared import row
@@ -25,7 +35,7 @@ MARGIN = 1e-3
 class Params:
     pairs: int | None = 32
     """Pairs per split that probe and vector are fitted on and the premises measured on."""
-    answer_pairs: int | None = 8
+    answer_pairs: int | None = 6
     """Test pairs whose requests are answered under every condition."""
     seeds: int = 3
     """Samples per request and condition, at temperature 1."""
@@ -98,14 +108,14 @@ def _responses(ctx: Any, p: Params, base: Any, fits: dict[str, Any], requests: l
     controlled = requests if p.all_controls else [r for r in requests if r.harmful and r.attack.in_image]
     first = answered(ctx, p, {"none": Undefended()}, requests)
     announce(ctx, first, p.seeds * ((len(everywhere) - 1) * len(requests) + 2 * len(moved) + len(controls) * len(controlled)))
-    found = answered(ctx, p, everywhere, requests)
-    same = found[~found["request"].isin([r.id for r in moved])]
     parts = {"no_probe": ("none", replace(base, steps=0)), "no_msav": ("safesteer", replace(base, alignment=False))}
-    tables = [found]
-    for name, (equal, defense) in parts.items():
-        tables += [answered(ctx, p, {name: defense}, moved)] if moved else []
-        tables.append(same[same["defense"] == equal].assign(defense=name))
-    return pd.concat([*tables, answered_by_chance(ctx, p, controls, controlled)], ignore_index=True)
+    wanted = [to_answer(p, name, defense, requests) for name, defense in everywhere.items()]
+    wanted += [to_answer(p, name, defense, moved) for name, (_, defense) in parts.items() if moved]
+    wanted += [drawn for name, make in controls.items() if controlled for drawn in by_chance(p, name, make, controlled)]
+    found = answered_together(ctx, p, wanted)
+    same = found[~found["request"].isin([r.id for r in moved])]
+    unmoved = [same[same["defense"] == equal].assign(defense=name) for name, (equal, _) in parts.items()]
+    return pd.concat([found, *unmoved], ignore_index=True)
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:

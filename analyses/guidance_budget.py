@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import answered, answered_by_chance, demand_both_kinds, fitted, test_spec, training_spec
+from analyses._answering import answered, answered_together, by_chance, demand_both_kinds, fitted, test_spec, to_answer, training_spec
 from analyses._outcomes import LIKELIHOOD, PICTURES, announce, likelihoods, paired_tests, rate_table
 from analyses._shared import row
 from safesteer_interp.analysis.analysis import Analysis, TraceSpec
@@ -25,7 +25,7 @@ AXES = {"k": "candidates K", "steps": "guided tokens"}
 class Params:
     pairs: int | None = 32
     """Pairs per split that probe and vector are fitted on."""
-    answer_pairs: int | None = 6
+    answer_pairs: int | None = 4
     """Test pairs whose requests are answered under every budget."""
     seeds: int = 3
     """Samples per request and condition, at temperature 1."""
@@ -104,8 +104,10 @@ def _responses(ctx: Any, p: Params) -> pd.DataFrame:
             randoms[name(k, steps, "random")] = at_random(k, steps)
     first, controlled = answered(ctx, p, {"none": Undefended()}, requests), requests if p.harmless_controls else harmful
     announce(ctx, first, p.seeds * (len(everywhere) * len(requests) + (len(strings) + len(randoms)) * len(controlled)))
-    parts = [first, answered(ctx, p, everywhere, requests), answered(ctx, p, strings, controlled)]
-    return pd.concat([*parts, answered_by_chance(ctx, p, randoms, controlled)], ignore_index=True)
+    wanted = [to_answer(p, name, defense, requests) for name, defense in everywhere.items()]
+    wanted += [to_answer(p, name, defense, controlled) for name, defense in strings.items()]
+    wanted += [drawn for name, make in randoms.items() for drawn in by_chance(p, name, make, controlled)]
+    return pd.concat([first, answered_together(ctx, p, wanted)], ignore_index=True)
 
 
 def _against(responses: pd.DataFrame, baseline: str) -> pd.DataFrame:

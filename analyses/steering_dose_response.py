@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from analyses._answering import answered, fitted, test_spec, training_spec
+from analyses._answering import answered_together, fitted, test_spec, to_answer, training_spec
 from analyses._shared import report_spec, row
 from analyses._steering import over_vectors, refusal_log_odds, steering_direction, tuning_spec
 from safesteer_interp.analysis.analysis import Analysis, TraceSpec
@@ -28,7 +28,7 @@ CHECKED_PAIRS = 4
 class Params:
     pairs: int | None = 32
     """Pairs per split that vector and direction are fitted on and the first token is measured on."""
-    answer_pairs: int | None = 8
+    answer_pairs: int | None = 6
     """Test pairs whose requests are answered."""
     attacks: tuple[str, ...] = ("SD",)
     """Image attacks that are answered, taken together."""
@@ -80,27 +80,26 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     steered |= {f"refusal/{d:g}": Steered.along(direction, d) for d in doses}
     chance = {f"msav/random {i}": Steered.aligned(v, s * p.dose) for i, (v, s) in enumerate(vectors)}
     chance |= {f"refusal/random {i}": Steered.along(random_direction(direction, r), s * p.dose) for i, (r, s) in enumerate(signs)}
-    # Its "none" goes through the same batches as dose 0: padding moves logits by 1e-5, which now and then decides a sampled token.
     zero = {"none": Steered(), "msav/0": Steered.aligned(defense.vector, 0.0), "refusal/0": Steered.along(direction, 0.0)}
 
     requests = ctx.requests(test_spec(p, attacks=tuple(Attack(a) for a in p.attacks)))
     harmful, harmless = ([r for r in requests if r.harmful is side] for side in (True, False))
     kept = list(dict.fromkeys(r.pair for r in requests))[:CHECKED_PAIRS]
-    checked, once, none = [r for r in requests if r.pair in kept], replace(p, seeds=1), {"none": Undefended()}
+    checked, none = [r for r in requests if r.pair in kept], {"none": Undefended()}
     upward = {name: made for name, made in steered.items() if not name.split("/")[1].startswith("-")}
     downward = {name: made for name, made in steered.items() if name not in upward}
     if ctx.bench.settings.progress:
         answers_in_all = p.seeds * (len(harmful) * (1 + len(steered)) + len(harmless) * (1 + len(upward)))
         answers_in_all += len(harmful) * len(chance) + len(checked) * len(zero)
         print(f"{ctx.analysis.id}: {answers_in_all} answers of at most {p.new_tokens} tokens, less those stored", file=sys.stderr)
-    parts = [
-        answered(ctx, p, none | upward, requests),
-        *([answered(ctx, p, downward, harmful)] if downward else []),
-        *([answered(ctx, once, chance, harmful)] if chance else []),
-    ]
+    wanted = [to_answer(p, name, defense, requests) for name, defense in (none | upward).items()]
+    wanted += [to_answer(p, name, defense, harmful) for name, defense in downward.items()]
+    wanted += [to_answer(p, name, defense, harmful, seeds=1) for name, defense in chance.items()]
     # Perplexity is no part of the outcome here: a refusal that had to be induced is improbable to the model unsteered.
-    answers = _marks(_scored(ctx, p, requests, pd.concat(parts, ignore_index=True)))
-    same = _changed(_marks(answered(ctx, once, zero, checked)))
+    answers = _marks(_scored(ctx, p, requests, answered_together(ctx, p, wanted)))
+    # One by one, so that each goes through batches of the same shape: rounding in others now and then decides a sampled token.
+    plain = [answered_together(ctx, p, [to_answer(p, name, defense, checked, seeds=1)]) for name, defense in zero.items()]
+    same = _changed(_marks(pd.concat(plain, ignore_index=True)))
     seed = ctx.seed("bootstrap")
     return {
         "table": _summaries(answers, QUANTITIES, p, seed),
@@ -174,8 +173,8 @@ def _summaries(answers: pd.DataFrame, quantities: tuple[str, ...], p: Params, se
 
 def _first_token(ctx: Any, vector: Any, randoms: list[Any], p: Params) -> pd.DataFrame:
     """Probability that the first token is a refusal token, by dose of MSAV, on all test pairs: stored states are enough for it."""
-    import numpy as np
     import torch
+    from scipy.special import expit
 
     from safesteer_interp.statistics import cluster_mean
     from safesteer_interp.vectors.alignment import CORRECTED_RULE
@@ -185,7 +184,7 @@ def _first_token(ctx: Any, vector: Any, randoms: list[Any], p: Params) -> pd.Dat
     harmful, pairs = view.index["harmful"].to_numpy(bool), view.index["pair"].to_numpy(str)
 
     def mass(by: Any, rows: Any, dose: float) -> Any:
-        return 1 / (1 + np.exp(-refusal_log_odds(ctx, by.apply(states[torch.tensor(rows)], CORRECTED_RULE, dose).numpy())))
+        return expit(refusal_log_odds(ctx, by.apply(states[torch.tensor(rows)], CORRECTED_RULE, dose).numpy()))
 
     found: list[dict[str, Any]] = []
     for dose in ctx.track(GRID, "first token"):

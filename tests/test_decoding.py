@@ -89,6 +89,19 @@ def test_draws_follow_the_distribution() -> None:
     assert draw(edge, torch.tensor([1 - 1e-12], dtype=torch.float64), 1.0).tolist() == [0]
 
 
+def test_draws_from_a_large_vocabulary_invert_its_distribution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(300, 50_001, generator=generator)
+    logits[:, 1000:30_000] = -torch.inf  # whole blocks without a chance
+    uniform = torch.rand(300, dtype=torch.float64, generator=generator)
+    exact = torch.softmax(logits.double(), -1).cumsum(-1)
+    found = draw(logits, uniform, 1.0)
+    above, below = exact.gather(1, found[:, None]).squeeze(1), exact.gather(1, (found - 1).clamp_min(0)[:, None]).squeeze(1)
+    assert (uniform <= above + 1e-6).all() and (uniform >= torch.where(found > 0, below, 0.0) - 1e-6).all()
+    assert torch.isfinite(logits.gather(1, found[:, None])).all()
+    assert (found == torch.searchsorted(exact, uniform[:, None], right=True).squeeze(1)).float().mean() > 0.99
+
+
 def test_random_numbers_belong_to_the_request(tiny: Callable[[str], Any]) -> None:
     first, second, third = asked(tiny("llama"))
     one, two, three = (r.key() for r in (first, second, third))

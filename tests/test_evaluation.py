@@ -18,7 +18,8 @@ from test_candidates import asked
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.evaluation.harness import evaluate, judged, perplexities_stored
+from safesteer_interp.evaluation import harness
+from safesteer_interp.evaluation.harness import Condition, evaluate, judged, perplexities_stored, respond
 from safesteer_interp.evaluation.judges import (
     Degeneration,
     Outcome,
@@ -190,16 +191,17 @@ def test_a_batch_holds_all_seeds_that_are_missing(tiny: Callable[[str], Any], tm
     requests = [replace(r, id=f"{i}-{r.id}", text=f"{r.text} {i}") for i in range(2) for r in asked(mllm)]
     settings = replace(SMALL, batch_size=6)
     evaluate(mllm, [Undefended()], requests[:2], seeds=[1], settings=settings, root=tmp_path, progress=False)
-    calls: list[tuple[int, tuple[int, ...]]] = []
-    real = Undefended.respond_each
+    sizes: list[int] = []
+    real = harness.answer_asks
 
-    def counted(self: Undefended, mllm: MLLM, requests: Any, seeds: Any, settings: Settings = DEFAULTS) -> list[list[Response]]:
-        calls.append((len(requests), tuple(seeds)))
-        return real(self, mllm, requests, seeds, settings)
+    def counted(*arguments: Any, **options: Any) -> Any:
+        for places, found in real(*arguments, **options):
+            sizes.append(len(places))
+            yield places, found
 
-    monkeypatch.setattr(Undefended, "respond_each", counted)
+    monkeypatch.setattr(harness, "answer_asks", counted)
     table = evaluate(mllm, [Undefended()], requests, seeds=[0, 1, 2], settings=settings, root=tmp_path, progress=False)
-    assert calls == [(2, (0, 2)), (2, (0, 1, 2)), (2, (0, 1, 2))], "six answers a batch, none twice"
+    assert sizes == [5, 5, 6], "18 answers less the two that were stored, in batches of at most six"
     monkeypatch.undo()
     alone = [
         evaluate(mllm, [Undefended()], requests, seeds=[seed], settings=settings, root=tmp_path / str(seed), progress=False)
@@ -207,6 +209,26 @@ def test_a_batch_holds_all_seeds_that_are_missing(tiny: Callable[[str], Any], tm
     ]
     assert list(table["seed"]) == [0] * 6 + [1] * 6 + [2] * 6
     assert list(table["ids"]) == list(pd.concat(alone)["ids"]), "an answer does not depend on what shares its batch"
+
+
+def test_conditions_answer_what_each_is_asked(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    mllm = tiny("llava")
+    requests = asked(mllm)
+    canned: list[int] = []
+    conditions = [
+        Condition("all", Undefended(), requests, (0, 1)),
+        Condition("canned", Killed(canned, 99), requests[:2], (0,)),
+        Condition("again", Undefended(), requests[1:], (1, 2)),
+    ]
+    table = respond(mllm, conditions, settings=replace(SMALL, batch_size=4), root=tmp_path, progress=False)
+    counts = table.groupby(["defense", "seed"], sort=False)["request"].apply(list).to_dict()
+    names = [r.id for r in requests]
+    assert counts == {("all", 0): names, ("all", 1): names, ("canned", 0): names[:2], ("again", 1): names[1:], ("again", 2): names[1:]}
+    assert sum(canned) == 2
+    one = table[(table["defense"] == "all") & (table["seed"] == 1)]["ids"].tolist()
+    assert table[(table["defense"] == "again") & (table["seed"] == 1)]["ids"].tolist() == one[1:], "the same method is asked once"
+    with pytest.raises(InputError, match="no request to answer"):
+        respond(mllm, [Condition("none", Undefended(), [], (0,))], root=tmp_path, progress=False)
 
 
 def test_the_table_is_tidy_and_judged_again_without_a_model(tiny: Callable[[str], Any], tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from safesteer_interp.decoding import prompts
 from safesteer_interp.decoding.generate import generate
 from safesteer_interp.decoding.policies import PLAIN, Guided
 from safesteer_interp.decoding.prompts import EXTRA, forgetting_prompts, remembering_prompts
-from safesteer_interp.errors import UsageError
 from safesteer_interp.sites import Site
 from safesteer_interp.tracing.tracer import At, Edit, Sampling
 
@@ -51,23 +50,6 @@ def test_answers_are_the_same_from_memory(family: str, tiny: Callable[[str], Any
         assert ids(generate(mllm, requests[1:], PLAIN, SAMPLED)) == plain[1:]
     assert reads == [len(requests)]
     assert EXTRA not in mllm.extras
-
-
-@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3", "llama"])
-def test_several_seeds_share_one_prompt_pass(family: str, tiny: Callable[[str], Any], reads: list[int]) -> None:
-    mllm = tiny(family)
-    requests, seeds = asked(mllm), (3, 4, 5)
-    early = Edit((Site.parse("resid_post.0"),), lambda h, at: torch.where(at.last_prompt[..., None], h + torch.sign(h), h))
-    for policy, edits in ((PLAIN, ()), (GUIDED, ()), (PLAIN, (early,))):
-        apart = [ids(generate(mllm, requests, policy, replace(SAMPLED, seed=seed), edits=edits)) for seed in seeds]
-        assert policy is GUIDED or apart[0] != apart[1]
-        reads.clear()
-        drawn = [seed for seed in seeds for _ in requests]
-        together = ids(generate(mllm, requests * len(seeds), policy, SAMPLED, seeds=drawn, edits=edits))
-        assert together == [answer for answers in apart for answer in answers]
-        assert reads == ([] if edits else [len(requests)])
-    with pytest.raises(UsageError, match="2 seeds were given for 3 requests"):
-        generate(mllm, requests, PLAIN, SAMPLED, seeds=[1, 2])
 
 
 def test_another_prompt_is_read(tiny: Callable[[str], Any], reads: list[int]) -> None:

@@ -159,7 +159,7 @@ def _guided_step(
     stream.announce(step + 1, k)
     hidden = score_candidates(stream.model, stream.prefix, ids)
     emitted = [stream.answers[row].ids for row in stream.rows.tolist()]
-    choice, scores = policy.choose(Candidates(ids, top, hidden.float(), step, emitted), stream.uniform[stream.rows, step])
+    choice, scores = policy.choose(Candidates(ids, top, hidden.float(), step, emitted, stream.rows), stream.uniform[stream.rows, step])
     choice = torch.where(guided, choice.to(ids.device), torch.zeros_like(choice.to(ids.device)))
     keep_candidate(stream.prefix, choice, k)
     tokens = ids.gather(1, choice[:, None]).squeeze(1)

@@ -30,6 +30,8 @@ class Candidates:
     """Decoding step whose token is being chosen: 0 is the first answer token."""
     emitted: Sequence[Sequence[int]]
     """Token ids each row has answered so far."""
+    rows: Int[Tensor, " batch"] | None = None
+    """Which answer of the original batch each row writes: rows that have finished are gone."""
 
 
 @runtime_checkable

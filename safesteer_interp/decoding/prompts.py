@@ -72,13 +72,16 @@ class PromptMemory:
         return reading.take(torch.arange(len(keys)))
 
 
-def distinct(requests: Sequence[Request]) -> tuple[list[Request], Int[Tensor, " all"]]:
-    """Each different request once, in order of appearance, and for every request its row among them."""
-    row: dict[str, int] = {}
+def distinct(requests: Sequence[Request], apart: Int[Tensor, " all"] | None = None) -> tuple[list[Request], Int[Tensor, " all"]]:
+    """Each different request once, in order of appearance, and for every request its row among them.
+
+    Requests with different numbers in `apart` are kept apart even where text and pixels are the same.
+    """
+    row: dict[tuple[str, int], int] = {}
     found: list[Request] = []
     rows = []
-    for request in requests:
-        key = request.key()
+    for place, request in enumerate(requests):
+        key = request.key(), 0 if apart is None else int(apart[place])
         if key not in row:
             row[key] = len(found)
             found.append(request)

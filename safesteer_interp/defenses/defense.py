@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from safesteer_interp.decoding.generate import DEFAULT_SAMPLING, generate, text_of
-from safesteer_interp.decoding.loop import StepRecord
+from safesteer_interp.decoding.loop import Decoded, StepRecord
+from safesteer_interp.decoding.mixed import Ask
 from safesteer_interp.decoding.policies import PLAIN, Policy
 from safesteer_interp.errors import UsageError, did_you_mean
 from safesteer_interp.models.mllm import MLLM
@@ -72,12 +73,6 @@ class Defense(ABC):
     def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
         """One response per request, in order."""
 
-    def respond_each(
-        self, mllm: MLLM, requests: Sequence[Request], seeds: Sequence[int], settings: Settings = DEFAULTS
-    ) -> list[list[Response]]:
-        """For every seed what `respond` gives under it. Here one after the other; a subclass may answer all seeds in the same batches."""
-        return [self.respond(mllm, requests, seeded(settings, seed)) for seed in seeds]
-
     @classmethod
     def build(cls, mllm: MLLM, training: Sequence[Request] = (), **options: Any) -> Defense:
         """The defense ready for use on `mllm`; trained ones fit on the training requests."""
@@ -91,7 +86,7 @@ class Defense(ABC):
 
 
 class StagedDefense(Defense):
-    """Rewrite, decode under edits and a policy, review: override these four and leave `respond`, which only joins them."""
+    """Rewrite, decode under edits and a policy, review: override these four, and leave `respond`, which joins them."""
 
     def rewrite(self, mllm: MLLM, request: Request) -> Request:
         """The request as the model is to see it."""
@@ -111,20 +106,14 @@ class StagedDefense(Defense):
 
     def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
         """All four stages, on all requests at once."""
-        return self.respond_each(mllm, requests, (settings.sampling.seed,), settings)[0]
+        asked = [self.rewrite(mllm, request) for request in requests]
+        answers = answer(mllm, asked, settings, policy=self.policy(mllm), edits=self.edits(mllm))
+        return self.review(mllm, [replace(a, request=r) for a, r in zip(answers, requests, strict=True)], settings)
 
-    def respond_each(
-        self, mllm: MLLM, requests: Sequence[Request], seeds: Sequence[int], settings: Settings = DEFAULTS
-    ) -> list[list[Response]]:
-        """All seeds share the batches: a prompt is read once for all of them, and few rows wait for the longest answer."""
-        asked = [self.rewrite(mllm, request) for request in requests] * len(seeds)
-        drawn = [seed for seed in seeds for _ in requests]
-        answers = answer(mllm, asked, settings, seeds=drawn, policy=self.policy(mllm), edits=self.edits(mllm))
-        found = []
-        for place, seed in enumerate(seeds):
-            part = answers[place * len(requests) : (place + 1) * len(requests)]
-            found.append(self.review(mllm, [replace(a, request=r) for a, r in zip(part, requests, strict=True)], seeded(settings, seed)))
-        return found
+    def asks(self, mllm: MLLM, requests: Sequence[Request], seeds: Sequence[int]) -> list[Ask]:
+        """The first three stages as asks, one per request and its seed, so that several defenses can share batches (the harness)."""
+        policy, edits = self.policy(mllm), tuple(self.edits(mllm))
+        return [Ask(self.rewrite(mllm, request), seed, policy, edits) for request, seed in zip(requests, seeds, strict=True)]
 
 
 def seeded(settings: Settings, seed: int) -> Settings:
@@ -132,31 +121,26 @@ def seeded(settings: Settings, seed: int) -> Settings:
     return replace(settings, sampling=replace(settings.sampling, seed=seed))
 
 
+def response_of(mllm: MLLM, request: Request, decoded: Decoded) -> Response:
+    """A decoded answer as the response to a request."""
+    return Response(request, text_of(mllm, decoded), decoded.ids, dict(decoded.verdict), decoded.steps)
+
+
 def answer(
-    mllm: MLLM,
-    requests: Sequence[Request],
-    settings: Settings,
-    *,
-    seeds: Sequence[int] | None = None,
-    policy: Policy = PLAIN,
-    edits: Sequence[Edit] = (),
+    mllm: MLLM, requests: Sequence[Request], settings: Settings, *, policy: Policy = PLAIN, edits: Sequence[Edit] = ()
 ) -> list[Response]:
-    """The model's answers to requests as they stand, under a policy and edits; `seeds` as `generate` takes them."""
+    """The model's answers to requests as they stand, under a policy and edits."""
     found = generate(
         mllm,
         requests,
         policy,
         settings.sampling,
-        seeds=seeds,
         edits=edits,
         batch_size=settings.batch_size,
         explain=settings.explain,
         stop=settings.stop,
     )
-    return [
-        Response(request, text_of(mllm, decoded), decoded.ids, dict(decoded.verdict), decoded.steps)
-        for request, decoded in zip(requests, found, strict=True)
-    ]
+    return [response_of(mllm, request, decoded) for request, decoded in zip(requests, found, strict=True)]
 
 
 def greedy(settings: Settings, max_new_tokens: int) -> Settings:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pandas as pd
 
-from safesteer_interp.decoding.generate import by_length
+from safesteer_interp.decoding.generate import answer_asks, by_length
+from safesteer_interp.decoding.loop import Decoded
+from safesteer_interp.decoding.mixed import Ask
 from safesteer_interp.decoding.prompts import remembering_prompts
-from safesteer_interp.defenses.defense import DEFAULTS, Defense, Settings, seeded
+from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings, StagedDefense, response_of, seeded
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.errors import InputError
 from safesteer_interp.evaluation.judges import (
@@ -35,6 +37,17 @@ from safesteer_interp.requests import Request, index_of
 
 SEEDS = (0, 1, 2)
 """Answers are sampled at temperature 1.0, so one seed says little."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One defense with what it is to answer."""
+
+    name: str
+    """What the table calls it: variants of one method have names of their own."""
+    defense: Defense
+    requests: Sequence[Request]
+    seeds: Sequence[int] = SEEDS
 
 
 def evaluate(
@@ -59,16 +72,8 @@ def evaluate(
     """
     named = dict(defenses) if isinstance(defenses, Mapping) else {defense.name: defense for defense in defenses}
     _check(requests)
-    keys = [request.key() for request in requests]
-    index = index_of(requests)
-    tables = []
-    total = len(named) * len(seeds) * len(requests)
-    with remembering_prompts(mllm), progress_bar(f"answering on {mllm.name}", total, enabled=progress) as advance:
-        for name, defense in named.items():
-            stored = respond_stored(mllm, defense, requests, keys, settings, seeds, root=root, advance=advance)
-            tables += [_table(index, lines, name, seed) for seed, lines in zip(seeds, stored, strict=True)]
-    table = pd.concat(tables, ignore_index=True)
-    table["perplexity"] = math.nan
+    conditions = [Condition(name, defense, requests, seeds) for name, defense in named.items()]
+    table = respond(mllm, conditions, settings=settings, root=root, progress=progress)
     if perplexity:
         places = {request.id: i for i, request in enumerate(requests)}
         asked_again = [requests[places[i]] for i in table["request"]]
@@ -77,6 +82,32 @@ def evaluate(
             vanilla = table[table["defense"] == "none"] if (table["defense"] == "none").any() else table
             degeneration = replace(degeneration, perplexity=perplexity_limit(list(vanilla["perplexity"])))
     return judged(table, refusal, degeneration)
+
+
+def respond(
+    mllm: MLLM,
+    conditions: Sequence[Condition],
+    *,
+    settings: Settings = DEFAULTS,
+    root: Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The answers of all conditions, one row per condition, seed and request, not judged yet; stored and reused as in `evaluate`.
+
+    Conditions may answer different requests under different seeds, and share batches where their methods allow it.
+    Raises InputError for a condition without requests, or with two requests of one id.
+    """
+    for condition in conditions:
+        _check(condition.requests)
+    total = sum(len(c.seeds) * len(c.requests) for c in conditions)
+    with remembering_prompts(mllm), progress_bar(f"answering on {mllm.name}", total, enabled=progress) as advance:
+        stored = respond_stored(mllm, conditions, settings, root=root, advance=advance)
+    tables = [
+        _table(index_of(c.requests), lines, c.name, seed)
+        for c, answers in zip(conditions, stored, strict=True)
+        for seed, lines in zip(c.seeds, answers, strict=True)
+    ]
+    return pd.concat(tables, ignore_index=True).assign(perplexity=math.nan)
 
 
 def judged(table: pd.DataFrame, refusal: RefusalStrings = REFUSAL, degeneration: Degeneration = DEGENERATION) -> pd.DataFrame:
@@ -88,45 +119,93 @@ def judged(table: pd.DataFrame, refusal: RefusalStrings = REFUSAL, degeneration:
     return table.assign(outcome=[str(o) for o in outcomes], refused=[o is Outcome.REFUSE for o in outcomes])
 
 
-def respond_stored(
-    mllm: MLLM,
-    defense: Defense,
-    requests: Sequence[Request],
-    keys: Sequence[str],
-    settings: Settings,
-    seeds: Sequence[int],
-    *,
-    root: Path | None = None,
-    advance: Any = None,
-) -> list[list[dict[str, Any]]]:
-    """For every seed one stored line per request, in order; only what is not stored yet is generated, a batch at a time.
+@dataclass
+class _Part:
+    """The answers of one condition under one seed: its store, what it holds, and which requests it lacks."""
 
-    A batch holds requests under all the seeds they lack, so that an evaluation of few requests still fills it.
-    """
-    stores = {seed: ResponseStore(response_fields(mllm, defense, seeded(settings, seed)), root) for seed in dict.fromkeys(seeds)}
-    stored = {seed: store.read() for seed, store in stores.items()}
-    lacking: dict[int, list[int]] = {}
-    for seed in stores:
-        for place in missing(keys, stored[seed]):
-            lacking.setdefault(place, []).append(seed)
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for place in sorted(lacking):
-        groups.setdefault(tuple(lacking[place]), []).append(place)
-    if advance is not None:
-        advance(len(seeds) * len(requests) - sum(map(len, lacking.values())))
-    for group, todo in groups.items():
-        for places in by_length([requests[i] for i in todo], max(1, settings.batch_size // len(group))):
-            batch = [todo[p] for p in places]
+    defense: Defense
+    requests: Sequence[Request]
+    keys: list[str]
+    settings: Settings
+    """With this part's seed."""
+    store: ResponseStore
+    lines: dict[str, dict[str, Any]]
+    todo: list[int] = field(default_factory=list)
+
+    def add(self, places: Sequence[int], responses: Sequence[Response], seconds: float) -> None:
+        """Store responses to the requests at `places`; `seconds` is what one of them took."""
+        records = [record_of(response, self.keys[i], seconds) for i, response in zip(places, responses, strict=True)]
+        self.store.add(records)
+        self.lines.update({record["key"]: record for record in records})
+
+
+def respond_stored(
+    mllm: MLLM, conditions: Sequence[Condition], settings: Settings, *, root: Path | None = None, advance: Any = None
+) -> list[list[list[dict[str, Any]]]]:
+    """For every condition and seed one stored line per request, in order; only what is not stored yet is generated, a batch at a time."""
+    parts: dict[Path, _Part] = {}
+    wanted: list[list[tuple[_Part, list[str]]]] = []
+    for condition in conditions:
+        keys = [request.key() for request in condition.requests]
+        wanted.append([])
+        for seed in condition.seeds:
+            asked = seeded(settings, seed)
+            store = ResponseStore(response_fields(mllm, condition.defense, asked), root)
+            part = parts.get(store.path)
+            if part is None:
+                part = parts[store.path] = _Part(condition.defense, [], [], asked, store, store.read())
+            part.requests, offset = [*part.requests, *condition.requests], len(part.keys)
+            part.keys += keys
+            known = {part.keys[i] for i in part.todo}
+            part.todo += [offset + i for i in missing(keys, part.lines) if keys[i] not in known]
+            wanted[-1].append((part, keys))
+    tell = advance or (lambda n: None)
+    tell(sum(len(keys) for each in wanted for _, keys in each) - sum(len(part.todo) for part in parts.values()))
+    _answer_together(mllm, [part for part in parts.values() if part.todo and _staged(part.defense)], settings, tell)
+    for part in (part for part in parts.values() if not _staged(part.defense)):
+        for places in by_length([part.requests[i] for i in part.todo], settings.batch_size):
+            batch = [part.todo[p] for p in places]
             started = time.perf_counter()
-            found = defense.respond_each(mllm, [requests[i] for i in batch], group, settings)
-            share = (time.perf_counter() - started) / (len(batch) * len(group))
-            for seed, responses in zip(group, found, strict=True):
-                records = [record_of(response, keys[i], share) for i, response in zip(batch, responses, strict=True)]
-                stores[seed].add(records)
-                stored[seed].update({record["key"]: record for record in records})
-            if advance is not None:
-                advance(len(batch) * len(group))
-    return [[stored[seed][key] for key in keys] for seed in seeds]
+            responses = part.defense.respond(mllm, [part.requests[i] for i in batch], part.settings)
+            part.add(batch, responses, (time.perf_counter() - started) / len(batch))
+            tell(len(batch))
+    return [[[part.lines[key] for key in keys] for part, keys in each] for each in wanted]
+
+
+def _staged(defense: Defense) -> TypeGuard[StagedDefense]:
+    """Whether the four stages say all about a defense, so that its answers can share batches with others'."""
+    return isinstance(defense, StagedDefense) and type(defense).respond is StagedDefense.respond
+
+
+def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[[int], None]) -> None:
+    """What staged defenses lack, in batches that several of them share."""
+    owners: list[tuple[int, int]] = []
+    asks: list[Ask] = []
+    by_defense: dict[int, list[int]] = {}
+    for number, part in enumerate(parts):
+        by_defense.setdefault(id(part.defense), []).append(number)
+    for numbers in by_defense.values():  # one set of policy and edits for all seeds of a defense
+        own = [(number, place) for number in numbers for place in parts[number].todo]
+        defense = parts[numbers[0]].defense
+        assert isinstance(defense, StagedDefense)
+        requests = [parts[number].requests[place] for number, place in own]
+        asks += defense.asks(mllm, requests, [parts[number].settings.sampling.seed for number, _ in own])
+        owners += own
+    answers = answer_asks(mllm, asks, settings.sampling, batch_size=settings.batch_size, explain=settings.explain, stop=settings.stop)
+    started = time.perf_counter()
+    for places, decoded in answers:
+        share = (time.perf_counter() - started) / len(places)
+        mine: dict[int, list[tuple[int, Decoded]]] = {}
+        for ask, one in zip(places, decoded, strict=True):
+            number, place = owners[ask]
+            mine.setdefault(number, []).append((place, one))
+        for number, found in mine.items():
+            part = parts[number]
+            assert isinstance(part.defense, StagedDefense)
+            responses = part.defense.review(mllm, [response_of(mllm, part.requests[i], one) for i, one in found], part.settings)
+            part.add([i for i, _ in found], responses, share)
+        tell(len(places))
+        started = time.perf_counter()
 
 
 def perplexities_stored(

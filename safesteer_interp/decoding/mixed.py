@@ -1,0 +1,142 @@
+"""Several ways of answering in one batch: each row has its own policy and its own edits.
+
+A step costs about as much for 8 rows as for 24, since the weights are read once either way. An evaluation of few requests under many
+defenses therefore fills its batches with rows of several defenses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from safesteer_interp.decoding.policies import PLAIN, Candidates, Opening, Policy
+from safesteer_interp.requests import Request
+from safesteer_interp.sites import SiteKind
+from safesteer_interp.tracing.tracer import At, Edit
+from safesteer_interp.types import Hidden, States
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One answer that is wanted: a request, the seed of its sample, and how it is to be answered."""
+
+    request: Request
+    seed: int = 0
+    policy: Policy = PLAIN
+    edits: tuple[Edit, ...] = ()
+
+    @property
+    def early(self) -> bool:
+        """Whether an edit acts before the final norm: then the prompt pass is this answer's alone."""
+        return any(site.kind is not SiteKind.FINAL_NORM for edit in self.edits for site in edit.sites)
+
+    @property
+    def kind(self) -> tuple[bool, int, int]:
+        """Asks of one kind may share a batch: prompts read alike, and equally many candidates and guided steps."""
+        return self.early, self.policy.k if self.policy.steps else 0, self.policy.steps
+
+
+@dataclass(frozen=True)
+class Way:
+    """A policy and edits that several rows share."""
+
+    policy: Policy
+    edits: tuple[Edit, ...]
+
+
+def ways_of(asks: Sequence[Ask]) -> tuple[list[Way], Int[Tensor, " asks"]]:
+    """The different ways among asks, in order of appearance, and the place of each ask's way among them."""
+    place: dict[tuple[int, ...], int] = {}
+    ways: list[Way] = []
+    member = []
+    for ask in asks:
+        key = (id(ask.policy), *map(id, ask.edits))
+        if key not in place:
+            place[key] = len(ways)
+            ways.append(Way(ask.policy, ask.edits))
+        member.append(place[key])
+    return ways, torch.tensor(member, dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The policy of a batch whose rows follow different policies. Those that guide have the same K and number of steps."""
+
+    policies: Sequence[Policy]
+    member: Int[Tensor, " batch"]
+    """Place of each row's policy."""
+
+    @property
+    def k(self) -> int:
+        """Candidates a guided step."""
+        return max((policy.k for policy in self.policies if policy.steps), default=1)
+
+    @property
+    def steps(self) -> int:
+        """Guided steps."""
+        return max(policy.steps for policy in self.policies)
+
+    def begin(self, states: States) -> Opening:
+        """Every policy's opening on its own rows."""
+        moved, guided = states.clone(), torch.zeros(len(states), dtype=torch.bool, device=states.device)
+        verdicts: list[Mapping[str, float | bool]] = [{} for _ in states]
+        for place, policy in enumerate(self.policies):
+            rows = self._rows(place, self.member)
+            opening = policy.begin(states[rows.to(states.device)])
+            moved[rows.to(states.device)] = opening.states
+            if policy.steps:
+                guided[rows.to(states.device)] = opening.guided.to(guided.device)
+            for row, verdict in zip(rows.tolist(), opening.verdicts, strict=True):
+                verdicts[row] = verdict
+        return Opening(moved, guided, verdicts)
+
+    def choose(self, candidates: Candidates, uniform: Float[Tensor, " batch"]) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch k"]]:
+        """Every guiding policy's choice on its own rows; 0 elsewhere."""
+        assert candidates.rows is not None, "the decoding loop says which rows are left"
+        choice, scores = torch.zeros_like(candidates.ids[:, 0]), torch.zeros_like(candidates.log_probs)
+        for place, policy in enumerate(self.policies):
+            rows = self._rows(place, self.member[candidates.rows])
+            if not policy.steps or not len(rows):
+                continue
+            at = rows.to(choice.device)
+            part = Candidates(
+                candidates.ids[at],
+                candidates.log_probs[at],
+                candidates.states[at],
+                candidates.step,
+                [candidates.emitted[row] for row in rows.tolist()],
+                candidates.rows[rows],
+            )
+            chosen, found = policy.choose(part, uniform[rows])
+            choice[at], scores[at] = chosen.to(choice.device), found.to(scores)
+        return choice, scores
+
+    @staticmethod
+    def _rows(place: int, member: Int[Tensor, " rows"]) -> Int[Tensor, " found"]:
+        return (member == place).nonzero().squeeze(1)
+
+
+class CurrentRows:
+    """The way of every row that is in the batch now."""
+
+    def __init__(self, member: Int[Tensor, " rows"]) -> None:
+        self.member = member
+
+
+def only_for(edit: Edit, way: int, current: CurrentRows) -> Edit:
+    """The edit for the rows of one way; all others keep their states."""
+
+    def function(h: Hidden, at: At) -> Hidden:
+        rows = (current.member == way).nonzero().squeeze(1).to(h.device)
+        if not len(rows):
+            return h
+        part = At(at.site, at.step, at.positions[rows], at.roles[rows], at.last_prompt[rows])
+        out = h.clone()
+        out[rows] = edit.function(h[rows], part)
+        return out
+
+    return Edit(edit.sites, function, edit.name, edit.key)
