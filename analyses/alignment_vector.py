@@ -109,6 +109,7 @@ def _layers(ctx: Any, fit: Any, report: Any, p: Params) -> pd.DataFrame:
 def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Per rule, gate, form and class: refusal `log_odds` and `mass` of the first token, `top_K` = a refusal token is among the K most
     probable; then each of them minus the same request unedited, and `becomes_top_1`: a refusal token is the most probable only now."""
+    import numpy as np
     import torch
     from scipy.special import expit
 
