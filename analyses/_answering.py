@@ -39,38 +39,36 @@ def fitted(ctx: Any, p: Any, fit: str = "prompt", **options: Any) -> Any:
 
 
 def answered(
-    ctx: Any,
-    p: Any,
-    defenses: Mapping[str, Any],
-    requests: Sequence[Request],
-    *,
-    explain: bool = False,
-    seeds: Sequence[int] = (),
+    ctx: Any, p: Any, defenses: Mapping[str, Any], requests: Sequence[Request], *, explain: bool = False, seeds: Sequence[int] = ()
 ) -> pd.DataFrame:
-    """One row per defense, request and seed with the three-way outcome (`evaluation.harness.evaluate`); answers are stored and reused.
+    """`answered_together` where all defenses answer the same requests, under `seeds` (0 to `p.seeds` - 1 unless given)."""
+    from safesteer_interp.evaluation.harness import Condition
 
-    `seeds` are 0 to `p.seeds` - 1 unless given.
+    drawn = tuple(seeds) or tuple(range(p.seeds))
+    return answered_together(ctx, p, [Condition(name, defense, requests, drawn) for name, defense in defenses.items()], explain=explain)
+
+
+def answered_together(ctx: Any, p: Any, conditions: Sequence[Any], *, explain: bool = False) -> pd.DataFrame:
+    """One row per condition (`evaluation.harness.Condition`), request and seed with the three-way outcome.
+
+    Conditions may answer different requests and share batches where they can; answers are stored and reused.
     """
-    from safesteer_interp.evaluation.harness import evaluate
-
-    bench = ctx.bench.settings
-    return evaluate(
-        ctx.model,
-        dict(defenses),
-        requests,
-        seeds=tuple(seeds) or tuple(range(p.seeds)),
-        settings=_settings(p, explain),
-        root=bench.responses,
-        progress=bench.progress,
-    )
-
-
-def answered_together(ctx: Any, p: Any, conditions: Sequence[Any]) -> pd.DataFrame:
-    """`answered` for conditions (`evaluation.harness.Condition`) that answer different requests: all of them share batches."""
+    from safesteer_interp.defenses.defense import Settings
     from safesteer_interp.evaluation.harness import judged, respond
+    from safesteer_interp.tracing.tracer import Sampling
 
+    settings = Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
     bench = ctx.bench.settings
-    return judged(respond(ctx.model, conditions, settings=_settings(p), root=bench.responses, progress=bench.progress))
+    return judged(respond(ctx.model, conditions, settings=settings, root=bench.responses, progress=bench.progress))
+
+
+def perplexities(ctx: Any, p: Any, requests: Sequence[Request], answers: pd.DataFrame) -> list[float]:
+    """Perplexity under the undefended model of every answer in a table of them; stored and reused."""
+    from safesteer_interp.evaluation.harness import perplexities_stored
+
+    known = {r.id: r for r in requests}
+    asked, root = [known[i] for i in answers["request"]], ctx.bench.settings.responses
+    return perplexities_stored(ctx.model, asked, list(answers["ids"]), batch_size=p.batch, root=root)
 
 
 def to_answer(p: Any, name: str, defense: Any, requests: Sequence[Request], seeds: int | None = None) -> Any:
@@ -85,13 +83,6 @@ def by_chance(p: Any, name: str, make: Callable[[int], Any], requests: Sequence[
     from safesteer_interp.evaluation.harness import Condition
 
     return [Condition(name, make(seed), requests, (seed,)) for seed in range(p.seeds)]
-
-
-def _settings(p: Any, explain: bool = False) -> Any:
-    from safesteer_interp.defenses.defense import Settings
-    from safesteer_interp.tracing.tracer import Sampling
-
-    return Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
 
 
 def without_answers(t: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analyses._answering import perplexities
 from analyses._shared import attacks_in
 
 PICTURES, ALL = "pictures", "all"
@@ -68,15 +69,10 @@ def likelihoods(ctx: Any, p: Any, requests: Sequence[Any], responses: pd.DataFra
     """
     import numpy as np
 
-    from safesteer_interp.evaluation.harness import perplexities_stored
     from safesteer_interp.statistics import cluster_mean
 
-    known = {r.id: r for r in requests}
     wanted = responses[(responses["seed"] < p.perplexity_seeds) & (~responses["harmful"] | responses["attack"].isin(POOLS[PICTURES]))]
-    values = perplexities_stored(
-        ctx.model, [known[i] for i in wanted["request"]], list(wanted["ids"]), batch_size=p.batch, root=ctx.bench.settings.responses
-    )
-    wanted = wanted.assign(nats=np.log(values)).dropna(subset=["nats"])
+    wanted = wanted.assign(nats=np.log(perplexities(ctx, p, requests, wanted))).dropna(subset=["nats"])
     seed, rows = ctx.seed("likelihood"), []
     for harmful, side in wanted.groupby("harmful"):
         plain = side[side["defense"] == "none"].set_index(["request", "seed"])["nats"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import answered_together, fitted, test_spec, to_answer, training_spec
+from analyses._answering import answered_together, fitted, perplexities, test_spec, to_answer, training_spec
 from analyses._shared import report_spec, row
 from analyses._steering import over_vectors, refusal_log_odds, steering_direction, tuning_spec
 from safesteer_interp.analysis.analysis import Analysis, TraceSpec
@@ -113,13 +113,9 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
 
 def _scored(ctx: Any, p: Params, requests: list[Any], answers: pd.DataFrame) -> pd.DataFrame:
     """The answers with the perplexity of those of the first `perplexity_seeds` seeds."""
-    from safesteer_interp.evaluation.harness import perplexities_stored
-
-    known = {r.id: r for r in requests}
     part = answers[answers["seed"] < p.perplexity_seeds]
-    asked, root = [known[i] for i in part["request"]], ctx.bench.settings.responses
-    values = perplexities_stored(ctx.model, asked, list(part["ids"]), batch_size=p.batch, root=root)
-    return answers.assign(perplexity=pd.Series(values, index=part.index, dtype=float).reindex(answers.index))
+    values = pd.Series(perplexities(ctx, p, requests, part), index=part.index, dtype=float)
+    return answers.assign(perplexity=values.reindex(answers.index))
 
 
 def _marks(answers: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from safesteer_interp.decoding.candidates import prefill
 from safesteer_interp.decoding.loop import Decoded, decode
 from safesteer_interp.decoding.mixed import Ask, CurrentRows, Mixed, Way, only_for, ways_of
 from safesteer_interp.decoding.policies import PLAIN, Policy, check_budget
-from safesteer_interp.decoding.prompts import distinct, read_prompts
+from safesteer_interp.decoding.prompts import distinct, read_prompts, spread
 from safesteer_interp.decoding.sampling import uniforms
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
@@ -51,7 +51,8 @@ def generate(
     answer tokens as `At` says; rows that have finished leave the batch, so an edit must not carry one vector per row.
     Raises UsageError when more steps are guided than tokens generated, or when the model cannot be guided.
     """
-    asks = [Ask(request, sampling.seed, policy, tuple(edits)) for request in requests]
+    own = tuple(edits)
+    asks = [Ask(request, sampling.seed, policy, own) for request in requests]
     found: dict[int, Decoded] = {}
     for places, answers in answer_asks(mllm, asks, sampling, batch_size=batch_size, explain=explain, stop=stop):
         found.update(zip(places, answers, strict=True))
@@ -120,9 +121,7 @@ def decode_batch(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, *, explain
         read = None if early else read_prompts(mllm, batch)
         with editing(mllm, batch, ways, member, rows) as running:
             prefix, states = read or prefill(mllm.model, batch.inputs)
-            if len(asked) < len(asks):
-                prefix.keep_rows(rows)
-                states = states[rows.to(states.device)]
+            states = spread(prefix, states, rows)
             if running:
                 running.answering()
                 states = running.last_prompt(states) if read else states

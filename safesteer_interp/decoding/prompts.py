@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from safesteer_interp.decoding.cache import fork
@@ -87,6 +87,14 @@ def distinct(requests: Sequence[Request], apart: Int[Tensor, " all"] | None = No
             found.append(request)
         rows.append(row[key])
     return found, torch.tensor(rows, dtype=torch.long)
+
+
+def spread(prefix: Prefix, states: States, rows: Int[Tensor, " all"]) -> Float[Tensor, "all d"]:
+    """From one row per distinct prompt to one per answer: the prefix in place, the states returned. `rows` are those of `distinct`."""
+    if torch.equal(rows, torch.arange(len(states))):
+        return states
+    prefix.keep_rows(rows)
+    return states[rows.to(states.device)]
 
 
 def read_prompts(mllm: MLLM, batch: Encoded) -> tuple[Prefix, States]:

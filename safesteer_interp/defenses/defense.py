@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from importlib import import_module
 from typing import Any, ClassVar
 
-from safesteer_interp.decoding.generate import DEFAULT_SAMPLING, generate, text_of
+from safesteer_interp.decoding.generate import DEFAULT_SAMPLING, answer_asks, generate, text_of
 from safesteer_interp.decoding.loop import Decoded, StepRecord
 from safesteer_interp.decoding.mixed import Ask
 from safesteer_interp.decoding.policies import PLAIN, Policy
@@ -106,9 +106,13 @@ class StagedDefense(Defense):
 
     def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
         """All four stages, on all requests at once."""
-        asked = [self.rewrite(mllm, request) for request in requests]
-        answers = answer(mllm, asked, settings, policy=self.policy(mllm), edits=self.edits(mllm))
-        return self.review(mllm, [replace(a, request=r) for a, r in zip(answers, requests, strict=True)], settings)
+        asks = self.asks(mllm, requests, [settings.sampling.seed] * len(requests))
+        found: dict[int, Response] = {}
+        for places, answers in answer_asks(
+            mllm, asks, settings.sampling, batch_size=settings.batch_size, explain=settings.explain, stop=settings.stop
+        ):
+            found |= {i: response_of(mllm, requests[i], decoded) for i, decoded in zip(places, answers, strict=True)}
+        return self.review(mllm, [found[i] for i in range(len(requests))], settings)
 
     def asks(self, mllm: MLLM, requests: Sequence[Request], seeds: Sequence[int]) -> list[Ask]:
         """The first three stages as asks, one per request and its seed, so that several defenses can share batches (the harness)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from safesteer_interp.decoding.candidates import decoder, output_logits
-from safesteer_interp.decoding.prompts import distinct, read_prompts
+from safesteer_interp.decoding.prompts import distinct, read_prompts, spread
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 
@@ -46,8 +46,7 @@ def _losses(mllm: MLLM, requests: list[Request], answers: list[Sequence[int]]) -
     """Mean negative log-likelihood per row [batch], in nats."""
     asked, rows = distinct(requests)
     prefix, state = read_prompts(mllm, mllm.encode(asked).to(mllm.device))
-    prefix.keep_rows(rows)
-    state = state[rows.to(state.device)]
+    state = spread(prefix, state, rows)
     width = max(len(answer) for answer in answers)
     ids = torch.zeros(len(answers), width, dtype=torch.long, device=mllm.device)
     real = torch.zeros_like(ids, dtype=torch.bool)
