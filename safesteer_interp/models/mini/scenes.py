@@ -104,20 +104,26 @@ class Scenes:
         return self.answers.usable(prompt) if prompt in self.answers.table else None
 
     @cached_property
-    def scenes(self) -> list[tuple[str, tuple[str, ...]]]:
+    def harmless_scenes(self) -> list[tuple[str, tuple[str, ...]]]:
         """(phrase, pictures): the harmless scenes of the training pairs, and pictures named in the project's own harmless phrases."""
-        known = set(picture_names())
-        found = {p.harmless: p.harmless_pictures for p in load_pairs() if p.split is Split.TRAIN and p.harmless in set(self.phrases)}
-        for phrase in self.phrases:
+        known, phrases = set(picture_names()), harmless_phrases()
+        found = {p.harmless: p.harmless_pictures for p in load_pairs() if p.split is Split.TRAIN and p.harmless in set(phrases)}
+        for phrase in phrases:
             named = [w for w in words_in(phrase) if w in known]
             if phrase not in found and 1 <= len(set(named)) <= 3:
                 found[phrase] = tuple(dict.fromkeys(named))
         return sorted(found.items())
 
     @cached_property
+    def scenes(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The harmless scenes whose phrase has an answer to teach."""
+        answered = set(self.phrases)
+        return [(phrase, names) for phrase, names in self.harmless_scenes if phrase in answered]
+
+    @cached_property
     def calm_pictures(self) -> list[str]:
         """Pictures that some harmless scene shows: only these are combined at random."""
-        return sorted({name for _, pictures in self.scenes for name in pictures})
+        return sorted({name for _, pictures in self.harmless_scenes for name in pictures})
 
     @cached_property
     def _harmful_scenes(self) -> set[frozenset[str]]:
