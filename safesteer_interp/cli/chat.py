@@ -61,7 +61,7 @@ class Chat:
     """Data set to fit on; default: the bundled benchmark, or "planted" for the planted model."""
     training_pairs: int = 16
     """SafeSteer: fit on so many pairs of the training split, and test the probe's sign on so many held-out ones; 0: on all. 16 of the
-    bundled benchmark (320 requests) take "mini" about two minutes on two cores, once."""
+    bundled benchmark (320 requests) take "mini" about three minutes on two cores, once."""
     data_root: Path | None = None
     """Folder with public benchmarks; default: $SAFESTEER_DATA."""
     max_new_tokens: int = 128
