@@ -9,6 +9,7 @@ import signal
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.families.tokenizers import metaspace
 from safesteer_interp.models.mini import assemble, language
 from safesteer_interp.models.mini.answering import is_answered, is_degenerate
-from safesteer_interp.models.mini.batches import IGNORED, TAUGHT_TOKENS, Example, collate, encode_turn, length_buckets
+from safesteer_interp.models.mini.batches import IGNORED, TAUGHT_TOKENS, Example, answer_loss, collate, encode_turn, length_buckets
 from safesteer_interp.models.mini.cells import NOTHING, CellMap
 from safesteer_interp.models.mini.evaluate import words_right
 from safesteer_interp.models.mini.grounding import Grounding, GroundingRecipe, to_pixels
@@ -37,6 +38,7 @@ from safesteer_interp.models.mini.texts import (
     harmless_phrases,
     lines_of,
     question_of,
+    whole_sentences,
 )
 from safesteer_interp.models.mini.tower import N_IMAGE_TOKENS, SafesteerTower, SafesteerTowerConfig
 from safesteer_interp.models.mini.words import WordLists, random_text
@@ -265,6 +267,45 @@ def test_long_answers_are_cut_without_teaching_an_end(tokenizer: Any) -> None:
     example = encode_turn(tokenizer, Turn("Go on", " ".join(["more"] * 80)))
     assert len(example.ids) - example.answer_start == TAUGHT_TOKENS
     assert tokenizer.eos_token_id not in example.ids[example.answer_start :]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept", "complete"),
+    [
+        ("Boil water. Then add the", "Boil water.", True),
+        ("Here is how:\n\n1. Boil water", "Here is how:\n\n1. Boil water", False),
+        ('She said "yes!" and then', 'She said "yes!"', True),
+        ("It costs 2.50 at most", "It costs 2.50 at most", False),
+        ("A man. A plan? A canal", "A man. A plan?", True),
+    ],
+)
+def test_answers_that_were_cut_end_with_a_whole_sentence(answer: str, kept: str, complete: bool) -> None:
+    assert whole_sentences(answer) == (kept, complete)
+
+
+class Uniform(torch.nn.Module):
+    """A language model that thinks every token as likely as `bias` says, whatever it reads."""
+
+    def __init__(self, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.embed, self.bias = torch.nn.Embedding(len(bias), 4), bias
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.embed
+
+    def model(self, inputs_embeds: torch.Tensor, **_: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=inputs_embeds)
+
+    def lm_head(self, states: torch.Tensor) -> torch.Tensor:
+        return self.bias.expand(len(states), -1)
+
+
+def test_every_turn_weighs_the_same_however_long_its_answer() -> None:
+    bias = torch.tensor([0.0, 2.0, -1.0])
+    short, long = Example((0, 1), 1), Example((0, 2, 2, 2, 2, 2), 1)
+    loss = answer_loss(Uniform(bias), collate([short, long]))
+    each = -bias.log_softmax(0)
+    torch.testing.assert_close(loss, (each[1] + each[2]) / 2)
 
 
 def test_length_buckets_use_every_example_once() -> None:

@@ -87,15 +87,17 @@ def targets(labeller: Labeller) -> TokenTargets:
     return TokenTargets(embeddings, labeller.token_ids(), labeller.space_id())
 
 
-def test_recall_gives_the_mixture_of_codes_beside_the_features(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets) -> None:
+def test_recall_and_mean_colours_stand_beside_the_features(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets) -> None:
     classifier = torch.nn.Linear(32, len(targets.embeddings))
     recalling = with_recall(tower, classifier, targets.embeddings)
     pixels = to_pixels(reading_shard(labeller, 6, 2, 1.0).images)
     with torch.no_grad():
         plain, both = tower(pixels).last_hidden_state, recalling(pixels).last_hidden_state
         mixed = classifier(plain).softmax(-1) @ targets.embeddings
-    assert both.shape == (2, 100, 32 + 24) and recalling.config.hidden_size == 56
-    torch.testing.assert_close(both, torch.cat([plain, mixed], -1))
+    assert both.shape == (2, 100, 32 + 24 + 3) and recalling.config.hidden_size == 59
+    torch.testing.assert_close(both[..., :56], torch.cat([plain, mixed], -1))
+    corner = pixels[:, :, 16:32, :16].mean((2, 3))  # second row, first column: the eleventh cell
+    torch.testing.assert_close(both[:, 10, 56:], COLOUR_SCALE * corner)
 
 
 def test_a_tower_with_recall_is_saved_and_loaded(
@@ -113,7 +115,8 @@ def test_the_grounded_projector_hands_codes_on_and_nothing_else(tower: Safesteer
     recalling = with_recall(tower, torch.nn.Linear(32, len(targets.embeddings)), targets.embeddings)
     projector = grounded_projector(recalling)
     with torch.no_grad():
-        handed = projector(torch.cat([torch.randn(len(targets.embeddings), 32) * 10, targets.embeddings], 1))
+        n = len(targets.embeddings)
+        handed = projector(torch.cat([torch.randn(n, 32) * 10, targets.embeddings, torch.randn(n, 3)], 1))
     error = (handed - targets.embeddings).norm(dim=1) / targets.embeddings.norm(dim=1)
     assert float(error.max()) < 0.05
 

@@ -29,6 +29,6 @@ def scope_of(model: str) -> str:
     """The sentence that limits every claim to what it was measured on."""
     if model == "planted":
         return "Known-answer fixture with a planted harm direction: proves the machinery, not a finding."
-    if model == "mini":
-        return "Measured on mini, the embedded model of 135M parameters; says nothing about larger models until run on them."
+    if model.partition(":")[0] == "mini":
+        return f"Measured on {model}, the embedded model of 135M parameters; says nothing about larger models until run on them."
     return f"Measured on {model}; says nothing about other models until run on them."

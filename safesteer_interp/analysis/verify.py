@@ -126,7 +126,7 @@ def _bench(record: Mapping[str, Any], model: str | None, data: str, retrace: boo
         chosen["store"] = cache_dir() / "retraced" / record["input_key"][:16]
     source = str(record["model"]["source"])
     name = str(record["model"]["name"])
-    known = name if name in ("mini", "planted") else source or name
+    known = name if name.partition(":")[0] in ("mini", "planted", "tiny") else source or name
     return Workbench(Settings(**{**chosen, "model": model or known, "data": chosen.get("data") or data}))
 
 

@@ -1,4 +1,4 @@
-"""load_model: "mini", "planted", "tiny:<family>", a folder or a hub id, as an MLLM whose layout has been checked.
+"""load_model: "mini", "mini:<recipe>", "planted", "tiny:<family>", a folder or a hub id, as an MLLM whose layout has been checked.
 
 Weights are read from safetensors only, and code from a repository is never run unless it is asked for.
 """
@@ -47,6 +47,7 @@ def available_models() -> dict[str, str]:
     """What `load_model` takes, name -> one line, for `safesteer list models`."""
     models = {
         "mini": "the embedded LLaVA-type MLLM: SmolLM2-135M-Instruct, text safety alignment, own vision tower (default)",
+        **{f"mini:{recipe}": f"mini with the projector recipe {recipe}" for recipe in mini_variants()},
         "planted": "known-answer LLaVA with a planted harm direction and modality gap; proves machinery, never a finding",
     }
     for family, layout in FAMILIES.items():
@@ -55,6 +56,14 @@ def available_models() -> dict[str, str]:
     types = sorted({t for layout in FAMILIES.values() for t in layout.model_types})
     models["<folder or hub id>"] = "any checkpoint in safetensors of model type " + ", ".join(types)
     return models
+
+
+def mini_variants() -> list[str]:
+    """Projector recipes of mini that are shipped besides the default one, for "mini:<recipe>"."""
+    from safesteer_interp.models.mini.assemble import shipped
+
+    known = shipped()
+    return [recipe for recipe in known["trained"] if recipe != known["default"]]
 
 
 def load_model(
@@ -68,7 +77,8 @@ def load_model(
     """The model called `name`, in eval mode on `device`, with its layout checked by one short forward.
 
     Args:
-        name: "mini", "planted", "tiny:<family>", a local folder (wins over a hub id of the same name) or a hub id "owner/name".
+        name: "mini", "mini:<projector recipe>", "planted", "tiny:<family>", a local folder (wins over a hub id of the same name) or a
+            hub id "owner/name".
         dtype: "float32", "bfloat16" or "float16".
         trust_remote_code: allow the repository's own Python files (off by default: they run with your rights).
         revision: branch, tag or commit of a hub id.
@@ -85,10 +95,10 @@ def load_model(
         mllm = _placed(build_planted(), device, dtype)
     elif name.startswith("tiny:"):
         mllm = _placed(_tiny(name.removeprefix("tiny:")), device, dtype)
-    elif name == "mini":
+    elif name == "mini" or name.startswith("mini:"):
         from safesteer_interp.models.mini import checkpoint_dir
 
-        mllm = load_folder(checkpoint_dir(), device=device, dtype=dtype, name="mini")
+        mllm = load_folder(checkpoint_dir(name.partition(":")[2] or None), device=device, dtype=dtype, name=name)
     else:
         folder = Path(name).expanduser()
         source = None

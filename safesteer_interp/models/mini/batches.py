@@ -89,7 +89,8 @@ def length_buckets(examples: Sequence[Example], batch: int, rng: random.Random, 
 
 
 def answer_loss(language_model: Any, batch: Batch, features: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy of the taught tokens; `features` [image tokens in order, d] replace the image positions' embeddings.
+    """Cross-entropy of the taught tokens, averaged within every turn and then over turns, so that a word read off an image weighs as much
+    as a sentence. `features` [image tokens in order, d] replace the image positions' embeddings.
 
     `language_model` is a LlamaForCausalLM (adapters inside it or not). Logits are made for taught positions only.
     """
@@ -101,4 +102,5 @@ def answer_loss(language_model: Any, batch: Batch, features: Tensor | None = Non
         target = batch.labels[:, 1:]
         taught = target != IGNORED
         logits = language_model.lm_head(states[:, :-1][taught])
-    return F.cross_entropy(logits.float(), target[taught])
+    losses = F.cross_entropy(logits.float(), target[taught], reduction="none")
+    return (losses / taught.sum(1, keepdim=True).expand_as(taught)[taught]).sum() / len(target)

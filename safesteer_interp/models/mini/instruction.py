@@ -46,7 +46,7 @@ class InstructionRecipe:
     """How stage 3 is trained."""
 
     projector: ProjectorRecipe = ProjectorRecipe.RELEASED
-    samples: int = 3600
+    samples: int = 6000
     """Visual turns."""
     replay: float = 0.75
     """Text-only turns per visual turn."""
@@ -59,8 +59,8 @@ class InstructionRecipe:
     fresh_scale: float = 2.0
     """The same for a fresh projector."""
     rank: int = 8
-    taught: int = 16
-    """Answer tokens taught at most."""
+    taught: int = 41
+    """Answer tokens taught at most: whole answers (`texts.ANSWER_TOKENS` and the end), so that mini learns to stop."""
     seed: int = 0
 
     @property

@@ -2,8 +2,8 @@
 
 LLaVA's two-layer projector cannot place thousands of words exactly: trained to do so, it reached a cosine of 0.60 with the embeddings
 and the language model read 36 % of random words after 2400 visual turns. So the classifier of `reading.py` stays in the tower, with the
-embeddings as its codes (`tower.Recall`), and the grounded projector is the identity on codes. What else a cell shows (colour, texture)
-is still in the trunk's features beside the code, which the grounded projector ignores and a released one can learn to use.
+embeddings as its codes (`tower.Recall`), and the grounded projector is the identity on codes. What else a cell shows (texture, mean
+colour) stands beside the code; the grounded projector ignores it and a released one can learn to use it.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def fit_classifier(tower: SafesteerTower, classifier: nn.Linear, labeller: Label
 
 @torch.no_grad()
 def with_recall(tower: SafesteerTower, classifier: nn.Linear, codes: Tensor) -> SafesteerTower:
-    """The folded tower with a recall of `codes` [classes, width] by `classifier`, in eval mode."""
-    shape = {**tower.config.to_dict(), "n_codes": len(codes), "code_size": codes.shape[1]}
+    """The folded tower with a recall of `codes` [classes, width] by `classifier`, and with mean colours, in eval mode."""
+    shape = {**tower.config.to_dict(), "n_codes": len(codes), "code_size": codes.shape[1], "colours": True}
     out = SafesteerTower(SafesteerTowerConfig(**shape))
     out.load_state_dict(tower.state_dict(), strict=False)
     assert isinstance(out.recall, Recall)
@@ -83,17 +83,17 @@ def with_recall(tower: SafesteerTower, classifier: nn.Linear, codes: Tensor) -> 
 
 @torch.no_grad()
 def grounded_projector(tower: SafesteerTower) -> LlavaMultiModalProjector:
-    """A projector that hands on a cell's code as it is and ignores the trunk's features.
+    """A projector that hands on a cell's code as it is and ignores the trunk's features and the colours.
 
     It is linear (LLaVA's first, arXiv 2304.08485, was): the nonlinear part of naming a cell is done in the tower. With GELU between
     its layers the identity needs a large offset, and the first steps of training then threw every code off by ten times its length.
     """
     assert tower.recall is not None
-    size = tower.config.code_size
+    size, start = tower.config.code_size, tower.config.trunk_size
     projector = new_projector(tower.config.hidden_size, size, activation="linear")
     first, second = projector.linear_1, projector.linear_2
     first.weight.zero_()
-    first.weight[:, tower.config.trunk_size :] = torch.eye(size)
+    first.weight[:, start : start + size] = torch.eye(size)
     second.weight.copy_(torch.eye(size))
     for layer in (first, second):
         layer.bias.zero_()

@@ -76,7 +76,7 @@ COLOUR = ("What colour is the image?", "Which colour fills the image?", "Name th
 SHADE = 28
 """A colour's red, green and blue are each shifted by up to this much, so that not one exact value is learnt."""
 COUNT_WORDS = ("One", "Two", "Three")
-MIXTURE = (30, 8, 18, 14, 12, 6, 3, 9)
+MIXTURE = (28, 7, 22, 12, 12, 6, 4, 9)
 """Shares of reading, naming, counting, following, TYPO, pictures, unrelated images and colours."""
 
 

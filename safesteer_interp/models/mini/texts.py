@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -69,7 +70,7 @@ class Turn:
     answer: str
     system: str | None = None
     complete: bool = True
-    """False when the answer was cut at `ANSWER_TOKENS`: then its end is not taught."""
+    """False when the answer was cut in its first sentence at `ANSWER_TOKENS`: then its end is not taught."""
 
 
 def clean(lines: list[str]) -> list[str]:
@@ -141,12 +142,27 @@ class OwnAnswers:
                 report(min(start + batch, len(missing)), len(missing))
 
     def usable(self, prompt: str) -> tuple[str, bool] | None:
-        """(answer, whether it ended by itself), or None when the unmodified model declined or said nothing."""
+        """(answer, whether it is complete), or None when the unmodified model declined or said nothing.
+
+        An answer that was cut ends with its last whole sentence: mini answers in a sentence or two, so that experiments which let it
+        write thousands of answers finish on two cores.
+        """
         answer, complete = self.table[prompt]
+        if not complete:
+            answer, complete = whole_sentences(answer)
         # SmolLM2 sometimes declines plain chores ("as a chatbot designed to ..."), which would teach over-refusal
         if not answer or is_refusal(answer) or contains_refusal(answer) or "chatbot" in answer:
             return None
         return answer, complete
+
+
+SENTENCE_END = re.compile(r"(?<![\d.])[.!?][\"')*]*(?=\s|$)")
+
+
+def whole_sentences(answer: str) -> tuple[str, bool]:
+    """The answer up to the end of its last whole sentence, and whether there is one ("1." ends no sentence)."""
+    ends = [found.end() for found in SENTENCE_END.finditer(answer)]
+    return (answer[: ends[-1]], True) if ends else (answer, False)
 
 
 def greedy(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, system: str | None = None) -> list[tuple[str, bool]]:

@@ -1,8 +1,9 @@
 """mini's eyes: a residual convolutional tower of stride 16, registered with transformers as `safesteer_tower`.
 
-A 160x160 image becomes 10x10 = 100 features: what the last layer holds, and beside it what the cell was recognised as (`Recall`).
-It stands where LLaVA has CLIP: `LlavaForConditionalGeneration` reads
-`hidden_states[vision_feature_layer]` of what it returns, with `vision_feature_select_strategy="full"` (there is no class token).
+A 160x160 image becomes 10x10 = 100 features: what the last layer holds, beside it what the cell was recognised as (`Recall`), and its
+mean colour, which a tower that was taught to read in any colour does not keep. It stands where LLaVA has CLIP:
+`LlavaForConditionalGeneration` reads `hidden_states[vision_feature_layer]` of what it returns, with
+`vision_feature_select_strategy="full"` (there is no class token).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -19,6 +21,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 IMAGE_SIZE = 160
 PATCH_SIZE = 16
 N_IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
+COLOUR_SCALE = 8.0
+"""Mean colours are handed on this much larger, for a projector that starts without them and is trained slowly (at 1, one colour in
+five was named after 2,000 visual turns)."""
 
 Pixels = Float[Tensor, "batch 3 _ _"]
 CellMap = Float[Tensor, "batch _ _ _"]  # channels, rows, columns: every layer changes them
@@ -28,8 +33,9 @@ Features = Float[Tensor, "batch cells _"]
 class SafesteerTowerConfig(PreTrainedConfig):
     """Widths and depths of the tower.
 
-    `n_codes` tokens can be recognised, each standing for a vector of `code_size`; none by default. `hidden_size`, the width of a
-    feature, is the trunk's plus a code's. `folded` says whether batch norm has been folded into the convolutions.
+    `n_codes` tokens can be recognised, each standing for a vector of `code_size`; none by default. With `colours` the mean of each
+    channel is handed on as well. `hidden_size`, the width of a feature, is the trunk's plus a code's plus that of the colours. `folded`
+    says whether batch norm has been folded into the convolutions.
     """
 
     model_type = "safesteer_tower"
@@ -44,6 +50,7 @@ class SafesteerTowerConfig(PreTrainedConfig):
         high_blocks: int = 4,
         n_codes: int = 0,
         code_size: int = 0,
+        colours: bool = False,
         folded: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -55,9 +62,10 @@ class SafesteerTowerConfig(PreTrainedConfig):
         self.high_blocks = high_blocks
         self.n_codes = n_codes
         self.code_size = code_size if n_codes else 0
+        self.colours = colours
         self.folded = folded
         kwargs.pop("hidden_size", None)  # a saved configuration holds it, but it follows from the others
-        self.hidden_size = trunk_size + self.code_size
+        self.hidden_size = trunk_size + self.code_size + 3 * colours
         super().__init__(**kwargs)
 
 
@@ -165,9 +173,13 @@ class SafesteerTower(PreTrainedModel):
 
     def forward(self, pixel_values: Pixels, return_dict: bool | None = None, **_: Any) -> BaseModelOutputWithPooling:
         """Features [batch, cells, hidden_size]; `hidden_states` holds them alone, since no other layer is on offer."""
-        features = self.maps(pixel_values.to(self.dtype))[1].flatten(2).transpose(1, 2)
+        pixels = pixel_values.to(self.dtype)
+        features = self.maps(pixels)[1].flatten(2).transpose(1, 2)
         if self.recall is not None:
             features = torch.cat([features, self.recall(features)], -1)
+        if self.config.colours:
+            means = F.avg_pool2d(pixels, self.config.patch_size).flatten(2).transpose(1, 2)
+            features = torch.cat([features, COLOUR_SCALE * means], -1)
         return BaseModelOutputWithPooling(
             last_hidden_state=features, pooler_output=features.mean(1), hidden_states=(features,)
         )

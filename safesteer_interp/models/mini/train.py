@@ -148,7 +148,8 @@ class Training:
         fit_classifier(eyes, classifier, labeller, targets, self.scale.recall)
         eyes = with_recall(eyes, classifier, targets.embeddings)
         found = cell_accuracy(eyes, targets, labeller.shard(HELD_OUT_SEED, self.scale.held_out))
-        shape = {name: getattr(eyes.config, name) for name in ("trunk_size", "low_blocks", "high_blocks", "n_codes", "code_size")}
+        names = ("trunk_size", "low_blocks", "high_blocks", "n_codes", "code_size", "colours")
+        shape = {name: getattr(eyes.config, name) for name in names}
         (self.folder / "tower.json").write_text(json.dumps({"shape": shape, "cells": found}) + "\n")
         save_halves(eyes.state_dict(), self.weights / "tower.safetensors")
 
