@@ -6,6 +6,7 @@ All of them answer the same requests with the same seeds and settings, so that a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -16,9 +17,34 @@ from safesteer_interp.requests import Attack, Request
 
 PAPER_ATTACKS = (Attack.CB, Attack.SD, Attack.TYPO)
 """The columns of SafeSteer's Table 3; the rate over all of them is its "All"."""
-SEEDS = (0, 1, 2)
-NEW_TOKENS = 128
-"""As in the paper (arXiv 2605.11716 section 5.1), at temperature 1.0."""
+
+
+@dataclass(frozen=True)
+class AnsweringParams:
+    """What every analysis of answers lets a user choose; the quick profile's sizes."""
+
+    pairs: int | None = 32
+    """Pairs per split that probe, vector and direction are fitted on and that prompt states are measured on."""
+    answer_pairs: int | None = 6
+    """Test pairs whose requests are answered under every condition."""
+    seeds: int = 3
+    """Samples per request and condition, at temperature 1."""
+    new_tokens: int = 128
+    """Longest answer, in tokens; 128 as in the paper (arXiv 2605.11716 section 5.1)."""
+    batch: int = 96
+    """Answers per batch."""
+    seed: int = 0
+    """Seed of the bootstrap and of everything random."""
+
+
+@dataclass(frozen=True)
+class GuidedParams(AnsweringParams):
+    """The same for answers that SafeSteer's probe guides."""
+
+    k: int = 5
+    """Candidates a guided step."""
+    steps: int = 5
+    """Answer tokens that are guided."""
 
 
 def training_spec(p: Any) -> TraceSpec:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import PAPER_ATTACKS, answered, fitted, test_spec, training_spec
+from analyses._answering import PAPER_ATTACKS, GuidedParams, answered, fitted, test_spec, training_spec
 from analyses._shared import row
 from safesteer_interp.analysis.analysis import Analysis, TraceSpec
 from safesteer_interp.analysis.claim import Claim, Control, estimate_of
@@ -17,25 +17,15 @@ PREFERENCE, REPLACED = "refusal openings over other candidates", "tokens replace
 
 
 @dataclass(frozen=True)
-class Params:
-    pairs: int | None = 32
-    """Pairs per split that probe and vector are fitted on."""
+class Params(GuidedParams):
     answer_pairs: int | None = 8
     """Test pairs whose requests are answered; the examples are chosen among these."""
     seeds: int = 1
     """Samples per request: tokens are counted here, not answers."""
     new_tokens: int = 24
     """Longest answer, in tokens: enough to see whether it refuses. Only guided tokens are ever written down."""
-    batch: int = 96
-    """Requests answered at a time."""
-    k: int = 5
-    """Candidates a guided step."""
-    steps: int = 5
-    """Answer tokens that are guided."""
     examples: int = 2
     """Examples shown of each kind: harmful or harmless, refused or answered."""
-    seed: int = 0
-    """Seed of the bootstrap."""
 
 
 def needs(p: Params) -> list[TraceSpec]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analyses._answering import (
     PAPER_ATTACKS,
+    GuidedParams,
     answered,
     answered_together,
     by_chance,
@@ -32,29 +33,13 @@ MARGIN = 1e-3
 
 
 @dataclass(frozen=True)
-class Params:
-    pairs: int | None = 32
-    """Pairs per split that probe and vector are fitted on and the premises measured on."""
-    answer_pairs: int | None = 6
-    """Test pairs whose requests are answered under every condition."""
-    seeds: int = 3
-    """Samples per request and condition, at temperature 1."""
-    new_tokens: int = 128
-    """Longest answer, in tokens."""
-    batch: int = 96
-    """Requests answered at a time."""
-    k: int = 5
-    """Candidates a guided step."""
-    steps: int = 5
-    """Answer tokens that are guided."""
+class Params(GuidedParams):
     other_fits: bool = False
     """Also the full defense with the two other fits of the probe (step means removed; fitted on tokens)."""
     all_controls: bool = False
     """Random controls answer every request; else harmful pictures only, which the claims are about."""
     perplexity_seeds: int = 1
     """Of how many seeds the answers are scored for likelihood under the undefended model."""
-    seed: int = 0
-    """Seed of the bootstrap."""
 
 
 def needs(p: Params) -> list[TraceSpec]:

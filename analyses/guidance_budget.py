@@ -8,7 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import answered, answered_together, by_chance, demand_both_kinds, fitted, test_spec, to_answer, training_spec
+from analyses._answering import (
+    GuidedParams,
+    answered,
+    answered_together,
+    by_chance,
+    demand_both_kinds,
+    fitted,
+    test_spec,
+    to_answer,
+    training_spec,
+)
 from analyses._outcomes import LIKELIHOOD, PICTURES, announce, likelihoods, paired_tests, rate_table
 from analyses._shared import row
 from safesteer_interp.analysis.analysis import Analysis, TraceSpec
@@ -22,31 +32,17 @@ AXES = {"k": "candidates K", "steps": "guided tokens"}
 
 
 @dataclass(frozen=True)
-class Params:
-    pairs: int | None = 32
-    """Pairs per split that probe and vector are fitted on."""
+class Params(GuidedParams):
     answer_pairs: int | None = 4
     """Test pairs whose requests are answered under every budget."""
-    seeds: int = 3
-    """Samples per request and condition, at temperature 1."""
-    new_tokens: int = 128
-    """Longest answer, in tokens."""
-    batch: int = 96
-    """Requests answered at a time."""
-    k: int = 5
-    """K while the number of guided tokens varies."""
-    steps: int = 5
-    """Guided tokens while K varies."""
     ks: tuple[int, ...] = (1, 5, 20)
-    """Values of K; at 1 the likeliest token is taken and no score matters."""
+    """Values of K while `steps` tokens are guided; at 1 the likeliest token is taken and no score matters."""
     step_counts: tuple[int, ...] = (0, 5, 10)
-    """Numbers of guided tokens; 0 leaves MSAV alone."""
+    """Numbers of guided tokens among K = `k` candidates; 0 leaves MSAV alone."""
     harmless_controls: bool = False
     """Controls answer harmless requests too; else only harmful ones."""
     perplexity_seeds: int = 1
     """Of how many seeds the answers are scored for likelihood under the undefended model."""
-    seed: int = 0
-    """Seed of the bootstrap."""
 
 
 def needs(p: Params) -> list[TraceSpec]:

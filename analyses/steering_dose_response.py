@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import answered_together, fitted, perplexities, test_spec, to_answer, training_spec
+from analyses._answering import AnsweringParams, answered_together, fitted, perplexities, test_spec, to_answer, training_spec
 from analyses._shared import report_spec, row
 from analyses._steering import over_vectors, refusal_log_odds, steering_direction, tuning_spec
 from safesteer_interp.analysis.analysis import Analysis, TraceSpec
@@ -25,11 +25,7 @@ CHECKED_PAIRS = 4
 
 
 @dataclass(frozen=True)
-class Params:
-    pairs: int | None = 32
-    """Pairs per split that vector and direction are fitted on and the first token is measured on."""
-    answer_pairs: int | None = 6
-    """Test pairs whose requests are answered."""
+class Params(AnsweringParams):
     attacks: tuple[str, ...] = ("SD",)
     """Image attacks that are answered, taken together."""
     doses: tuple[float, ...] = (-1.0, 1.0, 2.0)
@@ -42,16 +38,8 @@ class Params:
     """Candidate layers of the refusal direction, evenly spaced over the first 80 %."""
     tuning_pairs: int = 6
     """Training pairs that the layer is chosen on."""
-    seeds: int = 3
-    """Seeds of the sampled answers."""
     perplexity_seeds: int = 1
     """Of how many seeds the answers are scored for perplexity under the unsteered model."""
-    new_tokens: int = 128
-    """Tokens per answer at most."""
-    batch: int = 96
-    """Answers per batch."""
-    seed: int = 0
-    """Seed of the bootstrap and of the random vectors."""
 
 
 def needs(p: Params) -> list[TraceSpec]:

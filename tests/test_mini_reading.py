@@ -15,7 +15,7 @@ from safesteer_interp.models.mini.cells import NOTHING, Labeller
 from safesteer_interp.models.mini.grounding import TokenTargets, new_projector, to_pixels
 from safesteer_interp.models.mini.reading import ReadingRecipe, fine_maps, full_page, reading_shard, train_reading, unfolded
 from safesteer_interp.models.mini.recall import RecallRecipe, cell_accuracy, fit_classifier, grounded_projector, with_recall
-from safesteer_interp.models.mini.tower import ConvNorm, SafesteerTower, SafesteerTowerConfig
+from safesteer_interp.models.mini.tower import COLOUR_SCALE, ConvNorm, SafesteerTower, SafesteerTowerConfig
 from safesteer_interp.models.mini.words import WordLists
 
 TOKENIZER = byte_level(["<|end|>"], eos="<|end|>", pad="<|end|>")

@@ -46,6 +46,14 @@ def test_a_finished_training_is_not_repeated(trained: Path) -> None:
     assert json.loads((trained / "recipe.json").read_text())["compute"] == minutes
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_every_stage_trains_on_a_gpu(tmp_path: Path) -> None:
+    weights = train_mini(tmp_path, scale="tiny", recipes=["grounded"], device="cuda")
+    model, processor = assemble.build("grounded", weights)
+    assert isinstance(answers_of(model, processor, [picture_requests(1)[0][0]], max_new_tokens=3)[0], str)
+
+
 def test_an_unknown_scale_or_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match='--scale "tyni" is unknown'):
         train_mini(tmp_path, scale="tyni")

@@ -107,19 +107,20 @@ def is_list(params: type, name: str) -> bool:
 
 
 def field_help(params: type) -> dict[str, str]:
-    """Field name -> the string under it, in the order of the fields; "" where there is none."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(params)))
-    body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
+    """Field name -> the string under it, in the order of the fields; "" where there is none. A subclass's string wins."""
     found = {f.name: "" for f in dataclasses.fields(params)}
-    for field, following in itertools.pairwise(body):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
-            and isinstance(following, ast.Expr)
-            and isinstance(following.value, ast.Constant)
-            and isinstance(following.value.value, str)
-        ):
-            found[field.target.id] = inspect.cleandoc(following.value.value)
+    for owner in reversed([c for c in params.__mro__ if dataclasses.is_dataclass(c)]):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+        body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
+        for field, following in itertools.pairwise(body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
+                and isinstance(following.value.value, str)
+            ):
+                found[field.target.id] = inspect.cleandoc(following.value.value)
     return found
 
 

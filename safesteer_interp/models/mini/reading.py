@@ -172,17 +172,24 @@ def fine_maps(tower: SafesteerTower, images: np.ndarray, generator: torch.Genera
 
 
 def train_reading(
-    tower: SafesteerTower, projector: nn.Module, labeller: Labeller, embeddings: Tensor, recipe: ReadingRecipe, folder: Path
+    tower: SafesteerTower,
+    projector: nn.Module,
+    labeller: Labeller,
+    embeddings: Tensor,
+    recipe: ReadingRecipe,
+    folder: Path,
+    device: str = "cpu",
 ) -> tuple[SafesteerTower, nn.Linear]:
     """Run or resume the second half on a folded tower and a projector; returns the tower, changed in place, and the free classifier.
 
-    Its state lives in `folder/reading.safetensors`. Runs on the CPU.
+    Its state lives in `folder/reading.safetensors`. Maps are made on the CPU, where the tower is and stays; steps run on `device`.
     """
     tower.eval().requires_grad_(False)
     probe = reading_shard(labeller, recipe.seed * 10_000 + 9_999, 64, recipe.pages)
     maps = fine_maps(tower, probe.images, torch.Generator().manual_seed(0)).float()
-    reader = Reader(unfolded(tower.stage16, maps), projector.requires_grad_(True), embeddings, labeller.token_ids(), labeller.space_id())
-    reader.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
+    stage, targets = unfolded(tower.stage16, maps), embeddings.to(device)
+    reader = Reader(stage, projector.requires_grad_(True), targets, labeller.token_ids(), labeller.space_id())
+    reader.to(device).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
     optimizer = torch.optim.AdamW(reader.parameters(), lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
     checkpoint = Checkpoint(folder / "reading.safetensors", {"reader": reader}, optimizer)
     start = checkpoint.load()
@@ -202,7 +209,8 @@ def train_reading(
         pick = torch.randint(len(known) * recipe.shard, (recipe.batch,), generator=generator).tolist()
         chosen = [(known[i // recipe.shard], i % recipe.shard) for i in pick]
         batch = torch.stack([shard[0][i] for shard, i in chosen]).float().contiguous(memory_format=torch.channels_last)
-        loss, right, direct = reader.loss(batch, torch.stack([shard[1][i] for shard, i in chosen]), generator)
+        tokens = torch.stack([shard[1][i] for shard, i in chosen])
+        loss, right, direct = reader.loss(batch.to(device), tokens.to(device), generator)
         set_rate(optimizer, cosine(step, recipe.steps, recipe.rate, min(100, recipe.steps // 5)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -211,7 +219,7 @@ def train_reading(
         report(step + 1, loss=float(loss.detach()), cells_right=right, direct=direct)
         if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
             checkpoint.save(step + 1)
-    reader.eval()
+    reader.cpu().eval()
     for name, module in reader.stage.named_modules():
         if isinstance(module, ConvNorm):
             target = tower.stage16.get_submodule(name)

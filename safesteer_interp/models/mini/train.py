@@ -143,7 +143,7 @@ class Training:
         grounding = new_grounding(labeller, embeddings.to(self.device), self.scale.grounding)
         trained = train_grounding(grounding, labeller, self.scale.grounding, self.folder)
         eyes, projector = trained.tower.cpu().folded(), trained.projector.cpu()
-        eyes, classifier = train_reading(eyes, projector, labeller, embeddings, self.scale.reading, self.folder)
+        eyes, classifier = train_reading(eyes, projector, labeller, embeddings, self.scale.reading, self.folder, self.device)
         targets = TokenTargets(embeddings, labeller.token_ids(), labeller.space_id())
         fit_classifier(eyes, classifier, labeller, targets, self.scale.recall)
         eyes = with_recall(eyes, classifier, targets.embeddings)
