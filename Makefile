@@ -52,7 +52,7 @@ format: setup  ## let ruff format the code
 notebooks: setup  ## execute the notebooks in place, outputs kept
 	for notebook in notebooks/*.ipynb; do $(OFFLINE) $(BIN)/jupyter execute --inplace $$notebook || exit 1; done
 
-mini: setup  ## retrain the embedded model and evaluate it (about four hours on two cores)
+mini: setup  ## retrain the embedded model and evaluate it (about three hours on two cores)
 	$(OFFLINE) $(BIN)/safesteer mini train
 	$(OFFLINE) $(BIN)/safesteer mini evaluate
 

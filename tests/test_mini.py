@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import random
 import signal
@@ -21,7 +22,8 @@ from safesteer_interp.datasets.pairs import heldout_phrases, leaked_phrases
 from safesteer_interp.datasets.pictures import PictureBox
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.families.tokenizers import metaspace
-from safesteer_interp.models.mini import assemble, language
+from safesteer_interp.models.loading import available_models, load_model
+from safesteer_interp.models.mini import assemble, card, language
 from safesteer_interp.models.mini.answering import is_answered, is_degenerate
 from safesteer_interp.models.mini.batches import IGNORED, TAUGHT_TOKENS, Example, answer_loss, collate, encode_turn, length_buckets
 from safesteer_interp.models.mini.cells import NOTHING, CellMap
@@ -438,3 +440,21 @@ def test_the_shipped_weights_are_small_safetensors() -> None:
     assert sum(p.stat().st_size for p in files) <= 30e6
     for recipe in assemble.shipped()["trained"]:
         assemble.weight_files(recipe)
+
+
+def test_the_model_card_says_what_was_measured_and_nothing_else() -> None:
+    measured, text = json.loads(card.MEASURES.read_text()), card.CARD.read_text()
+    assert text == card.with_numbers(text, measured)
+    assert set(measured["recipes"]) == set(assemble.shipped()["trained"])
+    value = measured["recipes"][measured["default"]]["words_read"]["value"]
+    assert f"| words read from held-out renderings | at least 0.95 | {value:.2f} [" in text
+    moved = json.loads(json.dumps(measured))
+    moved["recipes"][measured["default"]]["words_read"]["value"] = value - 0.1
+    assert card.with_numbers(text, moved) != text
+
+
+def test_every_shipped_recipe_is_listed_as_a_model() -> None:
+    known = assemble.shipped()
+    assert {f"mini:{recipe}" for recipe in known["trained"] if recipe != known["default"]} <= available_models().keys()
+    with pytest.raises(UsageError, match='no projector recipe "grunded"'):
+        load_model("mini:grunded")

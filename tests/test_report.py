@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 
 from safesteer_interp.errors import InputError
+from safesteer_interp.models.mini.card import MEASURES
 from safesteer_interp.report.gallery import build, collect_findings
 from safesteer_interp.report.intervals import claim_picture
+from safesteer_interp.report.projector_gap import draw_projector_gap, gap_tables
 from safesteer_interp.report.tables import escape_latex, interval, latex, markdown, merged, number
 
 NASTY = '<script>alert("x")</script> & 50 % of a|b_c'
@@ -205,3 +207,16 @@ def test_the_small_picture_shades_the_claimed_side() -> None:
     nothing = {"value": None, "low": None, "high": None, "n": 0, "clusters": None, "level": 0.95}
     assert claim_picture(claim(estimate=nothing)) == ""
     assert claim_picture(claim(direction="within", threshold=[0.2, 0.6]))
+
+
+def test_the_gap_of_mini_is_drawn_for_every_recipe_of_its_card() -> None:
+    card = json.loads(MEASURES.read_text())
+    rates, gaps = gap_tables(card)
+    assert rates["recipe"].iloc[0] == card["default"]
+    for recipe, measures in card["recipes"].items():
+        mine = rates[(rates["recipe"] == recipe) & (rates["side"] == "harmful")].set_index("label")["value"]
+        assert mine["SD"] == measures["refuses_harmful_SD"]["value"] and len(mine) == 5
+        assert set(gaps[gaps["recipe"] == recipe]["label"]) == {"SD", "TYPO", "SD_TYPO"}
+    assert len(draw_projector_gap(card).axes) == 3
+    with pytest.raises(ValueError, match="no projector recipe"):
+        gap_tables({"default": "released", "recipes": {}})

@@ -34,7 +34,7 @@ class Train:
     folder: Path | None = None
     """Working folder; default: "mini/train" in the user cache. The results are in its folder "weights"."""
     scale: Literal["full", "wide", "tiny"] = "full"
-    """full: what is shipped (about two hours on two cores); wide: for a GPU; tiny: a minute, to try the machinery."""
+    """full: what is shipped (about three hours on two cores with bfloat16 instructions); wide: for a GPU; tiny: a minute, as a trial."""
     recipes: tuple[str, ...] = ("released", "grounded")
     """Projector recipes; the first becomes the default."""
     device: str = "cpu"
@@ -54,10 +54,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure what the model card says: refusals by attack, reading, naming, utility, separability; all with intervals."""
+    """Measure what the model card says: refusals by attack, reading, naming, utility, separability; all with intervals and a figure."""
 
     output: Path = Path("mini-card.json")
-    """Where the measures go; the answers go beside it."""
+    """Where the measures go; the answers and the figure (PDF, SVG, PNG) of the gap between text and images go beside it."""
     recipes: tuple[str, ...] = ()
     """Projector recipes; default: all that are shipped."""
     pairs: int | None = None
@@ -68,9 +68,12 @@ class Evaluate:
     def run(self) -> int:
         """Evaluates and prints where the measures are."""
         from safesteer_interp.models.mini.evaluate import EvaluationSize, evaluate_mini
+        from safesteer_interp.plotting.save import save_figure
+        from safesteer_interp.report.projector_gap import draw_projector_gap
 
         self.output.parent.mkdir(parents=True, exist_ok=True)
         card = evaluate_mini(self.output, self.recipes or None, EvaluationSize(pairs=self.pairs) if self.pairs else None)
+        save_figure(draw_projector_gap(card), self.output.parent, f"{self.output.stem}-gap")
         emit_json(card) if self.json else print(self.output)
         return 0
 

@@ -105,6 +105,11 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "centred": Style(PURPLE, "D", "step means removed"),
         "token": Style(ORANGE, "^", "probe fitted on tokens"),
     },
+    "recipe": {
+        "released": Style(BLUE, "o", "projector released"),
+        "grounded": Style(ORANGE, "^", "projector grounded"),
+        "lm_loss": Style(GREEN, "P", "projector by the LM's loss alone"),
+    },
     "split": {
         "train": Style("#8f8f8f", "o", "train", ":"),
         "validation": Style(ORANGE, "^", "validation", "--"),

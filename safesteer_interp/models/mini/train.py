@@ -1,7 +1,8 @@
 """`safesteer mini train`: everything in `weights/` from scratch, in four resumable steps.
 
-answers (the unmodified model's own, 11 minutes) -> tower (75) -> text alignment (32) -> visual instruction (22 for
-each projector recipe). Each step leaves its result in the working folder; the same command carries on where it stopped.
+Minutes on two cores with bfloat16 instructions: answers (the unmodified model's own, 4) -> tower (up to 75) -> text alignment (13) ->
+visual instruction (35 for each projector recipe); cores without them take up to three times as long. Each step leaves its result in
+the working folder; the same command carries on where it stopped.
 """
 
 from __future__ import annotations
