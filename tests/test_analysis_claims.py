@@ -98,6 +98,14 @@ class Settings:
     verbose: bool = False
 
 
+@dataclass(frozen=True)
+class Narrower(Settings):
+    pairs: int | None = 4
+    """Pairs that are answered."""
+    extra: int = 1
+    """One more."""
+
+
 def test_parameters_are_read_from_text() -> None:
     p = with_overrides(
         Settings, {"pairs": "none", "layers": "0-3,7", "attacks": "SD,TYPO", "rate": "1e-2", "mode": "lda", "verbose": "yes"}
@@ -107,6 +115,8 @@ def test_parameters_are_read_from_text() -> None:
     assert json.loads(json.dumps(as_record(p)))["attacks"] == ["SD", "TYPO"]
     assert is_list(Settings, "layers") and not is_list(Settings, "pairs")
     assert field_help(Settings)["pairs"] == "Pairs per split." and field_help(Settings)["rate"] == ""
+    assert list(field_help(Narrower)) == [*field_help(Settings), "extra"]
+    assert field_help(Narrower)["pairs"] == "Pairs that are answered." and field_help(Narrower)["extra"] == "One more."
 
 
 @pytest.mark.parametrize(
