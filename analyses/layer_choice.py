@@ -79,7 +79,8 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
             onsets.append({"attack": name, "read": read, "bar": first.bar, "deepest": len(sites) - 1} | first.estimate.as_row())
             if read == TEXT_READ:
                 found = auroc_replicates(*scored, replicates=1000, seed=seed).T
-                bars = 0.5 + p.fraction * (np.nanmax(found, axis=1) - 0.5)
+                best = np.fmax.reduce(found, axis=1)  # without a warning where a resample of unpaired requests holds one class only
+                bars = 0.5 + p.fraction * (best - 0.5)
                 draws[name] = (first.estimate, first_reaching(found, bars).astype(float))
     stability = fold_stability(both[TEXT_READ], labels, pairs, attack, sites=names, widths=[main], seed=seed)
     keep = ["layer", "depth", "attack", "read", "method", "width", "value", "low", "high", "n", "clusters"]
@@ -172,8 +173,11 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     fig, axes = new_figure(rows=2, cols=2, width="full", height=5.6)
     panels.layer_curve(axes[0, 0], at_width[at_width["method"] == "probe"], by="attack", ylabel="AUROC", reference=0.5)
     axes[0, 0].set_title(f"last prompt token, {p.width} components")
-    panels.layer_curve(axes[0, 1], t["transfer"], by="attack", ylabel="AUROC", reference=0.5, legend=False)
-    axes[0, 1].set_title("the probe of TEXT on other attacks")
+    if len(t["transfer"]):
+        panels.layer_curve(axes[0, 1], t["transfer"], by="attack", ylabel="AUROC", reference=0.5, legend=False)
+        axes[0, 1].set_title("the probe of TEXT on other attacks")
+    else:  # data without plain text requests have no such probe
+        axes[0, 1].set_visible(False)
     probe = text_read[text_read["method"] == "probe"]
     best = probe.loc[probe.groupby(["attack", "width"])["value"].idxmax()]
     panels.layer_curve(

@@ -65,7 +65,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     for count in [c for c in p.counts if c < len(names)] + [len(names)]:
         values = []
         for _ in range(p.seeds if count < len(names) else 1):
-            chosen = np.isin(pairs, rng.choice(names, count, replace=False))
+            chosen = np.isin(pairs, _some_pairs(rng, names, pairs, y, count))
             scores = DecodingProbe(4).fit(x[chosen], y[chosen]).decision_function(test)
             values.append(cluster_auroc(scores, truth, test_pairs, seed=seed))
         middle = sorted(values, key=lambda e: e.value)[len(values) // 2]
@@ -88,6 +88,17 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     same = {"n": p.seeds, "clusters": p.seeds, "low": agreement, "high": agreement}
     rows.append({"quantity": "solvers", "at": "cosine", "method": "probe", "value": agreement} | same)
     return {"table": pd.DataFrame(rows), "loss": pd.DataFrame(curves)}
+
+
+def _some_pairs(rng: Any, names: Any, pairs: Any, y: Any, count: int) -> Any:
+    """`count` pairs at random; where requests have no twins, half of them of either class (at least one), so that a probe can be fitted."""
+    import numpy as np
+
+    classes = [np.unique(pairs[y == label]) for label in (0, 1)]
+    if len(np.intersect1d(*classes)) or count >= len(names):
+        return rng.choice(names, count, replace=False)
+    half = max(1, count // 2)
+    return np.concatenate([rng.choice(each, min(half, len(each)), replace=False) for each in classes])
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from safesteer_interp.analysis import runner
 from safesteer_interp.analysis.context import Context
 from safesteer_interp.analysis.measure import measure
 from safesteer_interp.analysis.workbench import Settings, Workbench
+from safesteer_interp.models.planted_requests import planted_requests
+from safesteer_interp.report import render_folder
+from safesteer_interp.requests import Attack
 
 PLANTED = {"harm": 1.0, "gap": 1.0, "token_scores": 1.0}
 FOLDER = Path(__file__).parents[1] / "analyses"
@@ -68,3 +73,28 @@ def test_verdict_equals_the_planted_truth(
 ) -> None:
     found = verdicts(benches(**changes), name, tmp_path)
     assert {k: found[k] for k in expected} == expected
+
+
+@pytest.mark.parametrize("name", ["prefill_separability", "layer_choice", "probe_training"])
+def test_findings_take_one_attack_without_twins(name: str, tmp_path: Path) -> None:
+    """As published benchmarks are: every request stands alone, all of one form."""
+    twins = [r for r in planted_requests() if r.attack is Attack.CB]
+    sides = {pair: number % 3 > 0 for number, pair in enumerate(dict.fromkeys(r.pair for r in twins))}
+    alone = [
+        {"id": r.id, "text": r.text, "harmful": r.harmful, "attack": "CB", "split": r.split} for r in twins if r.harmful is sides[r.pair]
+    ]
+    assert {line["harmful"] for line in alone} == {True, False} and len(alone) == len(sides)
+    data = tmp_path / "alone.jsonl"
+    data.write_text("\n".join(map(json.dumps, alone)))
+    settings = {"model": "planted", "data": str(data), "store": tmp_path / "traces", "progress": False}
+    report = runner.run([name], out=tmp_path / "figures", render=render_folder, **settings)
+    assert [r.status for r in report.results] == ["done"], report.results
+
+
+def test_layers_of_a_text_model_are_compared_without_image_tokens(tmp_path: Path) -> None:
+    settings = {"model": "tiny:llama", "store": tmp_path / "traces", "progress": False}
+    overrides = {"layer_choice.pairs": "8", "layer_choice.draws": "2"}
+    report = runner.run(["layer_choice"], out=tmp_path / "figures", overrides=overrides, render=render_folder, **settings)
+    assert [r.status for r in report.results] == ["done"], report.results
+    table = pd.read_csv(next(tmp_path.glob("figures/layer_choice/*/table.csv")))
+    assert set(table["attack"]) == {"TEXT"} and set(table["read"]) == {"last_prompt"}

@@ -77,18 +77,22 @@ class TraceView:
         for what, asked, known in (("site", asked_site, self.sites), ("read", asked_read, self.reads)):
             if asked not in known:
                 raise UsageError(f'{what} "{asked}" is not in this trace; add it to the TraceSpec. It holds {_words(known)}.')
-        blocks = [p.trace.rows(str(asked_site), str(asked_read))[p.take] for p in self.parts]
-        width = blocks[0].shape[1]
-        out = np.empty((len(self), width), dtype=np.float32)
-        for part, block in zip(self.parts, blocks, strict=True):
-            out[part.at] = block
+        out = np.full((len(self), self._width(asked_site)), np.nan, dtype=np.float32)
+        for part in self.parts:
+            if asked_read in part.trace.reads:
+                out[part.at] = part.trace.rows(str(asked_site), str(asked_read))[part.take]
         return out
+
+    def _width(self, site: Site) -> int:
+        trace = self.parts[0].trace
+        return int(trace.rows(str(site), str(trace.reads[0])).shape[1])
 
     def present(self, read: Read | str) -> RowMask:
         """[n] True where a read exists (the request has an image; the answer reached the step)."""
         out = np.zeros(len(self), dtype=bool)
         for part in self.parts:
-            out[part.at] = part.trace.present(str(read))[part.take]
+            if Read.parse(str(read)) in part.trace.reads:
+                out[part.at] = part.trace.present(str(read))[part.take]
         return out
 
     def stack(self, read: Read | str, sites: Sequence[Site | str] | None = None) -> StateStack:

@@ -17,6 +17,7 @@ from safesteer_interp.analysis.planning import Catalogue, Demand, Group, unite
 from safesteer_interp.analysis.view import Part, TraceView
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.requests import Request
+from safesteer_interp.sites import ReadKind
 
 
 @dataclass
@@ -148,11 +149,13 @@ class Workbench:
 
         by_id = {r.id: r for r in self.all_requests(group.demand.dataset)}
         demand, s = group.demand, self.settings
+        # Without any image there are no image tokens to read; the view answers such a read with NaN, as it does row by row elsewhere.
+        pictured = any(by_id[i].image is not None for i in group.requests)
         group.trace = collect(
             self.model,
             [by_id[i] for i in group.requests],
             sites=demand.sites,
-            reads=demand.reads,
+            reads=[r for r in demand.reads if pictured or r != ReadKind.IMAGE_MEAN],
             tracer=s.tracer,
             sampling=Sampling(demand.max_new_tokens, demand.temperature, demand.seed),
             batch_size=s.batch_size,

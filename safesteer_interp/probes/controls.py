@@ -164,11 +164,12 @@ def shuffle_labels(labels: Bool[np.ndarray, " n"], pairs: np.ndarray, draws: int
 
 
 def rank_aurocs(scores: Float[np.ndarray, "n columns"], labels: Bool[np.ndarray, "n c"]) -> Float[np.ndarray, " columns"]:
-    """AUROC of every column at once (ties count half); `labels` has one column per score column, or one for all."""
+    """AUROC of every column at once (ties count half); `labels` has one column per score column, or one for all. NaN for one class only."""
     ranks = rankdata(scores, axis=0)
     positives = labels.sum(axis=0)
     wins = (ranks * labels).sum(axis=0) - positives * (positives + 1) / 2
-    return np.asarray(wins / (positives * (len(scores) - positives)))
+    with np.errstate(invalid="ignore"):  # a resample of requests without twins may hold one class only
+        return np.asarray(wins / (positives * (len(scores) - positives)))
 
 
 def _text_control(
