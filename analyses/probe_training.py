@@ -94,11 +94,11 @@ def _some_pairs(rng: Any, names: Any, pairs: Any, y: Any, count: int) -> Any:
     """`count` pairs at random; where requests have no twins, half of them of either class (at least one), so that a probe can be fitted."""
     import numpy as np
 
-    classes = [np.unique(pairs[y == label]) for label in (0, 1)]
-    if len(np.intersect1d(*classes)) or count >= len(names):
+    harmless, harmful = (np.unique(pairs[y == label]) for label in (0, 1))
+    if len(np.intersect1d(harmless, harmful)) or count >= len(names):
         return rng.choice(names, count, replace=False)
     half = max(1, count // 2)
-    return np.concatenate([rng.choice(each, min(half, len(each)), replace=False) for each in classes])
+    return np.concatenate([rng.choice(each, min(half, len(each)), replace=False) for each in (harmless, harmful)])
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:

@@ -62,8 +62,10 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
                 {"k": k, "attack": name, "class": kind} | cluster_rate(last <= k, pairs[mask], seed=seed).as_row()
                 for k in sorted({1, 2, 3, 5, 10, 20, 50, p.k})
             ]
-    contrasts = _contrasts(log_p[view.sites_in_order[-1]], rank[view.sites_in_order[-1]], attack, harmful, pairs, p, seed)
-    return {"table": pd.DataFrame(curves), "top_k": pd.DataFrame(budget), "contrasts": pd.DataFrame(contrasts)}
+    found = _contrasts(log_p[view.sites_in_order[-1]], rank[view.sites_in_order[-1]], attack, harmful, pairs, p, seed)
+    # A text model has nothing to contrast; the columns are there all the same.
+    contrasts = pd.DataFrame(found, columns=None if found else ["attack", "class", "quantity", "value", "low", "high", "n", "clusters"])
+    return {"table": pd.DataFrame(curves), "top_k": pd.DataFrame(budget), "contrasts": contrasts}
 
 
 def _contrasts(log_p: Any, rank: Any, attack: Any, harmful: Any, pairs: Any, p: Params, seed: int) -> list[dict[str, Any]]:

@@ -91,10 +91,11 @@ def test_findings_take_one_attack_without_twins(name: str, tmp_path: Path) -> No
     assert [r.status for r in report.results] == ["done"], report.results
 
 
-def test_layers_of_a_text_model_are_compared_without_image_tokens(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["prefill_separability", "layer_choice", "refusal_lens", "probe_training"])
+def test_findings_about_prompts_run_on_a_text_model(name: str, tmp_path: Path) -> None:
     settings = {"model": "tiny:llama", "store": tmp_path / "traces", "progress": False}
-    overrides = {"layer_choice.pairs": "8", "layer_choice.draws": "2"}
-    report = runner.run(["layer_choice"], out=tmp_path / "figures", overrides=overrides, render=render_folder, **settings)
+    report = runner.run([name], out=tmp_path / "figures", render=render_folder, **settings)
     assert [r.status for r in report.results] == ["done"], report.results
-    table = pd.read_csv(next(tmp_path.glob("figures/layer_choice/*/table.csv")))
-    assert set(table["attack"]) == {"TEXT"} and set(table["read"]) == {"last_prompt"}
+    tables = [pd.read_csv(path) for path in tmp_path.glob("figures/*/*/table.csv")]
+    assert tables and all(set(t["attack"]) == {"TEXT"} for t in tables if "attack" in t)
+    assert all(set(t["read"]) == {"last_prompt"} for t in tables if "read" in t)
