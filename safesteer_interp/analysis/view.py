@@ -77,13 +77,15 @@ class TraceView:
         for what, asked, known in (("site", asked_site, self.sites), ("read", asked_read, self.reads)):
             if asked not in known:
                 raise UsageError(f'{what} "{asked}" is not in this trace; add it to the TraceSpec. It holds {_words(known)}.')
-        out = np.full((len(self), self._width(asked_site)), np.nan, dtype=np.float32)
-        for part in self.parts:
-            if asked_read in part.trace.reads:
-                out[part.at] = part.trace.rows(str(asked_site), str(asked_read))[part.take]
+        blocks = [(p, p.trace.rows(str(asked_site), str(asked_read))[p.take]) for p in self.parts if asked_read in p.trace.reads]
+        width = blocks[0][1].shape[1] if blocks else self._width(asked_site)
+        out = np.full((len(self), width), np.nan, dtype=np.float32)
+        for part, block in blocks:
+            out[part.at] = block
         return out
 
     def _width(self, site: Site) -> int:
+        """Width of a site's states where the read that was asked for is held by no part."""
         trace = self.parts[0].trace
         return int(trace.rows(str(site), str(trace.reads[0])).shape[1])
 
