@@ -33,8 +33,9 @@ def needs(p: Params) -> list[TraceSpec]:
 def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     """Where harmful requests lie between the harmless cluster (0) and harmful TEXT (1), by attack; paired differences; refusal rates.
 
-    `axis`: distance to the harmless requests of the same attack along the probe's direction. `space`: distance to their mean in the
-    full space. Both over the same distance for TEXT, so that 1 means "as far from harmless as harmful text" and 0 "not at all".
+    `axis`: distance to the harmless requests of the same attack along the probe's direction, over the same distance for TEXT: 1 means
+    "as far from harmless as harmful text" and 0 "not at all". `space`: distance to their mean in the full space beyond a harmless
+    request's own, in median state norms (not over TEXT's, which may be next to nothing).
     """
     import numpy as np
 
@@ -67,10 +68,11 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
 
     clusters = np.array(shared)
     reference = {"axis": along("TEXT", "axis")[:, 0], "space": space("TEXT")}
+    scales = {"axis": reference["axis"].mean(), "space": np.median(np.linalg.norm(states, axis=1))}
     rows, differences = [], []
     for name in names:
         for measure, values in (("axis", along(name, "axis")[:, 0]), ("space", space(name))):
-            scale = reference[measure].mean()
+            scale = scales[measure]
             rows.append({"attack": name, "measure": measure} | cluster_mean(values / scale, clusters, seed=seed).as_row())
             if name != "TEXT":
                 found = cluster_mean((values - reference[measure]) / abs(scale), clusters, seed=seed)
@@ -146,7 +148,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     table = t["table"].assign(label=lambda d: d["attack"])
     for ax, measure, label in (
         (axes[0], "axis", "distance from harmless (TEXT = 1)"),
-        (axes[1], "space", "excess distance (TEXT = 1)"),
+        (axes[1], "space", "excess distance (state norms)"),
     ):
         panels.forest(ax, table[table["measure"] == measure], label="label", reference=0.0, xlabel=label)
     rates = table[table["measure"].str.startswith("refusal rate")].assign(side=lambda d: d["measure"].str.removeprefix("refusal rate, "))
