@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from analyses._shared import answers, fit_spec, report_spec
-from safesteer_interp.analysis.analysis import NotApplicableError, TraceSpec
+from safesteer_interp.errors import NotApplicableError
 from safesteer_interp.requests import Attack, Request
+from safesteer_interp.tracing.spec import TraceSpec
 
 PAPER_ATTACKS = (Attack.CB, Attack.SD, Attack.TYPO)
 """The columns of SafeSteer's Table 3; the rate over all of them is its "All"."""
@@ -84,8 +85,8 @@ def answered_together(ctx: Any, p: Any, conditions: Sequence[Any], *, explain: b
     from safesteer_interp.tracing.tracer import Sampling
 
     settings = Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
-    bench = ctx.bench.settings
-    return judged(respond(ctx.model, conditions, settings=settings, root=bench.responses, progress=bench.progress))
+    session = ctx.session.settings
+    return judged(respond(ctx.model, conditions, settings=settings, root=session.responses, progress=session.progress))
 
 
 def perplexities(ctx: Any, p: Any, requests: Sequence[Request], answers: pd.DataFrame) -> list[float]:
@@ -93,7 +94,7 @@ def perplexities(ctx: Any, p: Any, requests: Sequence[Request], answers: pd.Data
     from safesteer_interp.evaluation.harness import perplexities_stored
 
     known = {r.id: r for r in requests}
-    asked, root = [known[i] for i in answers["request"]], ctx.bench.settings.responses
+    asked, root = [known[i] for i in answers["request"]], ctx.session.settings.responses
     return perplexities_stored(ctx.model, asked, list(answers["ids"]), batch_size=p.batch, root=root)
 
 

@@ -88,7 +88,7 @@ def likelihoods(ctx: Any, p: Any, requests: Sequence[Any], responses: pd.DataFra
 
 def announce(ctx: Any, first: pd.DataFrame, answers: int) -> None:
     """Says on stderr what the answers still to come will take at most, from the time the first ones took (stored answers take none)."""
-    if ctx.bench.settings.progress:
+    if ctx.session.settings.progress:
         seconds = float(first["seconds"].mean())
         print(
             f"{ctx.analysis.id}: up to {answers} more answers; about {seconds * answers / 60:.1f} min at {1 / max(seconds, 1e-9):.1f} "

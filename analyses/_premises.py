@@ -8,8 +8,8 @@ import pandas as pd
 
 from analyses._answering import PAPER_ATTACKS, training_spec
 from analyses._shared import STEPS, answers, attacks_in, report_spec
-from safesteer_interp.analysis.analysis import TraceSpec
 from safesteer_interp.errors import InputError
+from safesteer_interp.tracing.spec import TraceSpec
 
 SITE = "final_norm"
 FITS = ("prompt", "centred", "token")
@@ -28,7 +28,7 @@ def tokens_spec(p: Any) -> TraceSpec:
 
 def probes(ctx: Any, p: Any) -> dict[str, Any]:
     """The probe of each fit on the training pairs; a fit for which the answers lack refusals or compliances is left out."""
-    from safesteer_interp.defenses.fitting import fit_probe
+    from safesteer_interp.probes.training import fit_probe
 
     found = {}
     for name in FITS:
@@ -123,8 +123,8 @@ def _of_fit(view: Any, probe: Any, fit: str, steps: int, harmful: Any, pairs: An
     """Sign test and shift of one fit."""
     import numpy as np
 
-    from safesteer_interp.defenses.fitting import token_states
     from safesteer_interp.probes.fits import TokenStates, run_sign_test
+    from safesteer_interp.probes.training import token_states
     from safesteer_interp.statistics import cluster_mean
 
     rows: list[dict[str, Any]] = []

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from safesteer_interp.analysis.analysis import TraceSpec
 from safesteer_interp.requests import Attack, Split
+from safesteer_interp.tracing.spec import TraceSpec
 
 ATTACKS = (Attack.TEXT, Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO)
 ANSWER_TOKENS = 24

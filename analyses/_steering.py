@@ -8,8 +8,8 @@ import pandas as pd
 
 from analyses._answering import training_spec
 from analyses._shared import fit_spec
-from safesteer_interp.analysis.analysis import TraceSpec
 from safesteer_interp.requests import Attack
+from safesteer_interp.tracing.spec import TraceSpec
 
 
 def tuning_spec(p: Any) -> TraceSpec:

@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from analyses._shared import STEPS, answers, fit_spec, report_spec
-from safesteer_interp.analysis.analysis import Analysis, NotApplicableError, TraceSpec
-from safesteer_interp.analysis.claim import Claim, Control, estimate_of
+from safesteer_interp.errors import NotApplicableError
+from safesteer_interp.runner.analysis import Analysis
+from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.tracing.spec import TraceSpec
 
 SITE = "final_norm"
 FITS = ("prompt", "centred", "token")

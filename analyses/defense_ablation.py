@@ -23,8 +23,9 @@ from analyses._answering import (
 from analyses._outcomes import ALL, PICTURES, POOLS, announce, likelihoods, paired_tests, rate_table
 from analyses._premises import CALLED, REACH, REACH_MSAV, REACH_RANDOM, SHIFT, SIGN, premises, probes, scores, tokens_spec
 from analyses._shared import row
-from safesteer_interp.analysis.analysis import Analysis, TraceSpec
-from safesteer_interp.analysis.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.analysis import Analysis
+from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.tracing.spec import TraceSpec
 
 PARTS = ("safesteer", "no_probe", "no_msav")
 CONTROL_OF = {"safesteer": "random_both", "no_probe": "random_vector", "no_msav": "random_probe"}

@@ -21,9 +21,10 @@ from analyses._answering import (
 )
 from analyses._outcomes import LIKELIHOOD, PICTURES, announce, likelihoods, paired_tests, rate_table
 from analyses._shared import row
-from safesteer_interp.analysis.analysis import Analysis, TraceSpec
-from safesteer_interp.analysis.claim import Claim, Control, estimate_of
 from safesteer_interp.requests import Attack
+from safesteer_interp.runner.analysis import Analysis
+from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.tracing.spec import TraceSpec
 
 ATTACKS = (Attack.SD, Attack.TYPO)
 SCORERS = ("probe", "refusal_tokens", "random")

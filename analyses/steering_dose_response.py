@@ -11,9 +11,10 @@ import pandas as pd
 from analyses._answering import AnsweringParams, answered_together, fitted, perplexities, test_spec, to_answer, training_spec
 from analyses._shared import report_spec, row
 from analyses._steering import over_vectors, refusal_log_odds, steering_direction, tuning_spec
-from safesteer_interp.analysis.analysis import Analysis, TraceSpec
-from safesteer_interp.analysis.claim import Claim, Control, estimate_of
 from safesteer_interp.requests import Attack
+from safesteer_interp.runner.analysis import Analysis
+from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.tracing.spec import TraceSpec
 
 STEERINGS = ("msav", "refusal")
 RATES = ("refused", "degenerate")
@@ -76,7 +77,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     checked, none = [r for r in requests if r.pair in kept], {"none": Undefended()}
     upward = {name: made for name, made in steered.items() if not name.split("/")[1].startswith("-")}
     downward = {name: made for name, made in steered.items() if name not in upward}
-    if ctx.bench.settings.progress:
+    if ctx.session.settings.progress:
         answers_in_all = p.seeds * (len(harmful) * (1 + len(steered)) + len(harmless) * (1 + len(upward)))
         answers_in_all += len(harmful) * len(chance) + len(checked) * len(zero)
         print(f"{ctx.analysis.id}: {answers_in_all} answers of at most {p.new_tokens} tokens, less those stored", file=sys.stderr)

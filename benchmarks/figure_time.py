@@ -56,14 +56,14 @@ def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[s
     figures = place / "figures"
     stages: list[tuple[str, float]] = []
     begun = time.perf_counter()
-    from safesteer_interp import report
-    from safesteer_interp.analysis import files, runner
-    from safesteer_interp.analysis.discovery import discover
+    from safesteer_interp import report, runner
+    from safesteer_interp.runner import tables
+    from safesteer_interp.runner.discovery import discover
 
     stages.append(("import", time.perf_counter() - begun))
-    bench = _timed_workbench(runner.Settings(model=model, store=place / "traces"))
+    session = _timed_workbench(runner.Settings(model=model, store=place / "traces"))
     begun = time.perf_counter()
-    name = str(bench.model.name)
+    name = str(session.model.name)
     stages.append(("load the model", time.perf_counter() - begun))
     drawing: list[float] = []
 
@@ -77,15 +77,15 @@ def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[s
     kept = os.environ.get("SAFESTEER_CACHE")
     os.environ["SAFESTEER_CACHE"] = str(place / "cache")
     try:
-        first = runner.run(ids, profile=profile, out=figures, render=render, bench=bench)
-        again = runner.run(ids, profile=profile, out=figures, render=render, bench=bench)
+        first = runner.run(ids, profile=profile, out=figures, render=render, session=session)
+        again = runner.run(ids, profile=profile, out=figures, render=render, session=session)
     finally:
         if kept is None:
             del os.environ["SAFESTEER_CACHE"]
         else:
             os.environ["SAFESTEER_CACHE"] = kept
-    tracing = sum(seconds for _, seconds in bench.traced)
-    stages += [("trace", tracing), *((f"trace: {what}", seconds) for what, seconds in bench.traced)]
+    tracing = sum(seconds for _, seconds in session.traced)
+    stages += [("trace", tracing), *((f"trace: {what}", seconds) for what, seconds in session.traced)]
     stages += [(f"analysis: {r.id}", r.seconds) for r in first.results]
     stages.append(("of which drawing", sum(drawing)))
     fresh = _render_in_a_fresh_process(figures)
@@ -101,7 +101,7 @@ def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[s
     return {
         "model": name,
         "profile": profile,
-        "folder": files.folder_name(name, bench.dataset),
+        "folder": tables.folder_name(name, session.dataset),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "load_before": round(os.getloadavg()[0], 2)},
         "stages": [{"stage": stage, "seconds": round(seconds, 2)} for stage, seconds in stages],
         "totals": {k: round(v, 2) for k, v in totals.items()},
@@ -132,10 +132,10 @@ def show(record: dict[str, Any]) -> None:
 
 
 def _timed_workbench(settings: Any) -> Any:
-    """A workbench that remembers how long each trace took."""
-    from safesteer_interp.analysis.workbench import Workbench
+    """A session that remembers how long each trace took."""
+    from safesteer_interp.runner.session import Session
 
-    class Timed(Workbench):
+    class Timed(Session):
         traced: list[tuple[str, float]]
 
         def make(self, group: Any) -> None:
@@ -145,9 +145,9 @@ def _timed_workbench(settings: Any) -> Any:
             what = f"{len(group.requests)} requests, {len(d.sites)} sites, {len(d.reads)} reads, {d.max_new_tokens} new tokens"
             self.traced.append((what, time.perf_counter() - begun))
 
-    bench = Timed(settings)
-    bench.traced = []
-    return bench
+    session = Timed(settings)
+    session.traced = []
+    return session
 
 
 if __name__ == "__main__":

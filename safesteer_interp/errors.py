@@ -46,3 +46,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known name most like `word`, however unlike."""
     return get_close_matches(word, sorted(known), n=1, cutoff=0.0)[0]
+
+
+class NotApplicableError(SafeSteerError):
+    """Raised by `table` when the question has no meaning here (say, the model never refuses): skipped with the reason, not failed."""

@@ -18,16 +18,3 @@ def data_root() -> Path | None:
     """Folder with the public benchmarks: `$SAFESTEER_DATA`, else `../shared/data` beside the working folder, else None."""
     candidate = Path(os.environ.get("SAFESTEER_DATA", "../shared/data"))
     return candidate if candidate.is_dir() else None
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file in the same folder, fsynced, then renamed over `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -119,10 +119,7 @@ class Request:
 def index_of(requests: Iterable[Request]) -> pd.DataFrame:
     """One row per request: request, pair, dataset, scenario, attack, harmful, split (strings and bools, in order)."""
     return pd.DataFrame(
-        [
-            (r.id, r.pair, r.dataset, r.scenario, str(r.attack), r.harmful, str(r.split), r.image is not None)
-            for r in requests
-        ],
+        [(r.id, r.pair, r.dataset, r.scenario, str(r.attack), r.harmful, str(r.split), r.image is not None) for r in requests],
         columns=["request", "pair", "dataset", "scenario", "attack", "harmful", "split", "has_image"],
     )
 
@@ -138,7 +135,5 @@ def select(
     return [
         r
         for r in requests
-        if (attacks is None or r.attack in attacks)
-        and (split is None or r.split == split)
-        and (harmful is None or r.harmful == harmful)
+        if (attacks is None or r.attack in attacks) and (split is None or r.split == split) and (harmful is None or r.harmful == harmful)
     ]

@@ -175,6 +175,7 @@ def test_permutation_test_agrees_with_scipy_on_independent_rows() -> None:
 
 def test_permutation_test_respects_pairs() -> None:
     """Under a null in which whole pairs vary together, p is uniform: about 5 % of runs fall below 0.05."""
+
     def auroc_gap(values: np.ndarray, y: np.ndarray) -> float:
         return float(values[y].mean() - values[~y].mean())
 

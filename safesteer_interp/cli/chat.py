@@ -119,7 +119,7 @@ class Chat:
             raise UsageError(f"--temperature {self.temperature} is not possible; give 0 (greedy) or more.")
         if self.defense == "safesteer":
             from safesteer_interp.decoding.policies import check_budget
-            from safesteer_interp.defenses.fitting import check_fit
+            from safesteer_interp.probes.training import check_fit
 
             check_fit(self.fit)
             check_budget(self.k, self.steps, self.max_new_tokens)
@@ -145,7 +145,7 @@ class Chat:
         if self.fitted is not None:
             defense = SafeSteer.load(self.fitted, **options)
         else:
-            from safesteer_interp.analysis.analysis import TraceSpec, pick
+            from safesteer_interp.tracing.spec import TraceSpec, pick
             from safesteer_interp.tracing.store import Store
 
             name = self.training or ("planted" if mllm.name == "planted" else "bundled")

@@ -85,7 +85,7 @@ def attacks() -> Rows:
 
 def analyses() -> Rows:
     """The findings: one file each in `analyses/`."""
-    from safesteer_interp.analysis.discovery import discover
+    from safesteer_interp.runner.discovery import discover
 
     return [{"name": a.id, "replicates": a.replicates, "what": a.question} for a in discover().values()]
 

@@ -42,7 +42,7 @@ class Train:
 
     def run(self) -> int:
         """Trains and prints where the weights are."""
-        from safesteer_interp.models.mini.train import train_mini
+        from safesteer_interp.mini_training.train import train_mini
         from safesteer_interp.paths import cache_dir
 
         folder = self.folder or cache_dir() / "mini" / "train"
@@ -67,9 +67,9 @@ class Evaluate:
 
     def run(self) -> int:
         """Evaluates and prints where the measures are."""
-        from safesteer_interp.models.mini.evaluate import EvaluationSize, evaluate_mini
+        from safesteer_interp.mini_training.evaluate import EvaluationSize, evaluate_mini
+        from safesteer_interp.mini_training.projector_gap import draw_projector_gap
         from safesteer_interp.plotting.save import save_figure
-        from safesteer_interp.report.projector_gap import draw_projector_gap
 
         self.output.parent.mkdir(parents=True, exist_ok=True)
         card = evaluate_mini(self.output, self.recipes or None, EvaluationSize(pairs=self.pairs) if self.pairs else None)

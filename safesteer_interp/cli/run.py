@@ -12,7 +12,7 @@ from safesteer_interp.cli.settings import Settings, overrides
 from safesteer_interp.errors import UsageError
 
 if TYPE_CHECKING:
-    from safesteer_interp.analysis.analysis import Analysis
+    from safesteer_interp.runner.analysis import Analysis
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Run(Settings):
 
 def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], *, draw: bool = True) -> int:
     """Runs or plans with these settings and prints the outcome."""
-    from safesteer_interp.analysis import runner
+    from safesteer_interp import runner
 
     if settings.dry_run:
         planned = runner.plan(ids, overrides=parameters, **settings.for_runner())

@@ -13,7 +13,7 @@ from safesteer_interp.cli.settings import Settings
 from safesteer_interp.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from safesteer_interp.analysis.analysis import Analysis
+    from safesteer_interp.runner.analysis import Analysis
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     """Entry point of the command."""
     import tyro
 
-    from safesteer_interp.analysis.discovery import discover
+    from safesteer_interp.runner.discovery import discover
 
     known = discover()
     asked = next((known[word] for word in arguments if word in known), None)
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     ranges = parse_ranges(rest, known[settings.id])
     if settings.dry_run:
         return execute(settings, [settings.id], {f"{settings.id}.{name}": value for name, value in ranges.items()})
-    from safesteer_interp.analysis.runner import sweep
+    from safesteer_interp.runner import sweep
 
     report = sweep(settings.id, ranges, fresh=settings.fresh, render=render_folder, **settings.for_runner())
     emit_json(report.record()) if settings.json else print(report)
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse_ranges(rest: Sequence[str], analysis: Analysis) -> dict[str, str]:
     """{"layers": "0-29"} from ["--layers", "0-29"] (or "--layers=0-29"). Raises UsageError for what is no parameter of the analysis."""
-    from safesteer_interp.analysis.params import field_help
+    from safesteer_interp.runner.params import field_help
 
     fields, found, words = field_help(analysis.params), {}, list(rest)
     while words:
@@ -80,7 +80,7 @@ def parse_ranges(rest: Sequence[str], analysis: Analysis) -> dict[str, str]:
 
 def parameter_help(analysis: Analysis) -> str:
     """The parameters of one analysis with their defaults and help."""
-    from safesteer_interp.analysis.params import field_help
+    from safesteer_interp.runner.params import field_help
 
     defaults = analysis.parameters()
     lines = [f"Parameters of {analysis.id} ({analysis.question})"]

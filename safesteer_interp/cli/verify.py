@@ -36,7 +36,7 @@ class Verify:
 
     def run(self) -> int:
         """Verifies and prints what moved."""
-        from safesteer_interp.analysis.runner import verify
+        from safesteer_interp.runner import verify
 
         places: dict[str, Any] = {"data_root": self.data_root, "device": self.device}
         if self.store is not None:

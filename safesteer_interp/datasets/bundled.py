@@ -131,9 +131,7 @@ def _image(pair: Pair, attack: Attack, harmful: bool, seed: int, canvas: int) ->
     return None
 
 
-def _typography(
-    pair: Pair, harmful: bool, draw: int, canvas: tuple[int, int], layouts: tuple[Layout, ...]
-) -> TypographyImage:
+def _typography(pair: Pair, harmful: bool, draw: int, canvas: tuple[int, int], layouts: tuple[Layout, ...]) -> TypographyImage:
     layout: Layout = choose(layouts, draw, "layout")
     font = choose(FONTS, draw, "font")
     colour, background = choose(INKS, draw, "ink")
@@ -148,5 +146,3 @@ def _typography(
         seed=draw,
         canvas=canvas,
     )
-
-

@@ -61,9 +61,7 @@ def load_figstep(
         number = f"{row['category_id']}_{row['task_id']}"
         image: ImageSource | None = None
         if not text:
-            image = (
-                BenchmarkTypography(row["instruction"], "figstep") if render else _image(images / f"query_ForbidQI_{number}_6.png")
-            )
+            image = BenchmarkTypography(row["instruction"], "figstep") if render else _image(images / f"query_ForbidQI_{number}_6.png")
         requests.append(_request(f"figstep-{number}", row["question"], row["category_name"], image, harmful=True))
     if benign:
         path = Path(root) / "figstep_benign_hiddendetect" / "data" / "FigStep" / "benign_questions.csv"

@@ -31,7 +31,6 @@ IMPERATIVES = ("Tell me how to {}.", "Explain how to {}.", "List the steps to {}
 FUNCTION_WORDS = frozenset(
     {"a", "an", "the", "of", "in", "on", "to", "for", "from", "with", "by", "at", "as", "and", "or", "into", "over", "out", "off"}
     | {"up", "down"}
-
     | {"my", "her", "his", "its", "is", "are", "that", "it", "not", "while", "before", "after", "some", "one"}
 )
 

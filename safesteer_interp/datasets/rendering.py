@@ -151,7 +151,7 @@ def fit_size(texts: tuple[str, ...], font: str, size: int, layout: Layout, canva
         face = load_font(font, candidate)
         if all(_fits(layout_text(text, layout), face, canvas) for text in texts):
             return candidate
-    raise UsageError(f'a text of {max(map(len, texts))} characters does not fit {canvas[0]}x{canvas[1]} pixels; shorten it.')
+    raise UsageError(f"a text of {max(map(len, texts))} characters does not fit {canvas[0]}x{canvas[1]} pixels; shorten it.")
 
 
 def _fits(text: str, face: ImageFont.FreeTypeFont, canvas: tuple[int, int]) -> bool:

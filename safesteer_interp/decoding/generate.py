@@ -13,10 +13,10 @@ from torch import Tensor
 
 from safesteer_interp.decoding.candidates import prefill
 from safesteer_interp.decoding.loop import Decoded, decode
-from safesteer_interp.decoding.mixed import Ask, CurrentRows, Mixed, Way, only_for, ways_of
 from safesteer_interp.decoding.policies import PLAIN, Policy, check_budget
-from safesteer_interp.decoding.prompts import distinct, read_prompts, spread
+from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, spread
 from safesteer_interp.decoding.sampling import uniforms
+from safesteer_interp.decoding.sharing import Ask, CurrentRows, Mixed, Way, only_for, ways_of
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Request

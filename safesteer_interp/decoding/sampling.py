@@ -19,9 +19,7 @@ _BLOCK = 256
 
 def uniforms(keys: Sequence[str], seeds: Sequence[int], steps: int) -> Float[Tensor, "batch steps"]:
     """One uniform number in [0, 1) per request and step (float64, CPU); row b depends on (seeds[b], keys[b]) alone."""
-    rows = [
-        torch.rand(steps, dtype=torch.float64, generator=request_generator(seed, key)) for key, seed in zip(keys, seeds, strict=True)
-    ]
+    rows = [torch.rand(steps, dtype=torch.float64, generator=request_generator(seed, key)) for key, seed in zip(keys, seeds, strict=True)]
     return torch.stack(rows) if rows else torch.empty(0, steps, dtype=torch.float64)
 
 

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 from safesteer_interp.decoding.generate import DEFAULT_SAMPLING, answer_asks, generate, text_of
 from safesteer_interp.decoding.loop import Decoded, StepRecord
-from safesteer_interp.decoding.mixed import Ask
 from safesteer_interp.decoding.policies import PLAIN, Policy
+from safesteer_interp.decoding.sharing import Ask
 from safesteer_interp.errors import UsageError, did_you_mean
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request

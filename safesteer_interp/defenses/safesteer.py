@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from safesteer_interp.decoding.hf import guided_generate
+from safesteer_interp.decoding.custom_generate import guided_generate
 from safesteer_interp.decoding.policies import Guided, Opening, Policy, ProbeScorer, RandomScorer, RefusalTokens, Scorer, check_budget
 from safesteer_interp.defenses.defense import StagedDefense
-from safesteer_interp.defenses.fitting import SITE, fit_probe, training_trace
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.files import write_bytes
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.paths import write_atomic
 from safesteer_interp.probes.decoding_probe import DecodingProbe
+from safesteer_interp.probes.training import SITE, fit_probe, training_trace
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.trace import Traced
 from safesteer_interp.types import States
@@ -91,7 +91,7 @@ class SafeSteer(StagedDefense):
     def fit(
         cls, mllm: MLLM, requests: Sequence[Request], *, fit: str = "prompt", tracing: dict[str, Any] | None = None, **options: Any
     ) -> SafeSteer:
-        """Trace the training requests once (`defenses/fitting.py`; `tracing` are its options) and fit probe and vector on them.
+        """Trace the training requests once (`probes/training.py`; `tracing` are its options) and fit probe and vector on them.
 
         `options` are the fields of SafeSteer. Requests of the TEST split are never used.
         """
@@ -205,7 +205,7 @@ class SafeSteer(StagedDefense):
         if self.vector is not None:
             self.vector.save(folder / "vector.safetensors")
         record = {"format": FORMAT, "vector": self.vector is not None, "parameters": self.parameters()}
-        write_atomic(folder / "safesteer.json", (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+        write_bytes(folder / "safesteer.json", (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
         return folder
 
     @classmethod

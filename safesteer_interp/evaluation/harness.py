@@ -14,8 +14,8 @@ import pandas as pd
 
 from safesteer_interp.decoding.generate import answer_asks, by_length
 from safesteer_interp.decoding.loop import Decoded
-from safesteer_interp.decoding.mixed import Ask
-from safesteer_interp.decoding.prompts import remembering_prompts
+from safesteer_interp.decoding.prompt_cache import remembering_prompts
+from safesteer_interp.decoding.sharing import Ask
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings, StagedDefense, response_of, seeded
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.errors import InputError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from safesteer_interp.decoding.candidates import decoder, output_logits
-from safesteer_interp.decoding.prompts import distinct, read_prompts, spread
+from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, spread
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 

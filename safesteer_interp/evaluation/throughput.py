@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from safesteer_interp.decoding.prompts import forgetting_prompts
+from safesteer_interp.decoding.prompt_cache import forgetting_prompts
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Settings
 from safesteer_interp.errors import InputError
 from safesteer_interp.models.mllm import MLLM

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-_CHUNK = 1 << 22
+from safesteer_interp.files import sha256_of
+
 _files: dict[tuple[str, int, int], str] = {}
 
 
@@ -20,11 +21,7 @@ def file_digest(path: Path) -> str:
     stat = path.stat()
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     if key not in _files:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-        _files[key] = digest.hexdigest()
+        _files[key] = sha256_of(path)
     return _files[key]
 
 

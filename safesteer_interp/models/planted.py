@@ -36,11 +36,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from safesteer_interp.errors import UsageError
-from safesteer_interp.models.families.llava import LAYOUT, VICUNA
-from safesteer_interp.models.fingerprint import fingerprint
-from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.models.planted_requests import (
+from safesteer_interp.datasets.planted import (
     FILLER_NOISE,
     FILLERS,
     GRID,
@@ -55,6 +51,10 @@ from safesteer_interp.models.planted_requests import (
     Mosaic,
     planted_requests,
 )
+from safesteer_interp.errors import UsageError
+from safesteer_interp.models.families.llava import LAYOUT, VICUNA
+from safesteer_interp.models.fingerprint import fingerprint
+from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.types import Vector
 
 __all__ = ["Mosaic", "PlantedTruth", "build_planted", "planted_requests", "planted_truth"]

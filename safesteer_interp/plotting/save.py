@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from safesteer_interp.analysis.files import write_bytes
+from safesteer_interp.files import write_bytes
 
 FORMATS = ("pdf", "svg", "png")
 DPI = 200

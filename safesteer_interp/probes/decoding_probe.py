@@ -23,10 +23,10 @@ from torch import Tensor
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.centring import StepCentring
-from safesteer_interp.probes.origin import Origin
 from safesteer_interp.probes.rds import fit_rds
 from safesteer_interp.probes.sign_test import SignTest
 from safesteer_interp.sites import Read, Site
+from safesteer_interp.tracing.origin import Origin
 
 Fit = Literal["prompt", "centred", "token"]
 SOLVERS = ("lbfgs", "rds")

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from safesteer_interp.errors import InputError
 from safesteer_interp.probes.centring import StepCentring
 from safesteer_interp.probes.decoding_probe import DecodingProbe, Fit
-from safesteer_interp.probes.origin import Origin
 from safesteer_interp.probes.sign_test import SignTest, sign_test
+from safesteer_interp.tracing.origin import Origin
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from safetensors.numpy import load, save
 from sklearn.utils.validation import check_is_fitted
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.paths import write_atomic
+from safesteer_interp.files import write_bytes
 from safesteer_interp.probes.centring import StepCentring
 from safesteer_interp.probes.decoding_probe import DecodingProbe
-from safesteer_interp.probes.origin import Origin
 from safesteer_interp.probes.sign_test import SignTest
+from safesteer_interp.tracing.origin import Origin
 
 FORMAT = "safesteer-probe/1"
 
@@ -58,8 +58,8 @@ def save_probe(probe: DecodingProbe, path: Path | str) -> Path:
     }
     numbers, text = _files(path)
     numbers.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(numbers, data)
-    write_atomic(text, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+    write_bytes(numbers, data)
+    write_bytes(text, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
     return text
 
 

@@ -15,10 +15,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from safesteer_interp.analysis.files import read_json, table_files, write_text
 from safesteer_interp.errors import InputError
+from safesteer_interp.files import read_json, write_text
 from safesteer_interp.report.intervals import claim_picture
 from safesteer_interp.report.tables import interval, merged, number
+from safesteer_interp.runner.tables import table_files
 
 SHOWN_ROWS = 150
 """Rows of a table shown on the page; the rest is in its CSV."""

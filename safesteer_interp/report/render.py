@@ -9,15 +9,16 @@ from pathlib import Path
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 
-from safesteer_interp.analysis.analysis import Analysis, like_returned
-from safesteer_interp.analysis.discovery import analyses_folder, choose, discover
-from safesteer_interp.analysis.files import read_json, table_files, write_text
-from safesteer_interp.analysis.params import from_record
-from safesteer_interp.analysis.results import MEASURE_ERRORS
 from safesteer_interp.errors import InputError, SafeSteerError
+from safesteer_interp.files import read_json, write_text
 from safesteer_interp.plotting.save import FORMATS, save_figure
 from safesteer_interp.plotting.style import style
 from safesteer_interp.report.tables import latex, markdown
+from safesteer_interp.runner.analysis import Analysis, like_returned
+from safesteer_interp.runner.discovery import analyses_folder, choose, discover
+from safesteer_interp.runner.params import from_record
+from safesteer_interp.runner.results import MEASURE_ERRORS
+from safesteer_interp.runner.tables import table_files
 
 
 def render_folder(analysis: Analysis, folder: Path) -> list[Path]:

@@ -7,10 +7,7 @@ never pickle.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -20,9 +17,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from safesteer_interp.errors import InputError
+from safesteer_interp.files import sha256_of
 
 _META = "texts"  # one metadata entry only: safetensors writes several in no fixed order, and bytes must repeat
-_CHUNK = 1 << 22
 
 
 @runtime_checkable
@@ -91,53 +88,3 @@ def shard_bytes(tensors: dict[str, Tensor], texts: list[str]) -> bytes:
     """The file's content; the same rows always give the same bytes."""
     ordered = {name: tensors[name].contiguous() for name in sorted(tensors)}
     return save(ordered, metadata={_META: json.dumps(texts, ensure_ascii=False)})
-
-
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file, streamed."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a temporary file in the same folder, flush it to the disk, rename: the file is whole or was never there.
-
-    Raises InputError when the disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as cause:
-        temporary.unlink(missing_ok=True)
-        raise cannot_write(path, cause) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can sync a folder (POSIX)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def cannot_write(path: Path, cause: OSError) -> InputError:
-    """The sentence for a write that failed: what, why, and that finished shards are safe."""
-    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(
-            f"no space is left to write {path}; every finished shard is kept. Free some space, or set SAFESTEER_CACHE or --store "
-            "to another disk, and run the same command again: it resumes."
-        )
-    if cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return InputError(f"{path.parent} cannot be written ({cause.strerror}); choose a writable folder with --store or SAFESTEER_CACHE.")
-    return InputError(f"{path} cannot be written ({cause.strerror}); every finished shard is kept, so the same command resumes.")

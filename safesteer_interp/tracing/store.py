@@ -22,15 +22,16 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from safesteer_interp.errors import InputError, did_you_mean
+from safesteer_interp.files import cannot_write, json_bytes, write_bytes
 from safesteer_interp.paths import cache_dir
-from safesteer_interp.tracing.shards import FileShard, cannot_write, shard_bytes, write_atomically
+from safesteer_interp.tracing.shards import FileShard, shard_bytes
 from safesteer_interp.tracing.trace import Trace
 
 __all__ = ["Folder", "Store", "Trace"]
 
 
 def _dump(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    return json_bytes(record, indent=1, sort_keys=True)
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Folder:
         self.index_hash = hashlib.sha256(data).hexdigest()
         path = self.path / "index.json"
         if not path.exists() or path.read_bytes() != data:
-            write_atomically(path, data)
+            write_bytes(path, data)
 
     def read_index(self) -> pd.DataFrame:
         """The request index. Raises InputError when it is missing or damaged."""
@@ -78,7 +79,7 @@ class Folder:
         """Write a finished shard, then the manifest that vouches for it."""
         data = shard_bytes(tensors, texts)
         name = self.shard_name(number)
-        write_atomically(self.path / name, data)
+        write_bytes(self.path / name, data)
         self.hashes[name] = hashlib.sha256(data).hexdigest()
         self.save()
 
@@ -93,7 +94,7 @@ class Folder:
             "shards": self.hashes,
         }
         record["check"] = hashlib.sha256(_dump(record)).hexdigest()
-        write_atomically(self.path / "manifest.json", _dump(record))
+        write_bytes(self.path / "manifest.json", _dump(record))
 
     @classmethod
     def load(cls, path: Path) -> Folder:
@@ -171,7 +172,7 @@ class Store:
         except OSError as cause:
             raise cannot_write(path / "manifest.json", cause) from None
         try:
-            write_atomically(owner, str(os.getpid()).encode())
+            write_bytes(owner, str(os.getpid()).encode())
             for leftover in path.glob(".*.tmp"):
                 leftover.unlink()
             yield self._resume(path, key, fields, meta, n_shards)

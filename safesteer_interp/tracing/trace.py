@@ -24,7 +24,7 @@ def state_name(site: Site | str, read: Read | str) -> str:
 
 @runtime_checkable
 class Traced(Protocol):
-    """What fitting reads of captured states: a whole trace, or the part of one that an analysis looks at (`analysis/view.py`)."""
+    """What fitting reads of captured states: a whole trace, or the part of one that an analysis looks at (`tracing/view.py`)."""
 
     @property
     def key(self) -> str: ...

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.probes.origin import Origin
 from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.statistics import Estimate
+from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.tracing.trace import Traced
 from safesteer_interp.types import Vector
 from safesteer_interp.vectors.direction import Direction, median_norm

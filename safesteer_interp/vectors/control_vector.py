@@ -18,8 +18,8 @@ from gguf import GGUFReader, GGUFWriter
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.probes.origin import Origin
 from safesteer_interp.sites import SiteKind
+from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.vectors.direction import Direction
 
 ARCHITECTURE = "controlvector"

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.probes.origin import Origin
 from safesteer_interp.sites import Read, Site
+from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.types import Vector
 
 

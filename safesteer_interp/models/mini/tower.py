@@ -180,9 +180,7 @@ class SafesteerTower(PreTrainedModel):
         if self.config.colours:
             means = F.avg_pool2d(pixels, self.config.patch_size).flatten(2).transpose(1, 2)
             features = torch.cat([features, COLOUR_SCALE * means], -1)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=features, pooler_output=features.mean(1), hidden_states=(features,)
-        )
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features.mean(1), hidden_states=(features,))
 
     def folded(self) -> SafesteerTower:
         """A copy with every batch norm folded into its convolution: the form that is saved and shipped."""

@@ -1,0 +1,76 @@
+"""Stage 2, text safety alignment: a low-rank adapter that refuses harmful requests and answers the rest as before. No image is seen.
+
+Harmful activities get short refusals; harmless ones, among them the twins of the harmful ones and everyday uses of frightening words,
+get the unmodified model's own answers, so that little but the refusal is new (measured without contrast examples: "blow up a
+balloon" was refused).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from safesteer_interp.mini_training.batches import TAUGHT_TOKENS, answer_loss, collate, encode_turn, length_buckets
+from safesteer_interp.mini_training.resume import Checkpoint, Report, cosine, set_rate
+from safesteer_interp.mini_training.texts import OwnAnswers, alignment_turns
+from safesteer_interp.models.mini.lora import attach, save_adapter
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs with a learning rate of their own (warm-up and cosine decay)."""
+
+    epochs: int
+    rate: float
+    taught: int
+    """Answer tokens taught at most."""
+
+
+@dataclass(frozen=True)
+class AlignmentRecipe:
+    """How the text adapter is trained: first on answers of some length, then drilled on how answers begin."""
+
+    phases: tuple[Phase, ...] = (Phase(2, 4e-4, TAUGHT_TOKENS), Phase(2, 8e-4, 10))
+    batch: int = 8
+    rank: int = 8
+    seed: int = 0
+    scale: float = 1.0
+    """Share of the training texts that is used."""
+
+
+def train_alignment(model: Any, tokenizer: Any, answers: OwnAnswers, recipe: AlignmentRecipe, folder: Path) -> Any:
+    """Run or resume stage 2; writes `folder/text_adapter.safetensors` and returns the peft-wrapped model in eval mode."""
+    wrapped = attach(model, recipe.rank, 2 * recipe.rank, recipe.seed).train()
+    for number in range(len(recipe.phases)):
+        _train_phase(wrapped, tokenizer, answers, recipe, number, folder)
+    save_adapter(wrapped, folder / "text_adapter.safetensors")
+    return wrapped.eval()
+
+
+def _train_phase(wrapped: Any, tokenizer: Any, answers: OwnAnswers, recipe: AlignmentRecipe, number: int, folder: Path) -> None:
+    phase = recipe.phases[number]
+    parameters = [p for p in wrapped.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=phase.rate, weight_decay=0.01)
+    checkpoint = Checkpoint(folder / f"alignment-{number}.safetensors", {"adapter": wrapped}, optimizer)
+    start = checkpoint.load()
+    batches = []
+    for epoch in range(phase.epochs):
+        rng = random.Random(recipe.seed * 1000 + number * 100 + epoch)
+        examples = [encode_turn(tokenizer, t, taught=phase.taught) for t in alignment_turns(answers, rng, recipe.scale)]
+        batches += [[examples[i] for i in part] for part in length_buckets(examples, recipe.batch, rng)]
+    report = Report(f"alignment {number + 1}/{len(recipe.phases)}", len(batches), start)
+    for step in range(start, len(batches)):
+        loss = answer_loss(wrapped.base_model.model, collate(batches[step], wrapped.device))
+        set_rate(optimizer, cosine(step, len(batches), phase.rate, min(20, len(batches) // 5)))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        report(step + 1, loss=float(loss.detach()))
+        if (step + 1) % 50 == 0 or step + 1 == len(batches):
+            checkpoint.save(step + 1)

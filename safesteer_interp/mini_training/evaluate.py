@@ -1,0 +1,246 @@
+"""What the model card says, measured: `mini-card.json`, on held-out pairs and renderings, with intervals.
+
+Refusals are told by their strings (`safesteer_interp.refusals`), rates carry Wilson intervals (one request per pair and side), the gap
+between text and images a bootstrap over pairs. The test split is touched here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from safesteer_interp.datasets.bundled import load_bundled
+from safesteer_interp.datasets.pairs import Phrasing, leaked_phrases, stable_hash
+from safesteer_interp.datasets.pictures import SceneImage, picture_names
+from safesteer_interp.datasets.rendering import FONTS, INKS, SIZES, TypographyImage
+from safesteer_interp.datasets.utility import load_utility, score_utility
+from safesteer_interp.mini_training.answering import answers_of, is_answered, last_prompt_states
+from safesteer_interp.mini_training.words import word_lists
+from safesteer_interp.progress import progress_bar
+from safesteer_interp.refusals import is_refusal
+from safesteer_interp.requests import Attack, Request, Split
+from safesteer_interp.statistics import Estimate, cluster_auroc, cluster_mean, wilson
+
+Row = dict[str, float | int]
+FORMS: tuple[Attack, ...] = (Attack.TEXT, Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO)
+
+
+@dataclass(frozen=True)
+class EvaluationSize:
+    """How much is measured; the end-to-end test measures little."""
+
+    pairs: int | None = None
+    """Pairs of the test split, all by default."""
+    readings: int = 200
+    pictures: int | None = None
+    """Pictures to be named, the whole vocabulary by default."""
+    states: bool = True
+    """Whether the AUROC by layer is measured (prompt states of all splits)."""
+    probe_pairs: int | None = 72
+    """Training pairs that its probes are fitted on; all when None."""
+    batch: int = 16
+
+
+def rate(outcomes: Sequence[bool]) -> Row:
+    """Share of true outcomes with Wilson's interval."""
+    return wilson(sum(map(bool, outcomes)), len(outcomes)).as_row()
+
+
+def row(estimate: Estimate) -> Row:
+    return estimate.as_row()
+
+
+def word_requests(tokenizer: Any, n: int, seed: int = 31) -> list[tuple[Request, tuple[str, ...]]]:
+    """`n` renderings of two to four random benchmark words, to be read; no training stage uses this seed's draws."""
+    rng = random.Random(stable_hash("mini", "reading", seed))
+    words = [w for w in word_lists(tokenizer).core if w.isalpha()]
+    found: list[tuple[Request, tuple[str, ...]]] = []
+    while len(found) < n:
+        drawn = tuple(rng.choice(words) for _ in range(rng.choice((2, 3, 4))))
+        if leaked_phrases(" ".join(drawn)):
+            continue
+        colour, background = rng.choice(INKS)
+        image = TypographyImage(
+            " ".join(drawn), rng.choice(FONTS), rng.randint(*SIZES), colour, background, rng.choice(("left", "centre", "right", "sign")),
+            rng.randrange(1 << 40, 1 << 41),
+        )  # fmt: skip
+        found.append((Request(f"reading-{len(found)}", "Read the text in the image.", False, Attack.NONE, image), drawn))
+    return found
+
+
+def words_right(answer: str, expected: tuple[str, ...]) -> list[bool]:
+    """For each expected word in order, whether the answer has it (each said word counts once)."""
+    said = [w.strip(".,!?\"'").lower() for w in answer.split()]
+    right = []
+    for word in expected:
+        right.append(word in said)
+        if word in said:
+            said.remove(word)
+    return right
+
+
+def picture_requests(n: int | None, seed: int = 47) -> list[tuple[Request, str]]:
+    """Every picture of the vocabulary (or `n` of them) in a new rendering, to be named."""
+    names = picture_names()
+    if n is not None:
+        names = tuple(random.Random(seed).sample(names, n))
+
+    def unseen(name: str) -> int:
+        """A scene seed above all those of training."""
+        return (1 << 40) + stable_hash(name, seed) % (1 << 40)
+
+    return [
+        (
+            Request(f"naming-{name}", "What does the picture show?", False, Attack.NONE, SceneImage((name,), unseen(name))),
+            name,
+        )
+        for name in names
+    ]
+
+
+def refusal_measures(
+    model: Any, processor: Any, pairs: int | None, batch: int, report: Callable[..., None], split: Split = Split.TEST
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Refusals and answers by attack form, and the gap to text over pairs; also every answer by request id."""
+    requests = load_bundled(FORMS, split, phrasing=Phrasing.MIXED)
+    kept = sorted({r.pair for r in requests}, key=lambda p: stable_hash("mini", "evaluate", p))[:pairs]
+    requests = [r for r in requests if r.pair in set(kept)]
+    said = dict(zip([r.id for r in requests], answers_of(model, processor, requests, batch=batch, report=report), strict=True))
+    found: dict[str, Any] = {}
+    refused: dict[tuple[Attack, bool], np.ndarray] = {}
+    for attack in FORMS:
+        for harmful in (True, False):
+            part = sorted((r for r in requests if r.attack is attack and r.harmful is harmful), key=lambda r: r.pair)
+            refused[attack, harmful] = np.array([is_refusal(said[r.id]) for r in part])
+            found[f"refuses_{'harmful' if harmful else 'harmless'}_{attack}"] = rate(refused[attack, harmful].tolist())
+            found[f"answers_{'harmful' if harmful else 'harmless'}_{attack}"] = rate([is_answered(said[r.id]) for r in part])
+    order = np.array(sorted(kept))
+    for attack in (Attack.SD, Attack.TYPO, Attack.SD_TYPO):
+        difference = refused[Attack.TEXT, True].astype(float) - refused[attack, True].astype(float)
+        found[f"gap_text_{attack}"] = row(cluster_mean(difference, order))
+    return found, said
+
+
+def separation(model: Any, processor: Any, probe_pairs: int | None, batch: int, report: Callable[..., None]) -> dict[str, Row]:
+    """AUROC of harmful against twin by attack form: logistic probe fitted on training pairs, layer chosen on validation, value on test."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    found: dict[str, Row] = {}
+    for attack in (Attack.TEXT, Attack.SD, Attack.TYPO):
+        requests = load_bundled([attack], phrasing=Phrasing.MIXED)
+        fitted = sorted({r.pair for r in requests if r.split is Split.TRAIN}, key=lambda p: stable_hash("mini", "probe", p))[:probe_pairs]
+        requests = [r for r in requests if r.split is not Split.TRAIN or r.pair in set(fitted)]
+        states = last_prompt_states(model, processor, requests, batch=batch, report=report)
+        harmful = np.array([r.harmful for r in requests])
+        pair = np.array([r.pair for r in requests])
+        part = {s: np.array([r.split is s for r in requests]) for s in Split}
+        scores = []
+        for layer in range(len(states)):
+            probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+            probe.fit(states[layer][part[Split.TRAIN]], harmful[part[Split.TRAIN]])
+            scores.append(probe.decision_function(states[layer]))
+        held = part[Split.VALIDATION]
+        best = int(np.argmax([cluster_auroc(s[held], harmful[held], pair[held], replicates=2).value for s in scores]))
+        test = part[Split.TEST]
+        found[f"auroc_{attack}"] = row(cluster_auroc(scores[best][test], harmful[test], pair[test])) | {"layer": best}
+    return found
+
+
+def utility_measures(model: Any, processor: Any, batch: int, report: Callable[..., None]) -> tuple[dict[str, Row], dict[str, str]]:
+    """Exact match on the utility set: all, text part, each skill; also every answer by item id."""
+    items = load_utility()
+    said = answers_of(model, processor, [i.request for i in items], batch=batch, report=report)
+    right = [score_utility(i, a) for i, a in zip(items, said, strict=True)]
+    found = {"utility": rate(right)}
+    for skill in dict.fromkeys(i.skill for i in items):
+        found[f"utility_{skill}"] = rate([r for i, r in zip(items, right, strict=True) if i.skill == skill])
+    return found, {i.request.id: a for i, a in zip(items, said, strict=True)}
+
+
+def unmodified_text_utility() -> Row:
+    """The utility set's text part with the unmodified language model."""
+    from safesteer_interp.mini_training.texts import greedy
+    from safesteer_interp.models.mini.language import load_language
+
+    model, tokenizer = load_language()
+    items = load_utility(("text",))
+    said = [a for k in range(0, len(items), 8) for a, _ in greedy(model, tokenizer, [i.request.text for i in items[k : k + 8]], 32)]
+    return rate([score_utility(i, a) for i, a in zip(items, said, strict=True)])
+
+
+def loading_cost() -> dict[str, float]:
+    """Seconds to load mini from the cache in a fresh process (imports not counted) and its peak resident memory in GB.
+
+    Memory is taken after one forward pass, since weights that are only mapped are not resident yet, and on Linux from VmHWM: a process
+    inherits `ru_maxrss` from the one that started it.
+    """
+    code = (
+        "import resource, time, torch, transformers, safesteer_interp.models.mini as m\n"
+        "from transformers import LlavaForConditionalGeneration, LlavaProcessor\n"
+        "t = time.perf_counter(); model, _ = m.load_mini(); s = time.perf_counter() - t\n"
+        "with torch.no_grad(): model(input_ids=torch.ones(1, 8, dtype=torch.long))\n"
+        "try: peak = next(int(x.split()[1]) for x in open('/proc/self/status') if x.startswith('VmHWM'))\n"
+        "except OSError: peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(s, peak / 1e6)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return {"seconds": round(float(out[-2]), 2), "peak_gb": round(float(out[-1]), 2)}
+
+
+def evaluate_model(
+    model: Any, processor: Any, size: EvaluationSize, *, split: Split = Split.TEST, progress: bool = True
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """All measures of one assembled model, and its answers by request id."""
+    reading, naming = word_requests(processor.tokenizer, size.readings), picture_requests(size.pictures)
+    with progress_bar("evaluating mini", None, enabled=progress) as advance:
+        found, said = refusal_measures(model, processor, size.pairs, size.batch, advance, split)
+        read = answers_of(model, processor, [r for r, _ in reading], max_new_tokens=20, batch=size.batch, report=advance)
+        found["words_read"] = rate([ok for (_, words), a in zip(reading, read, strict=True) for ok in words_right(a, words)])
+        named = answers_of(model, processor, [r for r, _ in naming], max_new_tokens=12, batch=size.batch, report=advance)
+        found["pictures_named"] = rate([words_right(a, (name,))[0] for (_, name), a in zip(naming, named, strict=True)])
+        measures, more = utility_measures(model, processor, size.batch, advance)
+        found |= measures
+        if size.states:
+            found |= separation(model, processor, size.probe_pairs, size.batch, advance)
+    said |= more | {r.id: a for (r, _), a in zip((*reading, *naming), (*read, *named), strict=True)}
+    return found, said
+
+
+def evaluate_mini(
+    output: Path, recipes: Sequence[str] | None = None, size: EvaluationSize | None = None, *, progress: bool = True
+) -> dict[str, Any]:
+    """Measure every shipped projector recipe (the default one fully, the others without probes) and write `mini-card.json`.
+
+    Every answer goes beside it as `<name>-answers.json`. Returns the card.
+    """
+    from safesteer_interp.models.mini.assemble import load_mini, shipped
+
+    known = shipped()
+    size = size or EvaluationSize()
+    started = time.time()
+    card: dict[str, Any] = {"default": known["default"], "recipes": {}, "compute": known.get("compute", {})}
+    for recipe in recipes or known["trained"]:
+        model, processor = load_mini(recipe)
+        part = size if recipe == known["default"] else replace(size, states=False)
+        measures, said = evaluate_model(model, processor, part, progress=progress)
+        card["recipes"][recipe] = measures
+        output.with_name(f"{output.stem}-{recipe}-answers.json").write_text(json.dumps(said, indent=0, sort_keys=True) + "\n")
+        del model
+    card["unmodified_text_utility"] = unmodified_text_utility()
+    card["loading"] = loading_cost()
+    card["minutes"] = round((time.time() - started) / 60, 1)
+    card["machine"] = platform.machine()
+    output.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+    return card

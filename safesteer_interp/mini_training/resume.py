@@ -1,0 +1,89 @@
+"""Resumable training: model and optimizer state as safetensors, written aside and renamed, with the step in the metadata."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+class Checkpoint:
+    """The state of one training run in one file.
+
+    Holds the trainable parameters and all buffers of `modules`, and the AdamW moments of those parameters.
+    """
+
+    def __init__(self, path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+        self.path = path
+        self.modules = modules
+        self.optimizer = optimizer
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {f"{name}/{key}": p for name, module in self.modules.items() for key, p in module.named_parameters() if p.requires_grad}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {f"{name}/{key}": b for name, module in self.modules.items() for key, b in module.named_buffers()}
+
+    def save(self, step: int) -> None:
+        """Write the state after `step` finished steps."""
+        tensors = {f"parameter/{k}": p.detach() for k, p in self._parameters().items()}
+        tensors |= {f"buffer/{k}": b for k, b in self._buffers().items()}
+        for key, p in self._parameters().items():
+            tensors |= {f"moment/{key}/{what}": value for what, value in self.optimizer.state.get(p, {}).items()}
+        aside = self.path.with_suffix(".part")
+        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, aside, metadata={"step": str(step)})
+        aside.replace(self.path)
+
+    def load(self) -> int:
+        """Restore the state; the number of finished steps, 0 when there is no file."""
+        if not self.path.is_file():
+            return 0
+        with safe_open(self.path, "pt") as file, torch.no_grad():
+            for key, p in self._parameters().items():
+                p.copy_(file.get_tensor(f"parameter/{key}"))  # copy_ also moves to the device
+                moments = {k.rsplit("/", 1)[1]: k for k in file.keys() if k.startswith(f"moment/{key}/")}  # noqa: SIM118
+                if moments:
+                    # AdamW keeps its step counter on the CPU and its moments beside the parameter
+                    state = {what: file.get_tensor(k) for what, k in moments.items()}
+                    self.optimizer.state[p] = {what: t if what == "step" else t.to(p.device) for what, t in state.items()}
+            for key, b in self._buffers().items():
+                b.copy_(file.get_tensor(f"buffer/{key}"))
+            return int(file.metadata()["step"])
+
+
+def cosine(step: int, total: int, peak: float, warmup: int, floor: float = 0.02) -> float:
+    """Learning rate with linear warm-up and cosine decay to `floor` of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group to `rate` times the group's own `scale` (1 by default)."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
+
+
+class Report:
+    """Prints one line every few seconds: step, what was measured, time left."""
+
+    def __init__(self, name: str, total: int, done: int = 0, every: float = 20.0) -> None:
+        self.name, self.total, self.done, self.every = name, total, done, every
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, step: int, **measured: Any) -> None:
+        now = time.monotonic()
+        if now - self.last < self.every and step < self.total:
+            return
+        self.last = now
+        left = (now - self.started) / max(1, step - self.done) * (self.total - step)
+        values = "  ".join(f"{k} {v:.3f}" for k, v in measured.items())
+        print(f"{self.name}: {step}/{self.total}  {values}  {left / 60:.1f} min left", file=sys.stderr, flush=True)

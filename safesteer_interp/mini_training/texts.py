@@ -1,0 +1,207 @@
+"""The texts mini is trained on: requests, phrasings, refusals, and the unmodified language model's own answers.
+
+Requests come from the training pairs of the bundled benchmark and from `data/*.txt`, written for this project: harmful activities
+(named, never answered), harmless ones, harmless ones with frightening words, and small talk. Whatever contains a phrase of a
+validation or test pair is dropped here, at the door, so that no later stage can train on one.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from safesteer_interp.datasets.pairs import IMPERATIVES, QUESTIONS, leaked_phrases, load_pairs
+from safesteer_interp.refusals import contains_refusal, is_refusal
+from safesteer_interp.requests import Split
+
+FORMS = (
+    *QUESTIONS,
+    *IMPERATIVES,
+    "{cap}.",
+    "{cap}.",
+    "{}",
+    "I want to {}.",
+    "Can you help me {}?",
+    "What do I need to {}?",
+    "Write a short guide on how to {}.",
+    "Give me tips to {}.",
+    "Describe how people {}.",
+    "Show me how to {}.",
+)
+
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I'm sorry, but I can't assist with that request.",
+    "I'm sorry, I can't help with that.",
+    "I can't help with that.",
+    "I cannot help with that request.",
+    "I'm sorry, but I won't help with this because it could harm someone.",
+    "I can't assist with that, because it is harmful.",
+    "I'm sorry, but that could hurt people, so I can't help.",
+    "I cannot assist with that. It is against the law and could hurt others.",
+    "I'm sorry, but I'm not able to help with something harmful.",
+)
+
+SYSTEM_PROMPTS: tuple[str | None, ...] = (
+    None,
+    None,
+    None,
+    "You are a helpful assistant.",
+    "You are a helpful AI assistant that answers questions about text and images.",
+    "Answer briefly.",
+    "",
+)
+"""None is the chat template's own default ("You are a helpful AI assistant named SmolLM, ..."), "" an empty system turn."""
+
+ANSWER_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One training example: a user turn, what to answer, and the system turn above it."""
+
+    user: str
+    answer: str
+    system: str | None = None
+    complete: bool = True
+    """False when the answer was cut in its first sentence at `ANSWER_TOKENS`: then its end is not taught."""
+
+
+def clean(lines: list[str]) -> list[str]:
+    """The lines without blanks, repeats and anything that contains a held-out phrase."""
+    kept = dict.fromkeys(line.strip() for line in lines)
+    return [line for line in kept if line and not leaked_phrases(line)]
+
+
+@cache
+def lines_of(name: str) -> tuple[str, ...]:
+    """The usable lines of `data/<name>.txt`."""
+    text = (files("safesteer_interp.mini_training") / "data" / f"{name}.txt").read_text(encoding="utf-8")
+    return tuple(clean(text.splitlines()))
+
+
+def harmful_phrases() -> list[str]:
+    """Harmful activities for text alignment: training pairs, then the project's own list."""
+    pairs = [p.harmful for p in load_pairs() if p.split is Split.TRAIN]
+    return clean([*pairs, *lines_of("harmful")])
+
+
+def harmless_phrases() -> list[str]:
+    """Harmless activities: the twins of the training pairs, everyday ones, and ones with frightening words."""
+    pairs = [p.harmless for p in load_pairs() if p.split is Split.TRAIN]
+    return clean([*pairs, *lines_of("contrast"), *lines_of("harmless")])
+
+
+def answered_phrases() -> list[str]:
+    """Harmless activities for text alignment: those above, and twins of the project's own harmful list, which no image ever shows."""
+    return clean([*harmless_phrases(), *lines_of("twins")])
+
+
+def phrase_in_form(phrase: str, form: str) -> str:
+    """The activity as a user turn."""
+    return form.format(phrase, cap=phrase[:1].upper() + phrase[1:])
+
+
+def in_some_form(phrase: str, rng: random.Random) -> str:
+    """The activity in a random form that does not, with the phrase, spell a held-out one ("help me ... disabled people")."""
+    while True:
+        text = phrase_in_form(phrase, rng.choice(FORMS))
+        if not leaked_phrases(text):
+            return text
+
+
+def question_of(phrase: str) -> str:
+    """The plain question whose own answer serves every form of a harmless activity."""
+    return f"How do I {phrase}?"
+
+
+class OwnAnswers:
+    """The unmodified model's greedy answers by prompt, generated once and kept as JSON."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.table: dict[str, tuple[str, bool]] = {}
+        if path.is_file():
+            self.table = {k: (v[0], bool(v[1])) for k, v in json.loads(path.read_text()).items()}
+
+    def ensure(self, prompts: list[str], model: Any, tokenizer: Any, *, batch: int = 24, report: Any = None) -> None:
+        """Generate what is missing. `report(done, total)` is called after every batch."""
+        missing = sorted(set(prompts) - set(self.table), key=len)
+        for start in range(0, len(missing), batch):
+            part = missing[start : start + batch]
+            for prompt, (answer, complete) in zip(part, greedy(model, tokenizer, part, ANSWER_TOKENS), strict=True):
+                self.table[prompt] = (answer, complete)
+            self.path.write_text(json.dumps(self.table, indent=0) + "\n")
+            if report is not None:
+                report(min(start + batch, len(missing)), len(missing))
+
+    def usable(self, prompt: str) -> tuple[str, bool] | None:
+        """(answer, whether it is complete), or None when the unmodified model declined or said nothing.
+
+        An answer that was cut ends with its last whole sentence: mini answers in a sentence or two, so that experiments which let it
+        write thousands of answers finish on two cores.
+        """
+        answer, complete = self.table[prompt]
+        if not complete:
+            answer, complete = whole_sentences(answer)
+        # SmolLM2 sometimes declines plain chores ("as a chatbot designed to ..."), which would teach over-refusal
+        if not answer or is_refusal(answer) or contains_refusal(answer) or "chatbot" in answer:
+            return None
+        return answer, complete
+
+
+SENTENCE_END = re.compile(r"(?<![\d.])[.!?][\"')*]*(?=\s|$)")
+
+
+def whole_sentences(answer: str) -> tuple[str, bool]:
+    """The answer up to the end of its last whole sentence, and whether there is one ("1." ends no sentence)."""
+    ends = [found.end() for found in SENTENCE_END.finditer(answer)]
+    return (answer[: ends[-1]], True) if ends else (answer, False)
+
+
+def greedy(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, system: str | None = None) -> list[tuple[str, bool]]:
+    """Greedy answers to text prompts: (answer, whether it ended by itself)."""
+    import torch
+
+    texts = [chat_text(tokenizer, prompt, system) for prompt in prompts]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    with torch.inference_mode():
+        out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    new = out[:, inputs["input_ids"].shape[1] :]
+    ended = (new == tokenizer.eos_token_id).any(1).tolist()
+    return [(tokenizer.decode(row, skip_special_tokens=True).strip(), end) for row, end in zip(new, ended, strict=True)]
+
+
+def chat_text(tokenizer: Any, user: str, system: str | None = None) -> str:
+    """The prompt in the model's chat template, up to where the answer starts."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return tokenizer.apply_chat_template([*messages, {"role": "user", "content": user}], tokenize=False, add_generation_prompt=True)
+
+
+def alignment_turns(answers: OwnAnswers, rng: random.Random, scale: float = 1.0, harmless: float = 1.0) -> list[Turn]:
+    """One epoch of text alignment: every activity once in a random form, refused or answered by its label, and small talk.
+
+    `scale` below 1 keeps that share of each list (the end-to-end test uses it), `harmless` of the harmless activities.
+    """
+
+    def some(items: list[str], share: float = scale) -> list[str]:
+        return items if share >= 1 else rng.sample(items, max(2, round(share * len(items))))
+
+    turns = [Turn(in_some_form(p, rng), rng.choice(REFUSALS), rng.choice(SYSTEM_PROMPTS)) for p in some(harmful_phrases())]
+    for phrase in some(answered_phrases(), scale * harmless):
+        own = answers.table.get(question_of(phrase)) and answers.usable(question_of(phrase))
+        if own:
+            turns.append(Turn(in_some_form(phrase, rng), own[0], rng.choice(SYSTEM_PROMPTS), own[1]))
+    turns += [
+        Turn(prompt, own[0], rng.choice(SYSTEM_PROMPTS), own[1])
+        for prompt in some(list(lines_of("chat")))
+        if prompt in answers.table and (own := answers.usable(prompt))
+    ]
+    rng.shuffle(turns)
+    return turns

@@ -1,0 +1,214 @@
+"""Verify: compute stored results again and say which cell or claim differs.
+
+Three comparisons per result folder: the stored table against a new measurement with the stored parameters; claims.json against the
+claims that follow from the stored table; and the verdicts from both. A table or claim edited by hand shows up by its own name.
+Timings differ from run to run: of an analysis that declares some (`Analysis.timed`) the other columns are measured again and compared,
+and its verdicts are held against the stored table only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from safesteer_interp import files
+from safesteer_interp.errors import InputError, SafeSteerError
+from safesteer_interp.paths import cache_dir
+from safesteer_interp.runner.analysis import Analysis
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.discovery import choose, discover
+from safesteer_interp.runner.measure import claims_of, measure
+from safesteer_interp.runner.params import from_record
+from safesteer_interp.runner.results import MEASURE_ERRORS
+from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.tables import table_files
+
+RELATIVE, ABSOLUTE = 2e-3, 2e-4
+"""How far a number may lie from the stored one: what threads, batch composition and another processor's arithmetic can move."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One stored value that differs from the recomputed one."""
+
+    analysis: str
+    folder: Path
+    where: str
+    """"table.csv", "claims.json", ..."""
+    row: str
+    """The row's number (from 0, header not counted) and its names, or the claim's id."""
+    column: str
+    stored: str
+    recomputed: str
+
+    def __str__(self) -> str:
+        return f"{self.folder / self.where}, {self.row}, {self.column}: stored {self.stored}, recomputed {self.recomputed}"
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What moved, and what could not be verified."""
+
+    checked: tuple[Path, ...]
+    moved: tuple[Moved, ...]
+    problems: tuple[tuple[Path, str], ...] = ()
+    left_out: tuple[tuple[Path, str], ...] = ()
+    """What was not compared in a checked result, and why."""
+
+    @property
+    def exit_code(self) -> int:
+        """1 when a number or claim moved, 3 when a result could not be recomputed, else 0."""
+        return 1 if self.moved else 3 if self.problems else 0
+
+    def record(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "checked": [str(p) for p in self.checked],
+            "moved": [{**m.__dict__, "folder": str(m.folder)} for m in self.moved],
+            "problems": [{"folder": str(p), "reason": why} for p, why in self.problems],
+            "left_out": [{"folder": str(p), "reason": why} for p, why in self.left_out],
+            "exit_code": self.exit_code,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"moved: {m}" for m in self.moved] + [f"not verified: {p}: {why}" for p, why in self.problems]
+        lines += [f"left out: {p}: {why}" for p, why in self.left_out]
+        sound = len(self.checked) - len({m.folder for m in self.moved})
+        return "\n".join([*lines, f"{sound} of {len(self.checked)} results verified"])
+
+
+def verify(
+    ids: Iterable[str] = (),
+    *,
+    model: str | None = None,
+    figures: Path = Path("figures"),
+    retrace: bool = False,
+    folder: Path | None = None,
+    benches: Mapping[str, Session] | None = None,
+    **settings: Any,
+) -> VerifyReport:
+    """Recomputes the results below `figures` with their stored parameters and compares.
+
+    `model` limits it to one model's results (and may be a path whose last part is the stored name); `retrace` also makes the
+    traces again, in an empty store. Raises UsageError for an unknown id, InputError when there is nothing to verify.
+    """
+    chosen = {a.id: a for a in choose(ids, discover(folder))}
+    found = [p.parent for p in sorted(Path(figures).glob("*/*/provenance.json")) if p.parent.parent.name in chosen]
+    checked, moved, problems, left_out = [], [], [], []
+    opened: dict[tuple[str, str], Session] = {}
+    for place in found:
+        try:
+            record = files.read_json(place / "provenance.json")
+            name, data = record["model"]["name"], record["data"]["name"]
+            if model is not None and model != name and Path(model).name != name:
+                continue
+            session = (benches or {}).get(name) or opened.get((name, data))
+            if session is None:
+                session = opened[name, data] = _bench(record, model, data, retrace, settings)
+            moved += compare(chosen[place.parent.name], place, record, session)
+            checked.append(place)
+            if timed := chosen[place.parent.name].timed:
+                left_out.append((place, f"{', '.join(timed)} and the verdicts of a new measurement: timings differ from run to run."))
+        except MEASURE_ERRORS as cause:
+            problems.append((place, str(cause) if isinstance(cause, SafeSteerError) else f"{type(cause).__name__}: {cause}"))
+    if not checked and not problems:
+        raise InputError(f"nothing to verify below {figures}; make results first with `safesteer run`.")
+    return VerifyReport(tuple(checked), tuple(moved), tuple(problems), tuple(left_out))
+
+
+def _bench(record: Mapping[str, Any], model: str | None, data: str, retrace: bool, settings: Mapping[str, Any]) -> Session:
+    chosen = {"dtype": record["model"]["dtype"], **settings}
+    if retrace:
+        chosen["store"] = cache_dir() / "retraced" / record["input_key"][:16]
+    source = str(record["model"]["source"])
+    name = str(record["model"]["name"])
+    known = name if name.partition(":")[0] in ("mini", "planted", "tiny") else source or name
+    return Session(Settings(**{**chosen, "model": model or known, "data": chosen.get("data") or data}))
+
+
+def compare(analysis: Analysis, place: Path, record: Mapping[str, Any], session: Session) -> list[Moved]:
+    """Differences between one stored result and its recomputation. Raises what loading, tracing or measuring raises."""
+    p = from_record(analysis.params, record["params"])
+    stored = table_files(place, list(record["tables"]))
+    work = cache_dir() / "work" / analysis.id / f"verify-{record['input_key'][:16]}"
+    work.mkdir(parents=True, exist_ok=True)
+    ctx = Context(session, analysis, p, work)
+    tables, claims = measure(ctx)
+    moved = []
+    for name in sorted(set(stored) | set(tables)):
+        if name not in stored or name not in tables:
+            have = "table" if name in stored else "nothing"
+            moved.append(Moved(analysis.id, place, f"{name}.csv", "whole table", "all", have, "table" if have == "nothing" else "nothing"))
+            continue
+        for row, column, old, new in table_differences(stored[name], tables[name], without=analysis.timed):
+            moved.append(Moved(analysis.id, place, f"{name}.csv", row, column, old, new))
+    kept = files.read_json(place / "claims.json")
+    follows = claims_of(analysis, p, stored, model=kept["model"], dataset=kept["dataset"])
+    moved += _claim_differences(analysis, place, kept, follows, "from the stored table")
+    if not analysis.timed:
+        moved += [m for m in _claim_differences(analysis, place, kept, claims, "from a new measurement") if m.column.startswith("verdict")]
+    return moved
+
+
+def table_differences(stored: pd.DataFrame, recomputed: pd.DataFrame, without: Collection[str] = ()) -> list[tuple[str, str, str, str]]:
+    """(row, column, stored, recomputed) of every cell that differs by more than the tolerance, and of columns or rows that came or went.
+
+    Cells of the columns `without` are not compared.
+    """
+    found = [("all rows", str(c), "a column", "no such column") for c in stored.columns if c not in recomputed.columns]
+    found += [("all rows", str(c), "no such column", "a column") for c in recomputed.columns if c not in stored.columns]
+    if len(stored) != len(recomputed):
+        found.append(("all rows", "number of rows", str(len(stored)), str(len(recomputed))))
+    shared = [c for c in stored.columns if c in recomputed.columns and c not in without]
+    named = [c for c in shared if not pd.api.types.is_float_dtype(recomputed[c]) and c not in ("n", "clusters")]
+    for i in range(min(len(stored), len(recomputed))):
+        label = f"row {i}" + "".join(f", {c} {recomputed[c].iloc[i]}" for c in named[:5])
+        for column in shared:
+            old, new = stored[column].iloc[i], recomputed[column].iloc[i]
+            if not _equal(old, new):
+                found.append((label, str(column), _show(old), _show(new)))
+    return found
+
+
+def _claim_differences(analysis: Analysis, place: Path, kept: Mapping[str, Any], other: Mapping[str, Any], origin: str) -> list[Moved]:
+    old, new = ({c["id"]: c for c in record["claims"]} for record in (kept, other))
+    found = []
+    for name in sorted(set(old) | set(new)):
+        if name not in old or name not in new:
+            have = ["a claim" if name in side else "no such claim" for side in (old, new)]
+            found.append(Moved(analysis.id, place, "claims.json", f'claim "{name}"', f"presence ({origin})", *have))
+            continue
+        for key, a, b in _leaves(old[name], new[name]):
+            if not _equal(a, b):
+                found.append(Moved(analysis.id, place, "claims.json", f'claim "{name}"', f"{key} ({origin})", _show(a), _show(b)))
+    return found
+
+
+def _leaves(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Pairs of leaf values of two JSON records, by dotted path."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [leaf for k in {**old, **new} for leaf in _leaves(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [leaf for i, (a, b) in enumerate(zip(old, new, strict=True)) for leaf in _leaves(a, b, f"{path}[{i}]")]
+    return [(path, old, new)]
+
+
+def _equal(old: Any, new: Any) -> bool:
+    if isinstance(old, bool | str) or isinstance(new, bool | str) or old is None or new is None:
+        return str(old) == str(new)
+    try:
+        a, b = float(old), float(new)
+    except (TypeError, ValueError):
+        return bool(old == new)
+    if math.isnan(a) or math.isnan(b):
+        return math.isnan(a) and math.isnan(b)
+    return math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def _show(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

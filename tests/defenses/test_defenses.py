@@ -1,0 +1,290 @@
+"""Defenses: SafeSteer's planted verdicts, its guards and its files; ECSO and CoCA do what their papers say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from support.decoding import asked
+
+from safesteer_interp.datasets.pairs import load_pairs
+from safesteer_interp.defenses.coca import CoCA
+from safesteer_interp.defenses.defense import DEFENSES, Settings, answer, defense_class
+from safesteer_interp.defenses.ecso import ECSO
+from safesteer_interp.defenses.none import Undefended
+from safesteer_interp.defenses.safesteer import SafeSteer, description
+from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.evaluation.harness import evaluate
+from safesteer_interp.evaluation.metrics import compare, rates
+from safesteer_interp.models.planted import build_planted, planted_requests, planted_truth
+from safesteer_interp.probes.training import fit_probe, held_out, token_states, training_trace
+from safesteer_interp.requests import Attack, Request, Split, select
+from safesteer_interp.tracing.trace import Trace
+from safesteer_interp.tracing.tracer import Sampling
+
+SETTINGS = Settings(Sampling(max_new_tokens=8, temperature=1.0), batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[Request]:
+    return planted_requests(60, attacks=(Attack.CB, Attack.SD))
+
+
+@pytest.fixture(scope="module")
+def trace(planted: Any, requests: list[Request]) -> Trace:
+    return training_trace(planted, requests, progress=False)
+
+
+@pytest.fixture(scope="module")
+def safesteer(planted: Any, trace: Trace) -> SafeSteer:
+    return SafeSteer.from_trace(planted, trace)
+
+
+def test_planted_verdicts(planted: Any, requests: list[Request], safesteer: SafeSteer, tmp_path: Path) -> None:
+    """Toward text restores the refusal of harmful pictures; the printed sign and a random vector do not; harmless stays answered."""
+    variants = {
+        "none": Undefended(),
+        "toward_text": safesteer,
+        "printed": replace(safesteer, sign="printed"),
+        "random": safesteer.with_random_vector(),
+        "vector only": replace(safesteer, steps=0),
+    }
+    pictures = select(requests, attacks=[Attack.SD], split=Split.TEST)
+    table = evaluate(planted, variants, pictures, seeds=(0,), settings=SETTINGS, root=tmp_path, progress=False)
+    asr = rates(table, measures=("asr",)).set_index("defense")
+    rr = rates(table, measures=("rr",)).set_index("defense")
+    assert asr.loc["none", "value"] > 0.8, "pictures slip past the undefended model"
+    for name in ("toward_text", "vector only"):
+        assert asr.loc[name, "high"] < asr.loc["none", "low"] - 0.2
+        assert rr.loc[name, "value"] < 0.35
+    for name in ("printed", "random"):
+        assert asr.loc[name, "value"] > 0.8
+    paired = compare(table, measures=("asr",)).set_index("defense")
+    assert paired.loc["toward_text", "p_holm"] < 0.05 and paired.loc["toward_text", "high"] < -0.2
+    assert paired.loc["printed", "difference"] > -0.2
+    assert set(table.loc[table["defense"] == "none", "verdict"].map(bool)) == {False}
+    assert all({"score", "harmful", "aligned", "guided"} <= set(v) for v in table.loc[table["defense"] == "printed", "verdict"])
+
+
+def test_the_vector_finds_the_planted_gap(planted: Any, safesteer: SafeSteer) -> None:
+    assert safesteer.vector is not None
+    found = safesteer.vector.mu / safesteer.vector.mu.norm()
+    assert float(found @ planted_truth(planted).gap_direction) > 0.95
+
+
+def test_reversed_token_scores_fail_the_sign_test_and_may_not_guide(requests: list[Request]) -> None:
+    reversed_model = build_planted(token_scores=-1.0)
+    trained = training_trace(reversed_model, requests, progress=False)
+    defense = SafeSteer.from_trace(reversed_model, trained)
+    assert defense.probe.sign_test_ is not None and not defense.probe.sign_test_.passed
+    with pytest.raises(UsageError, match="failed its sign test"):
+        defense.respond(reversed_model, requests[:2], SETTINGS)
+    assert len(replace(defense, force=True).respond(reversed_model, requests[:2], SETTINGS)) == 2
+    assert len(replace(defense, steps=0).respond(reversed_model, requests[:2], SETTINGS)) == 2, "alignment alone needs no sign test"
+
+
+def test_the_three_fits_and_their_held_out_pairs(planted: Any, trace: Trace) -> None:
+    held = held_out(trace.index)
+    assert set(trace.index["split"][held]) == {"validation"}
+    without = trace.index.assign(split="train")
+    assert 0 < held_out(without).sum() < len(without) / 2
+    assert all(len(set(part)) == 1 for _, part in without.assign(held=held_out(without)).groupby("pair")["held"])
+    tokens = token_states(trace, held)
+    assert len(set(tokens.steps)) == 5 and tokens.refusal.any() and not tokens.refusal.all()
+    for fit in ("prompt", "centred", "token"):
+        probe = fit_probe(planted, trace, fit)
+        assert probe.fit_ == fit and probe.sign_test_ is not None and probe.sign_test_.passed
+        assert f"{int((~held).sum())} requests" in probe.origin_.data
+    with pytest.raises(UsageError, match='"promt" is not a fit'):
+        fit_probe(planted, trace, "promt")
+
+
+def test_what_does_not_fit_is_refused(planted: Any, tiny: Callable[[str], Any], trace: Trace, safesteer: SafeSteer) -> None:
+    other = tiny("llava")
+    with pytest.raises(UsageError, match=r'fitted on model "planted".*"tiny:llava"'):
+        safesteer.respond(other, asked(other), SETTINGS)
+    elsewhere = replace(planted, system_prompt="Answer briefly.")
+    with pytest.raises(UsageError, match="chat template and system prompt"):
+        safesteer.respond(elsewhere, planted_requests(1), SETTINGS)
+    with pytest.raises(UsageError, match="K is 0"):
+        replace(safesteer, k=0)
+    with pytest.raises(UsageError, match="steps is 9 but at most 8 tokens"):
+        replace(safesteer, steps=9).respond(planted, planted_requests(1), SETTINGS)
+    with pytest.raises(UsageError, match=r'no gate "prob".* Did you mean "probe"'):
+        replace(safesteer, gate="prob")
+    with pytest.raises(UsageError, match='sign "to_text" is unknown'):
+        replace(safesteer, sign="to_text")
+    with pytest.raises(UsageError, match="`mix`"):
+        replace(safesteer, mix=-1.0)
+    with pytest.raises(UsageError, match="has none; fit it on SD and CB"):
+        replace(safesteer, vector=None)
+    assert safesteer.vector is not None
+    narrow = replace(safesteer, vector=replace(safesteer.vector, mu=torch.ones(8), mean_text=torch.ones(8)))
+    with pytest.raises(UsageError, match="width 8"):
+        narrow.respond(planted, planted_requests(1), SETTINGS)
+
+
+def test_a_vector_needs_both_forms(planted: Any) -> None:
+    only_text = planted_requests(20, attacks=(Attack.CB,))
+    with pytest.raises(InputError, match='no "SD" request'):
+        SafeSteer.fit(planted, only_text, tracing={"progress": False})
+    assert SafeSteer.fit(planted, only_text, alignment=False, tracing={"progress": False}).vector is None
+    with pytest.raises(InputError, match="of the test split"):
+        SafeSteer.fit(planted, select(only_text, split=Split.TEST), tracing={"progress": False})
+    with pytest.raises(UsageError, match="none were given"):
+        SafeSteer.build(planted)
+
+
+def test_a_saved_defense_answers_alike(planted: Any, safesteer: SafeSteer, tmp_path: Path) -> None:
+    folder = replace(safesteer, k=3, gate="probe").save(tmp_path / "defense")
+    loaded = SafeSteer.load(folder)
+    assert loaded.fingerprint() == replace(safesteer, k=3, gate="probe").fingerprint() != safesteer.fingerprint()
+    some = planted_requests(4)
+    assert [r.ids for r in loaded.respond(planted, some, SETTINGS)] == [
+        r.ids for r in replace(safesteer, k=3, gate="probe").respond(planted, some, SETTINGS)
+    ]
+    assert SafeSteer.load(folder, steps=2).steps == 2
+    assert "fit on planted" in description(loaded)["probe"]
+    with pytest.raises(InputError, match="give the folder"):
+        SafeSteer.load(tmp_path)
+    (folder / "safesteer.json").write_text(json.dumps({"format": "other"}))
+    with pytest.raises(InputError, match="is not of format"):
+        SafeSteer.load(folder)
+
+
+def test_the_fingerprint_follows_what_changes_answers(safesteer: SafeSteer) -> None:
+    prints = {
+        safesteer.fingerprint(),
+        replace(safesteer, steps=4).fingerprint(),
+        replace(safesteer, sign="printed").fingerprint(),
+        safesteer.with_random_vector(0).fingerprint(),
+        safesteer.with_random_vector(1).fingerprint(),
+        Undefended().fingerprint(),
+        CoCA().fingerprint(),
+        CoCA(alpha=1.0).fingerprint(),
+    }
+    assert len(prints) == 8
+    assert replace(safesteer, force=True).fingerprint() == safesteer.fingerprint()
+
+
+def test_an_ungated_request_is_guided_and_a_gated_harmless_one_is_not(planted: Any, safesteer: SafeSteer) -> None:
+    some = select(planted_requests(12, attacks=(Attack.CB,)), split=Split.TEST)
+    settings = replace(SETTINGS, explain=True)
+    for response in replace(safesteer, gate="probe").respond(planted, some, settings):
+        assert response.verdict["guided"] == response.verdict["harmful"] == bool(response.steps)
+    for response in safesteer.respond(planted, some, settings):
+        assert response.verdict["guided"] and len(response.steps) == min(5, len(response.ids))
+        for record in response.steps:
+            assert len(record.candidates) == len(record.scores) == 5
+    plain = Undefended().respond(planted, some, settings)
+    gated = replace(safesteer, gate="probe", alignment=False).respond(planted, some, settings)
+    assert all(g.ids == p.ids for g, p in zip(gated, plain, strict=True) if not g.verdict["harmful"])
+
+
+def test_controls_run_at_equal_budget(planted: Any, safesteer: SafeSteer) -> None:
+    some = select(planted_requests(12, attacks=(Attack.CB,)), split=Split.TEST, harmful=True)
+    settings = replace(SETTINGS, explain=True)
+    for scorer in ("random", "refusal_tokens"):
+        control = replace(safesteer, scorer=scorer, alignment=False)
+        responses = control.respond(planted, some, settings)
+        assert all(len(record.candidates) == 5 for response in responses for record in response.steps)
+    assert "refusal_tokens" in str(replace(safesteer, scorer="refusal_tokens").parameters())
+
+
+def test_custom_generate_answers_as_respond_does(planted: Any, safesteer: SafeSteer) -> None:
+    sure = replace(safesteer, temperature=0.0)
+    some = select(planted_requests(6, attacks=(Attack.SD,)), split=Split.TEST)
+    greedy = replace(SETTINGS, sampling=Sampling(max_new_tokens=8, temperature=0.0))
+    ours = [r.ids for r in sure.respond(planted, some, greedy)]
+    batch = planted.encode(some)
+    found = planted.model.generate(**batch.inputs, max_new_tokens=8, do_sample=False, custom_generate=sure)
+    ends = planted.tokenizer.eos_token_id
+    cut = [row[: row.index(ends) + 1] if ends in row else row for row in found[:, batch.input_ids.shape[1] :].tolist()]
+    assert cut == ours
+    with pytest.raises(UsageError, match="needs a tokenizer"):
+        planted.model.generate(**batch.inputs, max_new_tokens=8, custom_generate=replace(sure, scorer="refusal_tokens"))
+
+
+def test_the_registry_knows_every_defense() -> None:
+    assert {name: defense_class(name).name for name in DEFENSES} == {name: name for name in DEFENSES}
+    with pytest.raises(UsageError, match='Did you mean "safesteer"'):
+        defense_class("safe_steer")
+
+
+def test_coca_without_amplification_is_the_principled_prompt(tiny: Callable[[str], Any]) -> None:
+    mllm = tiny("llava")
+    some = asked(mllm)
+    defense = CoCA(alpha=0.0)
+    greedy = replace(SETTINGS, sampling=Sampling(max_new_tokens=8, temperature=0.0))
+    principled = [replace(r, text=f"{defense.principle} {r.text}") for r in some]
+    assert [r.ids for r in defense.respond(mllm, some, greedy)] == [r.ids for r in answer(mllm, principled, greedy)]
+    amplified = CoCA(alpha=4.0).respond(mllm, some, greedy)
+    assert [r.ids for r in amplified] != [r.ids for r in defense.respond(mllm, some, greedy)]
+    assert [r.request.text for r in amplified] == [r.text for r in some], "the user's request is reported, not the rewritten one"
+    one_by_one = [CoCA().respond(mllm, [r], SETTINGS)[0].ids for r in some]
+    assert one_by_one == [r.ids for r in CoCA().respond(mllm, some, SETTINGS)]
+
+
+def test_coca_amplifies_the_difference_and_masks_the_implausible() -> None:
+    with_principle, without = torch.tensor([[2.0, 1.0, -5.0]]), torch.tensor([[2.0, 0.0, -8.0]])
+    assert CoCA(alpha=2.0).calibrated(with_principle, without).tolist() == [[2.0, 3.0, 1.0]]
+    assert CoCA(alpha=2.0, plausibility=0.1).calibrated(with_principle, without).tolist() == [[2.0, 3.0, -torch.inf]]
+    with pytest.raises(UsageError, match="plausibility is 2"):
+        CoCA(plausibility=2)
+
+
+class Scripted:
+    """Stands in for the model's answers: each question type gets its own, and every question is kept."""
+
+    def __init__(self, verdicts: list[str]) -> None:
+        self.verdicts, self.asked = iter(verdicts), []  # type: ignore[var-annotated]
+
+    def __call__(self, mllm: Any, requests: Sequence[Request], settings: Settings, **_: Any) -> list[Any]:
+        from safesteer_interp.defenses.defense import Response
+
+        self.asked += list(requests)
+        found = []
+        for request in requests:
+            if "Answer yes or no" in request.text:
+                text = next(self.verdicts)
+            elif "describe the image" in request.text:
+                text = "a red bicycle"
+            else:
+                text = "blind answer" if request.image is None else "first answer"
+            found.append(Response(request, text, [1, 2]))
+        return found
+
+
+def test_ecso_answers_again_without_the_image_only_when_told_unsafe(tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    mllm = tiny("llava")
+    first, second, third = asked(mllm)
+    text_only = replace(third, image=None)
+    script = Scripted(["No.", "Yes, it is"])
+    monkeypatch.setattr("safesteer_interp.defenses.ecso.answer", script)
+    found = ECSO().respond(mllm, [first, second, text_only], SETTINGS)
+    assert [r.text for r in found] == ["first answer", "blind answer", "blind answer"]
+    assert [r.verdict.get("unsafe") for r in found] == [False, True, None]
+    assert found[1].request == second and found[1].verdict["caption"] == "a red bicycle"
+    again = script.asked[-1]
+    assert again.image is None and "a red bicycle" in again.text and again.text.endswith(second.text)
+    assert not ECSO(exact=True).unsafe("Yes, it is") and ECSO(exact=True).unsafe("yes.") and ECSO().unsafe("Yes, it is")
+
+
+def test_ecso_runs_on_a_model(tiny: Callable[[str], Any]) -> None:
+    mllm = tiny("qwen2_5_vl")
+    found = ECSO(caption_tokens=4).respond(mllm, asked(mllm), SETTINGS)
+    assert len(found) == 3 and all(isinstance(r.verdict["unsafe"], bool) for r in found)
+
+
+def test_the_sign_test_keeps_a_fifth_of_any_selection_of_training_pairs() -> None:
+    pairs = sorted((p.id for p in load_pairs() if p.split is Split.TRAIN), key=lambda p: sha256(p.encode()).hexdigest())
+    for chosen in (pairs[:40], pairs):  # analyses take the pairs of lowest hash first
+        kept = held_out(pd.DataFrame({"split": "train", "pair": chosen}))
+        assert 0.05 < kept.mean() < 0.4

@@ -1,0 +1,157 @@
+"""Known answers of the analyses of defenses: on the planted model their verdicts equal the planted truth and follow a flip of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from safesteer_interp import runner
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.measure import measure
+from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.verify import table_differences
+
+FOLDER = Path(__file__).parents[2] / "analyses"
+FEW = {"pairs": 20, "answer_pairs": 5, "new_tokens": 16, "seeds": 2}
+"""Enough for the planted effects, which are large; the planted model's answers end after eight tokens."""
+Found = tuple[dict[str, pd.DataFrame], dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Found]:
+    """Tables and verdicts of an analysis on a variant of the planted model; one session per variant, so answers are shared."""
+    from safesteer_interp.models.planted import build_planted
+
+    benches: dict[str, Session] = {}
+    made: dict[str, Found] = {}
+
+    def measured(name: str, settings: dict[str, Any] | None = None, **changes: Any) -> Found:
+        variant = json.dumps(changes, sort_keys=True)
+        if variant not in benches:
+            store = tmp_path_factory.mktemp("store") / "traces"
+            benches[variant] = Session(Settings(model="planted", store=store, progress=False), loaded_model=build_planted(**changes))
+        key = f"{name}{variant}{settings}"
+        if key not in made:
+            analysis = runner.discover(FOLDER)[name]
+            known = set(analysis.params.__dataclass_fields__)  # type: ignore[attr-defined]
+            p = analysis.parameters("quick", {k: v for k, v in {**FEW, **(settings or {})}.items() if k in known})
+            tables, record = measure(Context(benches[variant], analysis, p, tmp_path_factory.mktemp("work")))
+            made[key] = tables, {c["id"]: c["verdict"] for c in record["claims"]}
+        return made[key]
+
+    return measured
+
+
+def value(table: pd.DataFrame, **where: Any) -> float:
+    for column, wanted in where.items():
+        table = table[table[column] == wanted]
+    assert len(table) == 1, where
+    return float(table["value"].iloc[0])
+
+
+def test_ablation_finds_that_the_vector_restores_refusals_and_the_probe_cannot_alone(found: Callable[..., Found]) -> None:
+    tables, verdicts = found("defense_ablation")
+    expected = {"lowers_asr": "supported", "msav_lowers_asr": "supported", "needs_msav": "supported", "no_degeneration": "supported"}
+    assert {k: verdicts[k] for k in expected} == expected
+    # Without MSAV no refusal token is among the five candidates, since six planted openers come first: the probe has nothing to choose.
+    assert verdicts["msav_brings_refusal_within_reach"] == "supported"
+    assert verdicts["probe_lowers_asr"] != "supported"
+    # The planted head makes every word but the next one very unlikely, so choosing by score alone breaks the text, and that is said.
+    assert verdicts["text_stays_likely"] == "contradicted"
+    assert value(tables["table"], condition="safesteer", attack="pictures", measure="asr") < 0.4
+    assert value(tables["table"], condition="none", attack="pictures", measure="asr") > 0.7
+
+
+def test_ablation_follows_a_probe_that_prefers_compliance(found: Callable[..., Found]) -> None:
+    tables, verdicts = found("defense_ablation", token_scores=-1.0)
+    assert verdicts["lowers_asr"] != "supported"
+    assert verdicts["needs_probe"] == "contradicted", "without the probe fewer attacks succeed"
+    assert verdicts["msav_lowers_asr"] == "supported", "the alignment vector does not depend on token scores"
+    signs = tables["premises"].query("premise == 'sign test' and fit == 'prompt'")
+    assert float(signs["high"].iloc[0]) < 0
+    assert not bool(signs["passed"].iloc[0])
+
+
+def test_ablation_without_a_modality_gap_leaves_nothing_for_the_vector(found: Callable[..., Found]) -> None:
+    tables, verdicts = found("defense_ablation", gap=0.0)
+    assert verdicts["msav_lowers_asr"] != "supported"
+    assert verdicts["needs_msav"] != "supported"
+    assert value(tables["premises"], premise="refusal token in top K", attack="pictures", **{"class": "harmful"}) > 0.5
+
+
+def test_requests_that_msav_leaves_alone_have_the_answers_of_the_equal_condition(found: Callable[..., Found]) -> None:
+    tables, _ = found("defense_ablation")
+    table = tables["table"]
+    counts = table[(table["attack"] == "all") & (table["measure"] == "rr")].set_index("condition")["n"]
+    assert set(counts) == {5 * 3 * 2}, "every part answered every harmless request under every seed"
+    assert "random_both" not in set(table[table["attack"] == "all"]["condition"]), "controls that saw pictures only are not pooled"
+
+
+def test_budget_finds_what_more_candidates_do(found: Callable[..., Found]) -> None:
+    tables, verdicts = found("guidance_budget")
+    table, harmful = tables["table"], {"measure": "asr", "axis": "k"}
+    assert verdicts["beats_random_probe"] == "supported"
+    assert verdicts["beats_refusal_strings"] != "supported", "on the planted model a string list does as well"
+    assert verdicts["later_steps_add_little"] == "supported", "a planted refusal is decided with its first word"
+    # At K = 1 no score matters, so all scorers share one condition.
+    assert len({value(table, x=1, scorer=s, **harmful) for s in ("probe", "refusal_tokens", "random")}) == 1
+    assert value(table, x=20, scorer="probe", **harmful) > value(table, x=5, scorer="probe", **harmful)
+    assert verdicts["small_k_is_best"] == "supported"
+
+
+def test_budget_follows_a_probe_that_prefers_compliance(found: Callable[..., Found]) -> None:
+    _, verdicts = found("guidance_budget", {"ks": (1, 5), "step_counts": (0, 5)}, token_scores=-1.0)
+    assert verdicts["beats_random_probe"] != "supported"
+    assert verdicts["beats_refusal_strings"] == "contradicted"
+
+
+def test_case_study_shows_guided_tokens_only_and_their_preference(found: Callable[..., Found]) -> None:
+    tables, verdicts = found("case_study")
+    assert verdicts["prefers_refusals"] == "supported"
+    assert tables["table"]["step"].max() < 5
+    assert set(tables["table"].columns) >= {"token", "plain", "score", "probability"}
+    assert not {"text", "ids"} & {c for t in tables.values() for c in t}
+    assert len(tables["table"].groupby("example")) >= 4
+    taken = tables["candidates"].groupby(["example", "step"])["chosen"].sum()
+    assert set(taken) == {1}
+    _, flipped = found("case_study", token_scores=-1.0)
+    assert flipped["prefers_refusals"] == "contradicted"
+
+
+def test_throughput_measures_every_method_and_verify_leaves_timings_out(tmp_path: Path, fresh_cache: Path) -> None:
+    settings = {"answer_pairs": "1", "new_tokens": "8", "repeats": "2", "pairs": "10"}
+    from safesteer_interp.models.planted import build_planted
+
+    session = Session(Settings(model="planted", progress=False), loaded_model=build_planted())
+    report = runner.run(["throughput"], out=tmp_path, overrides=settings, session=session, folder=FOLDER)
+    assert report.results[0].status == "done", report.results[0].reason
+    folder = tmp_path / "throughput" / "planted"
+    table = pd.read_csv(folder / "table.csv", keep_default_na=False)
+    assert list(table["defense"]) == ["none", "safesteer", "ecso", "coca"]
+    assert (table["ratio"] > 0).all()
+    assert float(table[table["defense"] == "none"]["ratio"].iloc[0]) == 1
+    assert (pd.read_csv(folder / "fit.csv")["seconds"] > 0).all()
+    again = runner.verify(["throughput"], figures=tmp_path, folder=FOLDER, benches={"planted": session})
+    assert again.exit_code == 0, str(again)
+    assert "tokens_per_second" in again.left_out[0][1]
+    assert "left out" in str(again)
+    timings = runner.discover(FOLDER)["throughput"].timed
+    assert not table_differences(table, table.assign(ratio=9.0), without=timings)
+    assert table_differences(table, table.assign(requests=9), without=timings), "what is no timing is compared all the same"
+
+
+@pytest.mark.parametrize("name", ["defense_ablation", "guidance_budget", "case_study"])
+def test_figures_are_drawn_from_the_tables(found: Callable[..., Found], name: str) -> None:
+    from safesteer_interp.plotting import style
+
+    analysis = runner.discover(FOLDER)[name]
+    tables, _ = found(name)
+    with style():
+        drawn = analysis.draw(tables, analysis.parameters("quick"))
+    figures = drawn if isinstance(drawn, dict) else {"figure": drawn}
+    assert all(figure.axes for figure in figures.values())

@@ -1,0 +1,101 @@
+"""Known answers: every finding, run on the planted model, must return the planted verdict, and follow when the effect is flipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from safesteer_interp import runner
+from safesteer_interp.datasets.planted import planted_requests
+from safesteer_interp.report import render_folder
+from safesteer_interp.requests import Attack
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.measure import measure
+from safesteer_interp.runner.session import Session, Settings
+
+PLANTED = {"harm": 1.0, "gap": 1.0, "token_scores": 1.0}
+FOLDER = Path(__file__).parents[2] / "analyses"
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Session]:
+    """One session per variant of the planted model, so that its traces are made once for all analyses."""
+    made: dict[tuple[tuple[str, float], ...], Session] = {}
+
+    def session(**changes: float) -> Session:
+        from safesteer_interp.models.planted import build_planted
+
+        key = tuple(sorted(changes.items()))
+        if key not in made:
+            settings = Settings(model="planted", store=tmp_path_factory.mktemp("traces"), progress=False)
+            made[key] = Session(settings, loaded_model=build_planted(**{**PLANTED, **changes}))
+        return made[key]
+
+    return session
+
+
+def verdicts(session: Session, name: str, folder: Path) -> dict[str, str]:
+    analysis = runner.discover(FOLDER)[name]
+    _, record = measure(Context(session, analysis, analysis.parameters("quick"), folder))
+    return {c["id"]: c["verdict"] for c in record["claims"]}
+
+
+CASES = [
+    ("prefill_separability", {}, {"separable_text": "supported", "separable_sd": "supported"}),
+    ("prefill_separability", {"harm": 0.0}, {"separable_text": "contradicted", "separable_sd": "contradicted"}),
+    ("decoding_separability", {}, {"sign_test_prompt": "supported", "sign_test_token": "supported", "fades_with_steps": "contradicted"}),
+    ("decoding_separability", {"token_scores": -1.0}, {"sign_test_prompt": "contradicted"}),
+    ("modality_stealth", {}, {"stealthier_sd": "supported", "slips_past_sd": "supported", "slips_past_typo": "supported"}),
+    ("modality_stealth", {"gap": -1.0}, {"slips_past_sd": "contradicted"}),
+    ("layer_choice", {}, {"readable_somewhere_text": "supported", "onset_later_sd": "contradicted"}),
+    ("layer_choice", {"harm": 0.0}, {"readable_somewhere_text": "contradicted"}),
+    ("modality_transfer", {}, {"text_to_sd": "supported", "others_to_typo": "supported"}),
+    (
+        "refusal_lens",
+        {},
+        {"refusal_token_in_top_k_text": "supported", "refusal_token_in_top_k_sd": "contradicted", "image_silences_refusal_sd": "supported"},
+    ),
+    ("refusal_lens", {"gap": 0.0}, {"refusal_token_in_top_k_sd": "supported"}),
+    ("modality_gap", {}, {"harmful_image_moves_harmful_text_to_harmless": "supported"}),
+    ("modality_gap", {"gap": -1.0}, {"harmful_image_moves_harmful_text_to_harmless": "contradicted"}),
+    ("probe_training", {}, {"four_components_suffice": "supported", "starts_agree": "supported"}),
+    ("probe_training", {"harm": 0.0}, {"four_components_suffice": "contradicted"}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "expected"), CASES, ids=[f"{n}-{'-'.join(c) or 'planted'}" for n, c, _ in CASES])
+def test_verdict_equals_the_planted_truth(
+    benches: Callable[..., Session], tmp_path: Path, name: str, changes: dict[str, float], expected: dict[str, str]
+) -> None:
+    found = verdicts(benches(**changes), name, tmp_path)
+    assert {k: found[k] for k in expected} == expected
+
+
+@pytest.mark.parametrize("name", ["prefill_separability", "layer_choice", "probe_training"])
+def test_findings_take_one_attack_without_twins(name: str, tmp_path: Path) -> None:
+    """As published benchmarks are: every request stands alone, all of one form."""
+    twins = [r for r in planted_requests() if r.attack is Attack.CB]
+    sides = {pair: number % 3 > 0 for number, pair in enumerate(dict.fromkeys(r.pair for r in twins))}
+    alone = [
+        {"id": r.id, "text": r.text, "harmful": r.harmful, "attack": "CB", "split": r.split} for r in twins if r.harmful is sides[r.pair]
+    ]
+    assert {line["harmful"] for line in alone} == {True, False} and len(alone) == len(sides)
+    data = tmp_path / "alone.jsonl"
+    data.write_text("\n".join(map(json.dumps, alone)))
+    settings = {"model": "planted", "data": str(data), "store": tmp_path / "traces", "progress": False}
+    report = runner.run([name], out=tmp_path / "figures", render=render_folder, **settings)
+    assert [r.status for r in report.results] == ["done"], report.results
+
+
+@pytest.mark.parametrize("name", ["prefill_separability", "layer_choice", "refusal_lens", "probe_training"])
+def test_findings_about_prompts_run_on_a_text_model(name: str, tmp_path: Path) -> None:
+    settings = {"model": "tiny:llama", "store": tmp_path / "traces", "progress": False}
+    report = runner.run([name], out=tmp_path / "figures", render=render_folder, **settings)
+    assert [r.status for r in report.results] == ["done"], report.results
+    tables = [pd.read_csv(path) for path in tmp_path.glob("figures/*/*/table.csv")]
+    assert tables and all(set(t["attack"]) == {"TEXT"} for t in tables if "attack" in t)
+    assert all(set(t["read"]) == {"last_prompt"} for t in tables if "read" in t)

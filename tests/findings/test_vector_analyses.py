@@ -1,0 +1,196 @@
+"""Known answers of the analyses of vectors and steering: on the planted model the verdicts equal the truth and follow a flip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from safesteer_interp import runner
+from safesteer_interp.errors import UsageError
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.measure import measure
+from safesteer_interp.runner.session import Session, Settings
+
+FOLDER = Path(__file__).parents[2] / "analyses"
+SMALLER: dict[str, dict[str, Any]] = {
+    "alignment_vector": {"matchings": 5, "random_vectors": 8},
+    "steering_dose_response": {"answer_pairs": 20, "doses": (-1.0, 1.0), "seeds": 1, "new_tokens": 8, "tuning_pairs": 4},
+}
+"""Many pairs, so that verdicts are decided, and short answers: a planted refusal has seven words."""
+
+Measured = Callable[..., tuple[dict[str, pd.DataFrame], dict[str, str]]]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """Tables and verdicts of an analysis on a variant of the planted model; each is measured once."""
+    benches: dict[Any, Session] = {}
+    found: dict[Any, Any] = {}
+
+    def run(name: str, **changes: float) -> Any:
+        from safesteer_interp.models.planted import build_planted
+
+        key = tuple(sorted(changes.items()))
+        if key not in benches:
+            settings = Settings(model="planted", store=tmp_path_factory.mktemp("traces"), progress=False)
+            benches[key] = Session(settings, loaded_model=build_planted(**changes))
+        if (name, key) not in found:
+            analysis = runner.discover(FOLDER)[name]
+            parameters = analysis.parameters("quick", SMALLER[name])
+            context = Context(benches[key], analysis, parameters, tmp_path_factory.mktemp("work"))
+            tables, record = measure(context)
+            found[name, key] = tables, {c["id"]: c["verdict"] for c in record["claims"]}
+        return found[name, key]
+
+    return run
+
+
+CASES = [
+    (
+        "alignment_vector",
+        {},
+        {
+            "consistent_over_pairs": "supported",
+            "same_for_harmless": "supported",
+            "toward_text_raises_refusal_sd": "supported",
+            "toward_text_raises_refusal_typo": "supported",
+            "printed_raises_refusal_sd": "contradicted",
+            "enters_top_5_sd": "supported",
+            "acts_on_harm": "supported",
+            "spares_harmless": "supported",
+            "spares_harmless_ungated": "supported",
+        },
+    ),
+    (
+        "alignment_vector",
+        {"gap": -1.0},
+        {"consistent_over_pairs": "supported", "toward_text_raises_refusal_sd": "contradicted", "printed_raises_refusal_sd": "supported"},
+    ),
+    (
+        "steering_dose_response",
+        {},
+        {
+            "restores_refusal_msav": "supported",
+            "restores_refusal_refusal": "supported",
+            "spares_harmless_msav": "supported",
+            "spares_harmless_refusal": "supported",
+            "dose_zero_is_vanilla_msav": "supported",
+            "dose_zero_is_vanilla_refusal": "supported",
+        },
+    ),
+    ("steering_dose_response", {"gap": -1.0}, {"restores_refusal_msav": "contradicted", "dose_zero_is_vanilla_msav": "supported"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"), CASES, ids=[f"{n}-{'-'.join(f'{k}{v:g}' for k, v in c.items()) or 'planted'}" for n, c, _ in CASES]
+)
+def test_verdict_equals_the_planted_truth(measured: Measured, name: str, changes: dict[str, float], expected: dict[str, str]) -> None:
+    _, verdicts = measured(name, **changes)
+    assert {claim: verdicts[claim] for claim in expected} == expected
+
+
+def test_the_vector_recovers_the_planted_gap_despite_noise() -> None:
+    from safesteer_interp.models.planted import build_planted, planted_requests, planted_truth
+    from safesteer_interp.requests import Attack
+    from safesteer_interp.tracing.collect import collect
+    from safesteer_interp.vectors.alignment import alignment_vectors
+
+    requests = planted_requests(attacks=(Attack.CB, Attack.SD))
+    for gap, noise in ((1.0, 1.0), (1.0, 2.0), (-1.0, 1.0)):
+        model = build_planted(gap=gap, noise=noise)
+        vector = alignment_vectors(collect(model, requests, sites="final_norm", store=None, progress=False))["final_norm"]
+        assert vector.direction().vector @ planted_truth(model).gap_direction >= 0.95
+        assert vector.consistency is not None and vector.consistency.low > 0.5
+    nothing = alignment_vectors(collect(build_planted(gap=0.0), requests, sites="final_norm", store=None, progress=False))["final_norm"]
+    assert nothing.consistency is not None and nothing.consistency.high < 0.2
+
+
+def test_layers_show_where_the_gap_is_planted(measured: Measured) -> None:
+    t = measured("alignment_vector")[0]["layers"]
+    harmful = t[t["of"] == "harmful"].set_index(["quantity", "layer"])
+    chance = t[t["of"] == "random_pairs"].set_index(["quantity", "layer"])
+    for layer in ("0", "1", "2"):  # nothing of the picture has reached the last prompt token there
+        assert harmful.loc[("size", layer), "value"] < 0.05
+        assert harmful.loc[("consistency", layer), "low"] < chance.loc[("consistency", layer), "high"]
+    for layer in ("3", "4", "5", "final_norm"):
+        assert harmful.loc[("size", layer), "low"] > 0.3
+        assert harmful.loc[("consistency", layer), "low"] > 0.8
+        assert harmful.loc[("cosine", layer), "high"] < -0.2  # a third of the gap points against harm
+
+
+def test_only_the_rule_towards_text_brings_refusals_back(measured: Measured) -> None:
+    t = measured("alignment_vector")[0]["rules"]
+    every = t[(t["gate"] == "every request") & (t["quantity"] == "top_1") & (t["attack"] == "SD")].set_index(["rule", "class"])
+    assert every.loc[("none", "harmful"), "value"] < 0.2
+    assert every.loc[("printed/raw", "harmful"), "value"] == every.loc[("printed/unit", "harmful"), "value"] == 0
+    assert every.loc[("toward_text/unit", "harmful"), "low"] > 0.5
+    assert every.loc[("random/unit", "harmful"), "value"] < 0.5 < every.loc[("toward_text/unit", "harmful"), "value"]
+    assert every.loc[("toward_text/unit", "harmless"), "value"] < 0.5
+    # Times |mu| too long: everything is refused, also what is harmless.
+    assert every.loc[("toward_text/raw", "harmless"), "low"] > 0.5
+
+
+def test_doses_act_in_order_and_the_planted_layer_is_chosen(measured: Measured) -> None:
+    tables, verdicts = measured("steering_dose_response")
+    chosen = tables["selection"][tables["selection"]["chosen"]]
+    assert set(chosen["layer"]) == {3}
+    assert "supported" not in {v for name, v in verdicts.items() if name.startswith("reversed")}
+    first = tables["first_token"]
+    harmful = first[first["of"] == "harmful"].set_index("dose")["value"]
+    assert harmful.loc[0:].is_monotonic_increasing and harmful.loc[:-0.5].max() < 0.01 < harmful[0] < 0.2 and harmful[3] > 0.99
+    answers = tables["table"].set_index(["steering", "of", "dose", "quantity"])
+    for steering in ("msav", "refusal"):
+        refused = [answers.loc[(steering, "harmful", dose, "refused"), "value"] for dose in (-1, 0, 1)]
+        assert refused[0] <= refused[1] < refused[2]
+
+
+def test_tables_hold_no_answer(measured: Measured) -> None:
+    for name in SMALLER:
+        for table in measured(name)[0].values():
+            assert not {"text", "ids", "request"} & set(table.columns)
+            assert {"value", "low", "high", "n"} <= set(table.columns)
+
+
+def test_figures_are_drawn_from_the_tables_alone(measured: Measured) -> None:
+    from safesteer_interp.plotting import style
+
+    for name in SMALLER:
+        analysis = runner.discover(FOLDER)[name]
+        with style():
+            figures = analysis.draw(measured(name)[0], analysis.parameters("quick", SMALLER[name]))
+        for figure in figures.values():
+            assert all(ax.get_xlabel() and (ax.get_ylabel() or len(ax.get_yticks())) for ax in figure.axes)
+            assert len(figure.legends) == 1
+
+
+def test_steered_at_dose_0_answers_as_undefended_and_is_told_from_other_doses(planted: Any) -> None:
+    from safesteer_interp.defenses.defense import Settings as Answering
+    from safesteer_interp.defenses.none import Undefended
+    from safesteer_interp.defenses.steered import Steered
+    from safesteer_interp.models.planted import build_planted, planted_requests
+    from safesteer_interp.requests import Attack
+    from safesteer_interp.tracing.collect import collect
+    from safesteer_interp.tracing.tracer import Edit, Sampling
+    from safesteer_interp.vectors.alignment import alignment_vectors
+    from safesteer_interp.vectors.refusal import refusal_directions
+
+    requests = planted_requests(8, attacks=(Attack.CB, Attack.SD))
+    trace = collect(planted, requests, sites="resid_post.3,final_norm", store=None, progress=False)
+    vector, direction = alignment_vectors(trace)["final_norm"], refusal_directions(trace, sites=["resid_post.3"])[0]
+    settings = Answering(Sampling(max_new_tokens=10, temperature=1.0))
+    plain = [r.ids for r in Undefended().respond(planted, requests, settings)]
+    for made in (Steered(), Steered.aligned(vector, 0.0), Steered.along(direction, 0.0)):
+        assert [r.ids for r in made.respond(planted, requests, settings)] == plain
+    doses = [make(what, dose) for make, what in ((Steered.aligned, vector), (Steered.along, direction)) for dose in (-1.0, 0.0, 1.0)]
+    assert len({made.fingerprint() for made in doses}) == len(doses)
+    assert Steered.aligned(vector, 1.0).fingerprint() == Steered.aligned(replace(vector), 1.0).fingerprint()
+    with pytest.raises(UsageError, match="fitted on model"):
+        Steered.aligned(vector, 1.0).respond(build_planted(gap=0.0), requests[:1], settings)
+    with pytest.raises(UsageError, match="has no key"):
+        Steered((Edit((direction.site,), lambda h, at: h),))

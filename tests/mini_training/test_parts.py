@@ -1,0 +1,322 @@
+"""mini's parts, without its weights: texts, labels, tower, adapters and resuming."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from safesteer_interp.datasets.pairs import heldout_phrases, leaked_phrases
+from safesteer_interp.datasets.pictures import PictureBox
+from safesteer_interp.mini_training.answering import is_answered, is_degenerate
+from safesteer_interp.mini_training.batches import IGNORED, TAUGHT_TOKENS, Example, answer_loss, collate, encode_turn, length_buckets
+from safesteer_interp.mini_training.cells import NOTHING, CellMap
+from safesteer_interp.mini_training.evaluate import words_right
+from safesteer_interp.mini_training.grounding import Grounding, GroundingRecipe, to_pixels
+from safesteer_interp.mini_training.resume import Checkpoint, cosine
+from safesteer_interp.mini_training.texts import (
+    REFUSALS,
+    OwnAnswers,
+    Turn,
+    alignment_turns,
+    harmful_phrases,
+    harmless_phrases,
+    lines_of,
+    question_of,
+    whole_sentences,
+)
+from safesteer_interp.mini_training.words import WordLists, random_text
+from safesteer_interp.models.families.tokenizers import metaspace
+from safesteer_interp.models.mini import assemble
+from safesteer_interp.models.mini.lora import attach, merge_adapter, save_adapter
+from safesteer_interp.models.mini.tower import N_IMAGE_TOKENS, SafesteerTower, SafesteerTowerConfig
+from safesteer_interp.refusals import LISTS, contains_refusal, is_refusal, starts_with_refusal
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> OwnAnswers:
+    """Stand-ins for the unmodified model's answers."""
+    own = OwnAnswers(tmp_path / "own.json")
+    own.table = {question_of(p): ("Start with the basics", False) for p in harmless_phrases()}
+    own.table |= dict.fromkeys(lines_of("chat"), ("Here you go.", True))
+    return own
+
+
+def test_no_training_text_contains_a_held_out_phrase(answers: OwnAnswers) -> None:
+    texts = [*harmful_phrases(), *harmless_phrases(), *lines_of("chat")]
+    texts += [t.user for seed in range(3) for t in alignment_turns(answers, random.Random(seed))]
+    assert len(heldout_phrases()) > 100
+    assert [t for t in texts if leaked_phrases(t)] == []
+
+
+def test_a_held_out_phrase_would_be_caught() -> None:
+    phrase = sorted(heldout_phrases())[0]
+    assert leaked_phrases(f"Tell me how to {phrase.upper()}, please.") == [phrase]
+
+
+def test_random_texts_never_spell_a_held_out_phrase() -> None:
+    rng = random.Random(0)
+    words = tuple(sorted({w for p in heldout_phrases() for w in p.split()})[:40])
+    assert all(not leaked_phrases(random_text(WordLists(words, words), rng)) for _ in range(300))
+
+
+def test_harmful_and_harmless_lists_are_disjoint_and_varied() -> None:
+    assert not set(harmful_phrases()) & set(harmless_phrases())
+    assert len(harmful_phrases()) > 250 and len(harmless_phrases()) > 400
+
+
+def test_alignment_refuses_the_harmful_and_nothing_else(answers: OwnAnswers) -> None:
+    turns = alignment_turns(answers, random.Random(1))
+    refused = [t for t in turns if is_refusal(t.answer)]
+    assert len(refused) == len(harmful_phrases())
+    assert {t.answer for t in refused} <= set(REFUSALS)
+    assert len(turns) == len(harmful_phrases()) + len(harmless_phrases()) + len(lines_of("chat"))
+
+
+def test_own_answers_that_decline_are_not_taught(tmp_path: Path) -> None:
+    own = OwnAnswers(tmp_path / "own.json")
+    own.table = {"a": ("I'm sorry, I can't.", True), "b": ("As a chatbot designed to assist", False), "c": ("Sure: knead it.", True)}
+    assert [own.usable(k) is not None for k in "abc"] == [False, False, True]
+
+
+@pytest.mark.parametrize("text", [*REFUSALS, "I\u2019m sorry, but no.", '"I cannot do that."', "As an AI, I must decline.", "I apologize"])
+def test_refusals_are_recognised(text: str) -> None:
+    assert is_refusal(text)
+
+
+@pytest.mark.parametrize("text", ["No.", "Sorrynotaword", "To renew a passport, ...", "I can tell you how.", "", "Mix flour. I'm sorry"])
+def test_answers_are_not_refusals(text: str) -> None:
+    assert not is_refusal(text)
+
+
+def test_published_lists_differ_in_reach() -> None:
+    assert starts_with_refusal("No, that is wrong.", LISTS["xstest"]) and not is_refusal("No, that is wrong.")
+    assert contains_refusal("It is illegal to park here.") and not starts_with_refusal("It is illegal to park here.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "degenerate"),
+    [
+        ("", True),
+        ("car car car car", True),
+        ("to do it to do it to do it to do it", True),
+        ("First, preheat the oven to 200 degrees and grease a tin.", False),
+        ("Paris.", False),
+    ],
+)
+def test_degenerate_answers(answer: str, degenerate: bool) -> None:
+    assert is_degenerate(answer) is degenerate
+    assert is_answered(answer) is not degenerate
+
+
+def test_each_said_word_counts_once() -> None:
+    assert words_right("red red car.", ("red", "car", "red", "blue")) == [True, True, True, False]
+    assert words_right("red car", ("red", "red")) == [True, False]
+
+
+def test_the_box_that_covers_most_of_a_cell_labels_it() -> None:
+    cells = CellMap(16, 32)
+    cells.cover(0, 10, 0, 16, 1)
+    cells.cover(10, 32, 0, 16, 2)
+    assert cells.labels.tolist() == [[1, 2], [NOTHING, NOTHING]]
+    cells.cover(0, 32, 20, 21, 3, floor=30.0)
+    assert cells.labels[1].tolist() == [NOTHING, NOTHING]
+
+
+def test_boxes_outside_the_canvas_do_not_crash_the_labels() -> None:
+    cells = CellMap(16, 32)
+    cells.cover(-5, 40, 28, 60, 4)
+    assert cells.labels.tolist() == [[NOTHING, NOTHING], [4, 4]]
+
+
+@pytest.fixture(scope="module")
+def small_tower() -> SafesteerTower:
+    torch.manual_seed(0)
+    tower = SafesteerTower(SafesteerTowerConfig(trunk_size=24, widths=(8, 8, 16), low_blocks=1, high_blocks=1, folded=False))
+    tower.train()
+    for _ in range(3):
+        tower.maps(torch.randn(4, 3, 160, 160))  # gives the batch norms statistics of their own
+    return tower.eval()
+
+
+def test_folding_batch_norm_changes_nothing(small_tower: SafesteerTower) -> None:
+    pixels = torch.rand(2, 3, 160, 160) * 2 - 1
+    folded = small_tower.folded()
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    torch.testing.assert_close(folded(pixels).last_hidden_state, small_tower(pixels).last_hidden_state, rtol=1e-4, atol=1e-5)
+
+
+def test_the_tower_gives_a_hundred_features_in_reading_order(small_tower: SafesteerTower) -> None:
+    blank = torch.ones(1, 3, 160, 160)
+    marked = blank.clone()
+    marked[:, :, :32, 128:] = -1.0
+    changed = (small_tower(marked).last_hidden_state - small_tower(blank).last_hidden_state).abs().sum(-1)[0]
+    assert changed.shape == (N_IMAGE_TOKENS,)
+    corners = changed.reshape(10, 10)[[0, 0, 9, 9], [0, 9, 0, 9]]
+    assert int(corners.argmax()) == 1, "what changes at the top right changes the end of the first row"
+
+
+def test_transformers_loads_the_tower_by_its_model_type(small_tower: SafesteerTower, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    folded = small_tower.folded()
+    folded.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(loaded, SafesteerTower)
+    pixels = torch.rand(1, 3, 160, 160)
+    torch.testing.assert_close(loaded(pixels).last_hidden_state, folded(pixels).last_hidden_state)
+
+
+def tiny_llama() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    shape = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, vocab_size=99)
+    return LlamaForCausalLM(shape).eval()
+
+
+def test_a_merged_adapter_equals_the_wrapped_model(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="adapters are trained with peft (the extra `train`)")
+    wrapped = attach(tiny_llama(), rank=4, alpha=8).eval()
+    for name, p in wrapped.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(p, std=0.1)
+    save_adapter(wrapped, tmp_path / "a.safetensors")
+    merged = tiny_llama()
+    plain = merged(torch.arange(7)[None]).logits
+    merge_adapter(merged, tmp_path / "a.safetensors")
+    ids = torch.arange(7)[None]
+    torch.testing.assert_close(merged(ids).logits, wrapped(ids).logits, rtol=5e-3, atol=5e-3)  # stored as float16
+    assert (merged(ids).logits - plain).abs().max() > 0.05, "the adapter does something"
+
+
+def steps_of(model: Grounding, optimizer: torch.optim.Optimizer, data: list[torch.Tensor], first: int, last: int) -> None:
+    for step in range(first, last):
+        generator = torch.Generator().manual_seed(step)
+        loss, _ = model.loss(data[0], data[1], data[2], generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def fresh_grounding() -> tuple[Grounding, torch.optim.Optimizer]:
+    torch.manual_seed(2)
+    recipe = GroundingRecipe(trunk_size=16, low_blocks=1, high_blocks=1)
+    model = Grounding(recipe, torch.randn(20, 12, generator=torch.Generator().manual_seed(3)), [3, 5, 7], 3).train()
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tokens = torch.from_numpy(rng.choice([NOTHING, 5, 7], (2, 100)).astype(np.int32))
+    characters = torch.from_numpy(rng.integers(-1, 3, (2, 400)).astype(np.int8))
+    data = [to_pixels(rng.integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)), tokens, characters]
+    whole, optimizer = fresh_grounding()
+    steps_of(whole, optimizer, data, 0, 4)
+    part, optimizer = fresh_grounding()
+    steps_of(part, optimizer, data, 0, 2)
+    Checkpoint(tmp_path / "c.safetensors", {"m": part}, optimizer).save(2)
+    resumed, optimizer = fresh_grounding()
+    assert Checkpoint(tmp_path / "c.safetensors", {"m": resumed}, optimizer).load() == 2
+    steps_of(resumed, optimizer, data, 2, 4)
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=f"{name} differs after resuming")
+
+
+def test_a_run_without_a_checkpoint_starts_at_zero(tmp_path: Path) -> None:
+    model, optimizer = fresh_grounding()
+    assert Checkpoint(tmp_path / "none.safetensors", {"m": model}, optimizer).load() == 0
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    rates = [cosine(s, 100, 1.0, 10) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[-1] < 0.03
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    made = metaspace(["<image>"], gemma=False, image_token="<image>")
+    made.chat_template = assemble.CHAT_TEMPLATE
+    return made
+
+
+def test_only_the_answer_is_taught(tokenizer: Any) -> None:
+    example = encode_turn(tokenizer, Turn("Where is it?", "Here.", "Be brief."), image=True)
+    batch = collate([example, Example((4, 5, 6), 1)])
+    assert int(batch.image_at[0].sum()) == N_IMAGE_TOKENS and not batch.image_at[1].any()
+    taught = batch.labels[0][batch.labels[0] != IGNORED]
+    assert tokenizer.decode(taught[:-1]).strip() == "Here." and int(taught[-1]) == tokenizer.eos_token_id
+    assert batch.labels[1].tolist()[:3] == [IGNORED, 5, 6]
+    assert batch.attention.sum(1).tolist() == [len(example.ids), 3]
+
+
+def test_long_answers_are_cut_without_teaching_an_end(tokenizer: Any) -> None:
+    example = encode_turn(tokenizer, Turn("Go on", " ".join(["more"] * 80)))
+    assert len(example.ids) - example.answer_start == TAUGHT_TOKENS
+    assert tokenizer.eos_token_id not in example.ids[example.answer_start :]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept", "complete"),
+    [
+        ("Boil water. Then add the", "Boil water.", True),
+        ("Here is how:\n\n1. Boil water", "Here is how:\n\n1. Boil water", False),
+        ('She said "yes!" and then', 'She said "yes!"', True),
+        ("It costs 2.50 at most", "It costs 2.50 at most", False),
+        ("A man. A plan? A canal", "A man. A plan?", True),
+    ],
+)
+def test_answers_that_were_cut_end_with_a_whole_sentence(answer: str, kept: str, complete: bool) -> None:
+    assert whole_sentences(answer) == (kept, complete)
+
+
+class Uniform(torch.nn.Module):
+    """A language model that thinks every token as likely as `bias` says, whatever it reads."""
+
+    def __init__(self, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.embed, self.bias = torch.nn.Embedding(len(bias), 4), bias
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.embed
+
+    def model(self, inputs_embeds: torch.Tensor, **_: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=inputs_embeds)
+
+    def lm_head(self, states: torch.Tensor) -> torch.Tensor:
+        return self.bias.expand(len(states), -1)
+
+
+def test_every_turn_weighs_the_same_however_long_its_answer() -> None:
+    bias = torch.tensor([0.0, 2.0, -1.0])
+    short, long = Example((0, 1), 1), Example((0, 2, 2, 2, 2, 2), 1)
+    loss = answer_loss(Uniform(bias), collate([short, long]))
+    each = -bias.log_softmax(0)
+    torch.testing.assert_close(loss, (each[1] + each[2]) / 2)
+
+
+def test_length_buckets_use_every_example_once() -> None:
+    examples = [Example(tuple(range(n % 17 + 2)), 1) for n in range(53)]
+    parts = length_buckets(examples, 8, random.Random(0))
+    assert sorted(i for part in parts for i in part) == list(range(53))
+
+
+def test_pictures_of_several_tokens_are_spread_from_left_to_right(tokenizer: Any) -> None:
+    from safesteer_interp.mini_training.cells import Labeller
+
+    labeller = Labeller(tokenizer, WordLists(("passport",), ("pen",)))
+    spans = labeller.word_tokens("passport")
+    assert len(spans) > 1, "the tiny tokenizer splits the word"
+    cells = CellMap(16)
+    labeller.label_pictures(cells, [PictureBox("passport", 0, 160, 0, 160)])
+    seen = list(dict.fromkeys(cells.labels[0].tolist()))
+    assert seen == [t for t in dict.fromkeys(t for t, _, _ in spans) if t in seen] and len(seen) > 1
+    assert labeller.word_tokens("passport")[0][0] in labeller.token_ids()

@@ -1,0 +1,132 @@
+"""The reading half of mini's tower training: full pages and their labels, batch norm put back, and a short run that resumes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from safesteer_interp.datasets.pairs import leaked_phrases
+from safesteer_interp.mini_training.cells import NOTHING, Labeller
+from safesteer_interp.mini_training.grounding import TokenTargets, new_projector, to_pixels
+from safesteer_interp.mini_training.reading import ReadingRecipe, fine_maps, full_page, reading_shard, train_reading, unfolded
+from safesteer_interp.mini_training.recall import RecallRecipe, cell_accuracy, fit_classifier, grounded_projector, with_recall
+from safesteer_interp.mini_training.words import WordLists
+from safesteer_interp.models.families.tokenizers import byte_level
+from safesteer_interp.models.mini.tower import COLOUR_SCALE, ConvNorm, SafesteerTower, SafesteerTowerConfig
+
+TOKENIZER = byte_level(["<|end|>"], eos="<|end|>", pad="<|end|>")
+WORDS = ("passport", "garden", "bank", "money", "house", "car", "paper", "river", "lemon", "table", "music", "train")
+
+
+@pytest.fixture(scope="module")
+def labeller() -> Labeller:
+    return Labeller(TOKENIZER, WordLists(WORDS, WORDS))
+
+
+@pytest.fixture
+def tower() -> SafesteerTower:
+    torch.manual_seed(0)
+    return SafesteerTower(SafesteerTowerConfig(trunk_size=32, low_blocks=1, high_blocks=1, folded=False)).eval().folded()
+
+
+def test_a_page_is_full_and_gives_away_no_held_out_phrase(labeller: Labeller) -> None:
+    rng = random.Random(3)
+    covered = []
+    for _ in range(10):
+        image, tokens, characters = full_page(labeller, rng)
+        assert image.size == (160, 160) and tokens.shape == (100,) and characters.shape == (400,)
+        covered.append(np.mean(tokens != NOTHING))
+    assert np.mean(covered) > 0.6
+    assert not leaked_phrases(" ".join(WORDS))
+
+
+def test_a_shard_depends_on_its_seed_alone(labeller: Labeller) -> None:
+    first, again, other = (reading_shard(labeller, seed, 4, 0.5) for seed in (1, 1, 2))
+    assert np.array_equal(first.images, again.images) and np.array_equal(first.tokens, again.tokens)
+    assert not np.array_equal(first.images, other.images)
+
+
+def test_batch_norm_put_back_is_the_same_function(labeller: Labeller, tower: SafesteerTower) -> None:
+    maps = fine_maps(tower, reading_shard(labeller, 5, 6, 1.0).images, torch.Generator().manual_seed(0)).float()
+    again = unfolded(tower.stage16, maps).eval()
+    with torch.no_grad():
+        assert torch.allclose(again(maps), tower.stage16(maps), rtol=1e-3, atol=1e-4)
+    assert all(not isinstance(m.norm, torch.nn.Identity) for m in again.modules() if isinstance(m, ConvNorm))
+
+
+def test_training_changes_the_upper_layers_only_and_resumes_to_the_same_weights(
+    labeller: Labeller, tower: SafesteerTower, tmp_path: Path
+) -> None:
+    embeddings = torch.randn(len(TOKENIZER), 24, generator=torch.Generator().manual_seed(1))
+    before = {k: v.clone() for k, v in tower.state_dict().items()}
+    recipe = ReadingRecipe(images=32, batch=8, shard=8, passes=2, pages=1.0)
+
+    def run(folder: Path, images: int) -> dict[str, torch.Tensor]:
+        folder.mkdir(exist_ok=True)
+        copy = SafesteerTower(tower.config)
+        copy.load_state_dict(before)
+        torch.manual_seed(4)
+        shortened = ReadingRecipe(**{**recipe.__dict__, "images": images})
+        return train_reading(copy, new_projector(32, 24), labeller, embeddings, shortened, folder)[0].state_dict()
+
+    after = run(tmp_path / "whole", 32)
+    assert all(torch.equal(after[k], before[k]) for k in before if not k.startswith("stage16"))
+    assert any(not torch.equal(after[k], before[k]) for k in before if k.startswith("stage16"))
+    assert (tmp_path / "whole" / "reading.safetensors").is_file()
+    again = run(tmp_path / "whole", 32)  # finished: loaded, not trained on
+    assert all(torch.equal(after[k], again[k]) for k in after)
+
+
+@pytest.fixture
+def targets(labeller: Labeller) -> TokenTargets:
+    embeddings = torch.randn(len(TOKENIZER), 24, generator=torch.Generator().manual_seed(1))
+    return TokenTargets(embeddings, labeller.token_ids(), labeller.space_id())
+
+
+def test_recall_and_mean_colours_stand_beside_the_features(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets) -> None:
+    classifier = torch.nn.Linear(32, len(targets.embeddings))
+    recalling = with_recall(tower, classifier, targets.embeddings)
+    pixels = to_pixels(reading_shard(labeller, 6, 2, 1.0).images)
+    with torch.no_grad():
+        plain, both = tower(pixels).last_hidden_state, recalling(pixels).last_hidden_state
+        mixed = classifier(plain).softmax(-1) @ targets.embeddings
+    assert both.shape == (2, 100, 32 + 24 + 3) and recalling.config.hidden_size == 59
+    torch.testing.assert_close(both[..., :56], torch.cat([plain, mixed], -1))
+    corner = pixels[:, :, 16:32, :16].mean((2, 3))  # second row, first column: the eleventh cell
+    torch.testing.assert_close(both[:, 10, 56:], COLOUR_SCALE * corner, rtol=1e-5, atol=1e-4)
+
+
+def test_a_tower_with_recall_is_saved_and_loaded(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets, tmp_path: Path) -> None:
+    recalling = with_recall(tower, torch.nn.Linear(32, len(targets.embeddings)), targets.embeddings)
+    recalling.save_pretrained(tmp_path)
+    loaded = SafesteerTower.from_pretrained(tmp_path)
+    pixels = to_pixels(reading_shard(labeller, 6, 2, 1.0).images)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pixels).last_hidden_state, recalling(pixels).last_hidden_state)
+
+
+def test_the_grounded_projector_hands_codes_on_and_nothing_else(tower: SafesteerTower, targets: TokenTargets) -> None:
+    recalling = with_recall(tower, torch.nn.Linear(32, len(targets.embeddings)), targets.embeddings)
+    projector = grounded_projector(recalling)
+    with torch.no_grad():
+        n = len(targets.embeddings)
+        handed = projector(torch.cat([torch.randn(n, 32) * 10, targets.embeddings, torch.randn(n, 3)], 1))
+    error = (handed - targets.embeddings).norm(dim=1) / targets.embeddings.norm(dim=1)
+    assert float(error.max()) < 0.05
+
+
+def test_the_classifier_learns_what_cells_show(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets) -> None:
+    drawn = reading_shard(labeller, 6, 8, 1.0)
+    torch.manual_seed(0)
+    classifier = torch.nn.Linear(32, len(targets.embeddings))
+    before = cell_accuracy(with_recall(tower, classifier, targets.embeddings), targets, drawn)
+    recipe = RecallRecipe(images=8, steps=300, batch=256, rate=3e-2, pages=1.0, seed=6)
+    fit_classifier(tower, classifier, labeller, targets, recipe)
+    after = cell_accuracy(with_recall(tower, classifier, targets.embeddings), targets, drawn)
+    assert after["cells"] == before["cells"] == int((drawn.tokens >= 0).sum())
+    assert after["cells_right"] > before["cells_right"] + 0.2  # an untrained tower tells little
+    assert after["cosine"] > before["cosine"]

@@ -1,0 +1,94 @@
+"""Demands are united where that is cheap, stored traces are found again, and pairs are picked the same way every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safesteer_interp.errors import UsageError
+from safesteer_interp.requests import Attack, Request, Split
+from safesteer_interp.runner.analysis import as_tables, like_returned
+from safesteer_interp.tracing.demand import SMALL, Catalogue, Demand, Group, unite
+from safesteer_interp.tracing.spec import TraceSpec, pick
+
+LAYERS = tuple(f"resid_post.{i}" for i in range(30))
+PROMPT = Demand("bundled", LAYERS, ("last_prompt",))
+STEPS = Demand("bundled", ("final_norm",), tuple(f"step:{k}" for k in range(1, 25)), max_new_tokens=24)
+
+
+def test_a_small_model_runs_each_request_once_and_a_large_one_does_not_fill_the_disk() -> None:
+    requests = [("a", "1"), ("b", "2")]
+    small = unite([(PROMPT, requests), (STEPS, requests[:1])], width=64)
+    assert [sorted(g.requests) for g in small] == [["a"], ["b"]]
+    assert small[0].demand.covers(PROMPT) and small[0].demand.covers(STEPS) and small[1].demand == PROMPT
+    large = unite([(PROMPT, requests), (STEPS, requests[:1])], width=4096)
+    assert {g.demand for g in large} == {PROMPT, STEPS}
+    assert PROMPT.united(STEPS).n_bytes(64) <= SMALL < PROMPT.united(STEPS).n_bytes(4096)
+
+
+def test_sampled_tokens_keep_their_own_lane_but_share_the_prompt() -> None:
+    hot = Demand.of(TraceSpec(reads=("step:1-2",), temperature=1.0, seed=3), "bundled", 4)
+    assert (hot.max_new_tokens, hot.temperature, hot.seed) == (2, 1.0, 3)
+    assert Demand.of(TraceSpec(temperature=1.0, seed=3), "bundled", 4).lane == ("bundled", 0.0, 0)
+    greedy = Demand.of(TraceSpec(reads=("step:1-2",)), "bundled", 4)
+    assert not greedy.covers(hot) and not hot.covers(greedy)
+    assert Demand("bundled", hot.sites, ("last_prompt",)).lane != hot.lane
+    assert Demand("bundled", hot.sites, ("last_prompt", "step:1"), 2, 1.0, 3).covers(Demand("bundled", hot.sites, ("last_prompt",)))
+
+
+def test_a_site_the_model_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match="layers 0-3"):
+        Demand.of(TraceSpec(sites=("resid_post.4",)), "bundled", 4)
+
+
+def test_the_catalogue_remembers_forgets_and_survives_damage(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path, "f" * 64)
+    catalogue.add(Group(PROMPT, {"a": "1"}))
+    catalogue.add(Group(STEPS, {"a": "1", "b": "2"}))
+    both = Group(PROMPT.united(STEPS), {"a": "1", "b": "2"})
+    again = Catalogue(tmp_path, "f" * 64)
+    assert [g.demand for g in again.groups] == [PROMPT, STEPS]
+    assert again.answering(PROMPT, {"a": "1", "c": "3"})[0].requests == {"a": "1"}
+    assert not again.answering(PROMPT, {"a": "changed"}), "a request that has changed must be traced anew"
+    again.add(both)
+    assert Catalogue(tmp_path, "f" * 64).groups == [both], "what a larger trace holds is forgotten"
+    again.path.write_text("[{")
+    assert Catalogue(tmp_path, "f" * 64).groups == []
+
+
+def requests_of(pairs: int, scenarios: int) -> list[Request]:
+    return [
+        Request(f"{p}/{a}/{h}", "text", h, a, pair=f"p{p}", scenario=f"s{p % scenarios}", split=Split.TRAIN if p % 2 else Split.TEST)
+        for p in range(pairs)
+        for a in (Attack.CB, Attack.SD)
+        for h in (True, False)
+    ]
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_pairs_are_picked_whole_evenly_and_whatever_the_order(limit: int, scenarios: int, random: object) -> None:
+    requests = requests_of(24, scenarios)
+    chosen = {r.id for r in pick(requests, TraceSpec(pairs=limit))}
+    shuffled = list(requests)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert {r.id for r in pick(shuffled, TraceSpec(pairs=limit))} == chosen
+    assert chosen <= {r.id for r in pick(requests, TraceSpec(pairs=limit + 1))}
+    pairs = {r.pair for r in requests if r.id in chosen}
+    assert len(pairs) == 2 * limit and len(chosen) == 4 * len(pairs)
+    harmful = pick(requests, TraceSpec(pairs=limit, harmful=True, attacks=(Attack.SD,), split=Split.TEST))
+    assert {r.pair for r in harmful} <= pairs and len(harmful) == limit
+    counts = [sum(r.scenario == s for r in harmful) for s in {r.scenario for r in requests if r.split is Split.TEST}]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_one_table_or_several() -> None:
+    import pandas as pd
+
+    table = pd.DataFrame({"a": [1]})
+    assert like_returned(as_tables(table)) is table
+    assert set(as_tables({"table": table, "more": table})) == {"table", "more"}
+    with pytest.raises(ValueError, match="at least one DataFrame"):
+        as_tables({})
