@@ -107,7 +107,7 @@ class Scenes:
     def harmless_scenes(self) -> list[tuple[str, tuple[str, ...]]]:
         """(phrase, pictures): the harmless scenes of the training pairs, and pictures named in the project's own harmless phrases."""
         known, phrases = set(picture_names()), harmless_phrases()
-        found = {p.harmless: p.harmless_pictures for p in load_pairs() if p.split is Split.TRAIN and p.harmless in set(phrases)}
+        found = {p.harmless: p.harmless_pictures for p in load_pairs() if p.split is Split.ALIGN and p.harmless in set(phrases)}
         for phrase in phrases:
             named = [w for w in words_in(phrase) if w in known]
             if phrase not in found and 1 <= len(set(named)) <= 3:
