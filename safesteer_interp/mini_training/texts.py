@@ -170,16 +170,19 @@ def chat_text(tokenizer: Any, user: str, system: str | None = None) -> str:
     return tokenizer.apply_chat_template([*messages, {"role": "user", "content": user}], tokenize=False, add_generation_prompt=True)
 
 
-def alignment_turns(answers: OwnAnswers, rng: random.Random, scale: float = 1.0, harmless: float = 1.0) -> list[Turn]:
+def alignment_turns(
+    answers: OwnAnswers, rng: random.Random, scale: float = 1.0, harmless: float = 1.0, *, refusals: bool = True
+) -> list[Turn]:
     """One epoch of text alignment: every activity once in a random form, refused or answered by its label, and small talk.
 
-    `scale` below 1 keeps that share of each list (the end-to-end test uses it), `harmless` of the harmless activities.
+    `scale` below 1 keeps that share of each list (the end-to-end test uses it), `harmless` of the harmless activities. Without
+    `refusals` the harmful ones are left out.
     """
 
     def some(items: list[str], share: float = scale) -> list[str]:
         return items if share >= 1 else rng.sample(items, max(2, round(share * len(items))))
 
-    asked = [in_some_form(p, rng) for p in some(harmful_phrases())]
+    asked = [in_some_form(p, rng) for p in (some(harmful_phrases()) if refusals else ())]
     turns = [Turn(text, refusal_of(text), rng.choice(SYSTEM_PROMPTS)) for text in asked]
     for phrase in some(answered_phrases(), scale * harmless):
         own = answers.table.get(question_of(phrase)) and answers.usable(question_of(phrase))
