@@ -21,9 +21,10 @@ import torch
 import tyro
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from safesteer_interp.decoding.candidates import Prefix, advance, chosen_states, keep_candidate, output_logits, prefill, score_candidates
+from safesteer_interp.decoding.candidates import chosen_states, keep_candidate, score_candidates
 from safesteer_interp.decoding.loop import decode
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Policy, ProbeScorer
+from safesteer_interp.decoding.prefix import Prefix, advance, output_logits, prefill
 from safesteer_interp.decoding.sampling import draw
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 

@@ -14,17 +14,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from safesteer_interp.decoding.candidates import (
-    advance,
-    check_head,
-    check_maskable,
-    chosen_states,
-    keep_candidate,
-    output_logits,
-    read_prompt,
-    score_candidates,
-)
+from safesteer_interp.decoding.candidates import check_maskable, chosen_states, keep_candidate, score_candidates
 from safesteer_interp.decoding.policies import Candidates, Policy, check_budget
+from safesteer_interp.decoding.prefix import advance, check_head, output_logits, read_prompt
 from safesteer_interp.errors import UsageError
 
 

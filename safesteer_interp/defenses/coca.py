@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from safesteer_interp.decoding.candidates import advance, output_logits, prefill
-from safesteer_interp.decoding.generate import by_length, text_of
+from safesteer_interp.decoding.generate import text_of
 from safesteer_interp.decoding.loop import Decoded
+from safesteer_interp.decoding.prefix import advance, output_logits, prefill
 from safesteer_interp.decoding.sampling import draw, uniforms
+from safesteer_interp.decoding.sharing import by_length
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM

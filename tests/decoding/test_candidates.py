@@ -13,16 +13,8 @@ from support.decoding import asked
 from transformers import DynamicCache, StaticCache
 
 from safesteer_interp.decoding import candidates as module
-from safesteer_interp.decoding.candidates import (
-    advance,
-    check_head,
-    check_maskable,
-    chosen_states,
-    keep_candidate,
-    output_logits,
-    prefill,
-    score_candidates,
-)
+from safesteer_interp.decoding.candidates import check_maskable, chosen_states, keep_candidate, score_candidates
+from safesteer_interp.decoding.prefix import advance, check_head, output_logits, prefill
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.mllm import MLLM

@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.tracing import all_sites, requests_for
 
-from safesteer_interp.decoding.candidates import check_head, prefill
 from safesteer_interp.decoding.generate import generate
+from safesteer_interp.decoding.prefix import check_head, prefill
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.models.checks import check_layout
