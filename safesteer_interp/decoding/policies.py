@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from safesteer_interp.decoding.sampling import draw
 from safesteer_interp.errors import UsageError
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.openings import refusal_openings
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.refusals import OPENINGS
 from safesteer_interp.types import States
@@ -191,10 +193,9 @@ class RefusalTokens:
     bonus: float = 100.0
 
     @classmethod
-    def of(cls, tokenizer: Any, openings: Sequence[str] = OPENINGS) -> RefusalTokens:
-        """Openings as a tokenizer writes them at the start of an answer."""
-        tokens = (tuple(tokenizer(opening, add_special_tokens=False)["input_ids"]) for opening in openings)
-        return cls(frozenset(ids for ids in tokens if ids))
+    def of(cls, mllm: MLLM, openings: Sequence[str] = OPENINGS) -> RefusalTokens:
+        """Openings as the model writes them at the start of an answer."""
+        return cls(refusal_openings(mllm, openings))
 
     def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]:
         """log p, plus `bonus` for candidates that stay on a refusal opening."""

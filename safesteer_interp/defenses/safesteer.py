@@ -137,7 +137,7 @@ class SafeSteer(StagedDefense):
     def policy(self, mllm: MLLM) -> Policy:
         """The decoding policy on this model, after `guard`."""
         self.guard(mllm)
-        return self._guided(RefusalTokens.of(mllm.tokenizer) if self.scorer == "refusal_tokens" else None)
+        return self._guided(RefusalTokens.of(mllm) if self.scorer == "refusal_tokens" else None)
 
     def _guided(self, refusals: RefusalTokens | None) -> Guided:
         scorer: Scorer = refusals or ProbeScorer(self.probe)

@@ -18,6 +18,7 @@ from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Openin
 from safesteer_interp.decoding.sampling import draw, uniforms
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.families import FAMILIES
+from safesteer_interp.models.openings import refusal_openings
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Site
@@ -232,10 +233,9 @@ def test_refusal_tokens_prefer_what_continues_a_refusal() -> None:
     assert on.tolist() == [[False, True, False], [True, False, True], [False, False, False]]
 
 
-def test_refusal_openings_are_tokenised_as_answers_start(tiny: Callable[[str], Any]) -> None:
-    tokenizer = tiny("llava").tokenizer
-    openings = RefusalTokens.of(tokenizer).openings
-    assert {tuple(tokenizer.encode(t, add_special_tokens=False)) for t in ("I'm sorry", "I cannot")} <= openings
+def test_refusal_tokens_are_those_of_the_models_answers(tiny: Callable[[str], Any]) -> None:
+    mllm = tiny("smolvlm")
+    assert RefusalTokens.of(mllm).openings == refusal_openings(mllm)
 
 
 @pytest.mark.parametrize(
