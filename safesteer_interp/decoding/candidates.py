@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from safesteer_interp.decoding.cache import GrowingLayer, growing_cache
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.tracing.steps import rope_state
+from safesteer_interp.tracing.prefix import rope_state
 from safesteer_interp.types import Mask, States
 
 MASKED_KERNELS = ("sdpa", "eager")

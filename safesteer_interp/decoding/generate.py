@@ -15,13 +15,13 @@ from safesteer_interp.decoding.candidates import prefill
 from safesteer_interp.decoding.loop import Decoded, decode
 from safesteer_interp.decoding.policies import PLAIN, Policy, check_budget
 from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, spread
-from safesteer_interp.decoding.sampling import uniforms
 from safesteer_interp.decoding.sharing import Ask, CurrentRows, Mixed, Way, only_for, ways_of
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Role, Site
 from safesteer_interp.tracing.hooks import visiting
+from safesteer_interp.tracing.sampling import uniforms
 from safesteer_interp.tracing.steps import Pass, stop_ids
 from safesteer_interp.tracing.tracer import Edit, Sampling
 from safesteer_interp.types import Hidden, States

@@ -24,7 +24,7 @@ from safesteer_interp.decoding.candidates import (
     score_candidates,
 )
 from safesteer_interp.decoding.policies import Candidates, Opening, Policy
-from safesteer_interp.decoding.sampling import draw
+from safesteer_interp.tracing.sampling import draw
 from safesteer_interp.types import States
 
 

@@ -20,7 +20,8 @@ from safesteer_interp.sites import Role, Site, parse_reads, parse_sites
 from safesteer_interp.tracing import steps
 from safesteer_interp.tracing.collect import load_tracer
 from safesteer_interp.tracing.hooks import HooksTracer, visiting
-from safesteer_interp.tracing.steps import request_generator, stop_ids, twin
+from safesteer_interp.tracing.sampling import request_generator
+from safesteer_interp.tracing.steps import stop_ids, twin
 from safesteer_interp.tracing.tracer import TRACERS, At, Edit, Sampling
 from safesteer_interp.types import Hidden
 
