@@ -16,8 +16,9 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from safesteer_interp.decoding.candidates import check_maskable, chosen_states, keep_candidate, score_candidates
 from safesteer_interp.decoding.policies import Candidates, Policy, check_budget
-from safesteer_interp.decoding.prefix import advance, check_head, output_logits, read_prompt
+from safesteer_interp.decoding.prefix import advance, check_head, read_prompt
 from safesteer_interp.errors import UsageError
+from safesteer_interp.models.head import output_logits
 
 
 @torch.no_grad()

@@ -12,11 +12,11 @@ from safesteer_interp.decoding.loop import Decoded, decode
 from safesteer_interp.decoding.policies import PLAIN, Policy, check_budget
 from safesteer_interp.decoding.prefix import prefill
 from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, spread
-from safesteer_interp.decoding.sampling import uniforms
 from safesteer_interp.decoding.sharing import Ask, Mixed, batches_of, ways_of
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
+from safesteer_interp.tracing.sampling import uniforms
 from safesteer_interp.tracing.steps import stop_ids
 from safesteer_interp.tracing.tracer import Edit, Sampling
 

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from safesteer_interp.decoding.candidates import check_maskable, chosen_states, keep_candidate, score_candidates
 from safesteer_interp.decoding.policies import Candidates, Opening, Policy
-from safesteer_interp.decoding.prefix import Prefix, advance, output_logits
-from safesteer_interp.decoding.sampling import draw
+from safesteer_interp.decoding.prefix import Prefix, advance
+from safesteer_interp.models.head import output_logits
+from safesteer_interp.tracing.sampling import draw
 from safesteer_interp.types import States
 
 

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from safesteer_interp.decoding.sampling import draw
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.openings import refusal_openings
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.refusals import OPENINGS
+from safesteer_interp.tracing.sampling import draw
 from safesteer_interp.types import States
 
 

@@ -1,4 +1,4 @@
-"""What a model has read: the prompt pass, the cached step after it, and the head that turns states into logits.
+"""What a model has read: the prompt pass, and the cached step after it.
 
 Everything that writes answers (plain, guided, under edits, in transformers' own `generate`) starts from a `Prefix`.
 """
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from safesteer_interp.decoding.cache import growing_cache
 from safesteer_interp.errors import InputError
-from safesteer_interp.tracing.steps import rope_state
+from safesteer_interp.models.head import output_logits
+from safesteer_interp.tracing.prefix import prompt_inputs, rope_state
 from safesteer_interp.types import Mask, States
 
 
@@ -51,13 +52,6 @@ def decoder(model: PreTrainedModel) -> nn.Module:
     return model.get_decoder()
 
 
-def output_logits(model: PreTrainedModel, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... vocab"]:
-    """Next-token logits (float32) of states after the final norm, soft-capped where the family does so (Gemma 2)."""
-    logits = model.get_output_embeddings()(hidden).float()
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
-
-
 @torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
     """Raise InputError unless `output_logits` reproduces the model's own logits (some families scale them in their own way).
@@ -75,28 +69,17 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def prompt_inputs(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Keyword arguments of the prompt pass, prepared by transformers' own generation helpers, with a fresh cache.
-
-    So prefix masks (PaliGemma, Gemma 3), one-based positions (PaliGemma) and M-RoPE (Qwen-VL) are those of `model.generate`.
-    """
-    helper: Any = model
-    rest: dict[str, Any] = {name: value for name, value in inputs.items() if name != "input_ids"}
-    rest["position_ids"] = helper._prepare_position_ids_for_generation(inputs["input_ids"], rest)
-    rest |= {"use_cache": True, "past_key_values": growing_cache(model.config.get_text_config())}
-    return helper.prepare_inputs_for_generation(inputs["input_ids"], is_first_iteration=True, **rest)
-
-
 @torch.no_grad()
 def prefill(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Prefix, States]:
     """Read a left-padded batch; returns the prefix and h0 [batch, d], the state after the final norm at the last prompt token."""
+    cache = growing_cache(model.config.get_text_config())
     with rope_state(model):
-        return read_prompt(model, prompt_inputs(model, inputs), inputs["attention_mask"])
+        return read_prompt(model, prompt_inputs(model, inputs, cache), inputs["attention_mask"])
 
 
 @torch.no_grad()
 def read_prompt(model: PreTrainedModel, prepared: Mapping[str, Any], mask: Mask) -> tuple[Prefix, States]:
-    """The prompt pass on inputs that are already prepared (`prompt_inputs`, or transformers' generate)."""
+    """The prompt pass on inputs that are already prepared (`tracing.prefix.prompt_inputs`, or transformers' generate)."""
     prepared = {name: value for name, value in prepared.items() if name not in ("logits_to_keep", "labels")}
     out = model.base_model(**prepared)
     prefix = Prefix(out.past_key_values, mask, prepared["position_ids"][..., -1] + 1)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from safesteer_interp.decoding.prefix import decoder, output_logits
+from safesteer_interp.decoding.prefix import decoder
 from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, spread
 from safesteer_interp.decoding.sharing import by_answer_length
+from safesteer_interp.models.head import output_logits
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 

@@ -14,9 +14,10 @@ from transformers import DynamicCache, StaticCache
 
 from safesteer_interp.decoding import candidates as module
 from safesteer_interp.decoding.candidates import check_maskable, chosen_states, keep_candidate, score_candidates
-from safesteer_interp.decoding.prefix import advance, check_head, output_logits, prefill
+from safesteer_interp.decoding.prefix import advance, check_head, prefill
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.families import FAMILIES
+from safesteer_interp.models.head import output_logits
 from safesteer_interp.models.mllm import MLLM
 
 K, STEPS = 4, 3

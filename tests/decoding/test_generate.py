@@ -15,13 +15,13 @@ from support.decoding import ByRank, asked, ids
 from safesteer_interp.decoding.custom_generate import guided_generate
 from safesteer_interp.decoding.generate import generate
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Opening, RandomScorer, RefusalTokens
-from safesteer_interp.decoding.sampling import draw, uniforms
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.openings import refusal_openings
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Site
+from safesteer_interp.tracing.sampling import draw, uniforms
 from safesteer_interp.tracing.tracer import At, Edit, Sampling
 
 GREEDY = Sampling(max_new_tokens=8, temperature=0.0)
