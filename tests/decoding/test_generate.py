@@ -271,6 +271,7 @@ def test_custom_generate_guides_a_plain_transformers_model(family: str, tiny: Ca
     plain = mllm.model.generate(**inputs, **options)
     null = partial(guided_generate, Guided(ByProbability(), k=5, steps=4, temperature=0.0))
     assert torch.equal(mllm.model.generate(**inputs, **options, custom_generate=null), plain)
+    assert torch.equal(mllm.model.generate(**inputs, **options, use_cache=False, custom_generate=null), plain)
     ranked = Guided(ByRank(2), k=4, steps=3, temperature=0.0)
     found = mllm.model.generate(**inputs, **options, custom_generate=partial(guided_generate, ranked))
     ours = generate(mllm, requests, ranked, GREEDY, stop=False)
