@@ -69,7 +69,7 @@ def answer_asks(
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
     for policy in {id(ask.policy): ask.policy for ask in asks}.values():
         if policy.steps:
-            check_budget(policy.k, policy.steps, sampling.max_new_tokens)
+            check_budget(policy.k, policy.steps, sampling.max_new_tokens, mllm)
     for places in batches_of(asks, batch_size):
         yield places, decode_batch(mllm, [asks[i] for i in places], sampling, explain=explain, stop=stop)
 

@@ -132,10 +132,18 @@ class Guided:
         return draw(mixed, uniform, self.temperature), scores
 
 
-def check_budget(k: int, steps: int, max_new_tokens: int | None = None) -> None:
-    """Raise UsageError for K < 1, steps < 0, or more guided steps than tokens may be generated."""
+MOST_CANDIDATES = 1000
+"""Largest K: every candidate is a token of the forward, for every row. The paper tries up to 20."""
+
+
+def check_budget(k: int, steps: int, max_new_tokens: int | None = None, mllm: MLLM | None = None) -> None:
+    """Raise UsageError for K < 1, K beyond `MOST_CANDIDATES` or the model's vocabulary, steps < 0, or more guided steps than tokens."""
     if k < 1:
         raise UsageError(f"K is {k}, but guided decoding needs at least 1 candidate a step; 5 is the usual choice.")
+    if k > MOST_CANDIDATES:
+        raise UsageError(f"K is {k}, but at most {MOST_CANDIDATES} candidates are scored a step; 5 is the usual choice.")
+    if mllm is not None and k > (tokens := int(mllm.model.config.get_text_config().vocab_size)):
+        raise UsageError(f'K is {k}, but "{mllm.name}" has {tokens} tokens to choose from; 5 is the usual choice.')
     if steps < 0:
         raise UsageError(f"steps is {steps}; give the number of answer tokens to guide, 0 or more.")
     if max_new_tokens is not None and steps > max_new_tokens:

@@ -95,6 +95,7 @@ class SafeSteer(StagedDefense):
 
         `options` are the fields of SafeSteer. Requests of the TEST split are never used.
         """
+        check_budget(options.get("k", cls.k), options.get("steps", cls.steps), mllm=mllm)  # before minutes of tracing
         return cls.from_trace(mllm, training_trace(mllm, requests, **(tracing or {})), fit=fit, **options)
 
     @classmethod

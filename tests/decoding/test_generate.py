@@ -242,6 +242,7 @@ def test_refusal_tokens_are_those_of_the_models_answers(tiny: Callable[[str], An
     ("make", "sentence"),
     [
         (lambda: Guided(ByProbability(), k=0), "K is 0"),
+        (lambda: Guided(ByProbability(), k=1001), "K is 1001, but at most 1000 candidates are scored a step"),
         (lambda: Guided(ByProbability(), steps=-1), "steps is -1"),
         (lambda: Guided(ByProbability(), temperature=-1.0), "`temperature`"),
         (lambda: Guided(ByProbability(), mix=-0.5), "`mix`"),
@@ -256,6 +257,8 @@ def test_more_guided_steps_than_tokens_are_refused(tiny: Callable[[str], Any]) -
     mllm = tiny("llama")
     with pytest.raises(UsageError, match="steps is 9 but at most 8 tokens"):
         generate(mllm, asked(mllm), Guided(ByProbability(), steps=9), GREEDY)
+    with pytest.raises(UsageError, match=r'K is 900, but "tiny:llama" has \d{3} tokens to choose from'):
+        generate(mllm, asked(mllm), Guided(ByProbability(), k=900), GREEDY)
     with pytest.raises(UsageError, match="max_new_tokens is 0"):
         generate(mllm, asked(mllm), PLAIN, Sampling())
     with pytest.raises(UsageError, match="batch_size is 0"):
