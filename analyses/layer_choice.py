@@ -56,7 +56,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     names = [site_label(s) for s in sites]
     index = pd.concat([fit.index, report.index], ignore_index=True)
     labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
-    attack, train = index["attack"].to_numpy(str), (index["split"] == "train").to_numpy(bool)
+    attack, train = index["attack"].to_numpy(str), (index["split"] == "fit").to_numpy(bool)
     seed = ctx.seed("bootstrap")
 
     curves: list[pd.DataFrame] = []
@@ -113,7 +113,7 @@ def _transfer(stack: Any, names: list[str], index: pd.DataFrame, width: Any, see
     from safesteer_interp.statistics import cluster_aurocs
 
     labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
-    attack, train = index["attack"].to_numpy(str), (index["split"] == "train").to_numpy(bool)
+    attack, train = index["attack"].to_numpy(str), (index["split"] == "fit").to_numpy(bool)
     if "TEXT" not in attack:
         return pd.DataFrame(columns=["layer", "attack", "value", "low", "high", "n", "clusters"])
     scores = out_of_fold(stack, labels, split_folds(train, pairs), widths=[width], fit_on=attack == "TEXT")[:, 0]

@@ -42,7 +42,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     fit, report = (ctx.trace(spec) for spec in needs(p))
     index = pd.concat([fit.index, report.index], ignore_index=True)
     labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
-    attack, train = index["attack"].to_numpy(str), (index["split"] == "train").to_numpy(bool)
+    attack, train = index["attack"].to_numpy(str), (index["split"] == "fit").to_numpy(bool)
     width = p.width if p.width == "all" else int(p.width)
     seed = ctx.seed("bootstrap")
     rows = []

@@ -54,7 +54,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     states = np.concatenate([v.rows(SITE, "last_prompt") for v in (fit, report)])
     texts = [r.text for v in (fit, report) for r in v.requests]
     labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
-    attack, train = index["attack"].to_numpy(str), (index["split"] == "train").to_numpy(bool)
+    attack, train = index["attack"].to_numpy(str), (index["split"] == "fit").to_numpy(bool)
     seed = ctx.seed("bootstrap")
 
     probe = DecodingProbe(p.width).fit(states[train], labels[train].astype(int))

@@ -28,7 +28,7 @@ class Dataset:
 
 
 DATASETS: dict[str, Dataset] = {
-    "bundled": Dataset("bundled benchmark: 288 pairs, five attack forms", load_bundled, None),
+    "bundled": Dataset("bundled benchmark: 432 pairs, five attack forms", load_bundled, None),
     "figstep": Dataset("FigStep SafeBench and benign twins rendered alike (arXiv 2311.05608)", load_figstep, "figstep"),
     "mm_safetybench": Dataset("MM-SafetyBench (arXiv 2311.17600)", load_mm_safetybench, "mm_safetybench"),
 }

@@ -167,14 +167,14 @@ def separation(mllm: MLLM, probe_pairs: int | None, batch: int, report: Callable
     found: dict[str, Row] = {}
     for attack in (Attack.TEXT, Attack.SD, Attack.TYPO):
         requests = load_bundled([attack], phrasing=Phrasing.MIXED)
-        fitted = sorted({r.pair for r in requests if r.split is Split.TRAIN}, key=lambda p: stable_hash("mini", "probe", p))[:probe_pairs]
-        requests = [r for r in requests if r.split is not Split.TRAIN or r.pair in set(fitted)]
+        fitted = sorted({r.pair for r in requests if r.split is Split.FIT}, key=lambda p: stable_hash("mini", "probe", p))[:probe_pairs]
+        requests = [r for r in requests if r.split is not Split.FIT or r.pair in set(fitted)]
         trace = collect(mllm, requests, sites="resid_post", reads="last_prompt", batch_size=batch, store=None, progress=False)
         report(len(requests))
         states = trace.stack("last_prompt")
         harmful, pair = trace.index["harmful"].to_numpy(bool), trace.index["pair"].to_numpy(str)
         part = {s: (trace.index["split"] == str(s)).to_numpy() for s in Split}
-        scores = out_of_fold(states, harmful, split_folds(part[Split.TRAIN], pair), widths=("all",))[:, 0]
+        scores = out_of_fold(states, harmful, split_folds(part[Split.FIT], pair), widths=("all",))[:, 0]
         held, test = part[Split.VALIDATION], part[Split.TEST]
         best = int(np.argmax([cluster_auroc(s[held], harmful[held], pair[held], replicates=2).value for s in scores]))
         found[f"auroc_{attack}"] = row(cluster_auroc(scores[best][test], harmful[test], pair[test])) | {"layer": best}

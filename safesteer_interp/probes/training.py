@@ -49,12 +49,12 @@ def training_trace(
 ) -> Trace:
     """States at `final_norm` of the last prompt token and of the first `tokens` answer tokens, with the undefended answers.
 
-    Requests of the TEST split are left out. An answer of `answer_tokens` tokens is enough to see whether it refuses.
+    Requests of the FIT and VALIDATION splits are taken, the others left out. An answer of `answer_tokens` tokens is enough to see whether it refuses.
     Raises InputError when no request is left.
     """
-    kept = [request for request in requests if request.split is not Split.TEST]
+    kept = [request for request in requests if request.split in (Split.FIT, Split.VALIDATION)]
     if not kept:
-        raise InputError("there is no training request: every request given is of the test split; load the train split as well.")
+        raise InputError("there is no request to fit on: every one given is of the test or align split; load the fit split as well.")
     return collect(
         mllm,
         kept,

@@ -182,7 +182,7 @@ def alignment_vectors(
     read: Read | str = "last_prompt",
     image: Attack | str = Attack.SD,
     text: Attack | str = Attack.CB,
-    split: str | None = "train",
+    split: str | None = "fit",
     harmful: bool | None = True,
     replicates: int = 1000,
     seed: int = 0,

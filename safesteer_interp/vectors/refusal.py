@@ -40,7 +40,7 @@ def refusal_directions(
     sites: Iterable[Site | str] | None = None,
     reads: Iterable[Read | str] = ("last_prompt",),
     attacks: Iterable[Attack | str] | None = TEXT_ATTACKS,
-    split: str | None = "train",
+    split: str | None = "fit",
 ) -> list[Direction]:
     """One candidate per captured site (or those given) and read, from the requests of the given attacks and split.
 

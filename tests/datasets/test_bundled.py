@@ -98,7 +98,7 @@ def test_split_is_even_in_every_scenario() -> None:
         parts[p.scenario][p.split] += 1
     for scenario, count in parts.items():
         n = sum(count.values())
-        for split, share in ((Split.TRAIN, 0.50), (Split.VALIDATION, 0.15), (Split.TEST, 0.35)):
+        for split, share in ((Split.FIT, 0.50), (Split.VALIDATION, 0.15), (Split.TEST, 0.35)):
             assert abs(count[split] - share * n) <= 1, (scenario, split)
     assert sum(p.split is Split.TEST for p in PAIRS) >= 80
 
@@ -189,7 +189,7 @@ def test_typography_varies(everything: list[Request]) -> None:
 
 
 def test_selecting_and_seeding() -> None:
-    assert {r.split for r in load_bundled(split=Split.TRAIN)} == {Split.TRAIN}
+    assert {r.split for r in load_bundled(split=Split.FIT)} == {Split.FIT}
     assert {r.attack for r in load_bundled(attacks=[Attack.SD])} == {Attack.SD}
     one, other = (load_bundled(attacks=["TYPO"], split="validation", seed=seed) for seed in (0, 1))
     assert [r.id for r in one] == [r.id for r in other]

@@ -93,7 +93,7 @@ def test_reversed_token_scores_fail_the_sign_test_and_may_not_guide(requests: li
 def test_the_three_fits_and_their_held_out_pairs(planted: Any, trace: Trace) -> None:
     held = held_out(trace.index)
     assert set(trace.index["split"][held]) == {"validation"}
-    without = trace.index.assign(split="train")
+    without = trace.index.assign(split="fit")
     assert 0 < held_out(without).sum() < len(without) / 2
     assert all(len(set(part)) == 1 for _, part in without.assign(held=held_out(without)).groupby("pair")["held"])
     tokens = token_states(trace, held)
@@ -286,7 +286,7 @@ def test_ecso_runs_on_a_model(tiny: Callable[[str], Any]) -> None:
 
 
 def test_the_sign_test_keeps_a_fifth_of_any_selection_of_training_pairs() -> None:
-    pairs = sorted((p.id for p in load_pairs() if p.split is Split.TRAIN), key=lambda p: sha256(p.encode()).hexdigest())
+    pairs = sorted((p.id for p in load_pairs() if p.split is Split.FIT), key=lambda p: sha256(p.encode()).hexdigest())
     for chosen in (pairs[:40], pairs):  # analyses take the pairs of lowest hash first
-        kept = held_out(pd.DataFrame({"split": "train", "pair": chosen}))
+        kept = held_out(pd.DataFrame({"split": "fit", "pair": chosen}))
         assert 0.05 < kept.mean() < 0.4

@@ -176,7 +176,7 @@ REQUEST_CHANGES: dict[str, Any] = {
     "image": NoiseImage(1),
     "scenario": "travel",
     "pair": "q",
-    "split": Split.TRAIN,
+    "split": Split.FIT,
     "dataset": "bundled",
 }
 EDIT = ("embed", "push", "one")

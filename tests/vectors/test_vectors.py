@@ -56,7 +56,7 @@ class FakeTrace(Trace):
 
     def __init__(self, gap: float = 2.0, harm: float = 3.0, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        rows = [(f"p{i}", a, h, "train" if i < 15 else "test") for i in range(20) for a in ("CB", "SD") for h in (True, False)]
+        rows = [(f"p{i}", a, h, "fit" if i < 15 else "test") for i in range(20) for a in ("CB", "SD") for h in (True, False)]
         frame = pd.DataFrame(rows, columns=["pair", "attack", "harmful", "split"])
         sites = ["embed", "resid_post.0", "resid_post.1", "final_norm"]
         super().__init__("k", {"model": "f" * 64, "sites": sites, "reads": ["last_prompt"]}, {"model": "mini", "template": "t"}, frame, [])
