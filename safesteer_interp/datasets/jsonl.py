@@ -90,9 +90,11 @@ def _member(row: dict[str, Any], field: str, kind: type[E], default: E, where: s
     value = row.get(field)
     if value is None:
         return default
-    if value not in [member.value for member in kind]:
-        raise InputError(f'{where}: field "{field}" is {value!r}.' + did_you_mean(str(value), [member.value for member in kind]))
-    return kind(value)
+    try:
+        return kind(value)
+    except ValueError:
+        known = [member.value for member in kind]
+        raise InputError(f'{where}: field "{field}" is {value!r}.' + did_you_mean(str(value), known)) from None
 
 
 def _inside(folder: Path, name: str, where: str) -> Path:

@@ -49,7 +49,8 @@ def training_trace(
 ) -> Trace:
     """States at `final_norm` of the last prompt token and of the first `tokens` answer tokens, with the undefended answers.
 
-    Requests of the FIT and VALIDATION splits are taken, the others left out. An answer of `answer_tokens` tokens is enough to see whether it refuses.
+    Requests of the FIT and VALIDATION splits are taken, the others left out. An answer of `answer_tokens` tokens is enough to see
+    whether it refuses.
     Raises InputError when no request is left.
     """
     kept = [request for request in requests if request.split in (Split.FIT, Split.VALIDATION)]
