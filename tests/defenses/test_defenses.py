@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -13,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from support.decoding import asked
+from support.earlier_files import earlier_defense
 
 from safesteer_interp.datasets.pairs import load_pairs
 from safesteer_interp.defenses.coca import CoCA
@@ -151,11 +151,15 @@ def test_a_saved_defense_answers_alike(planted: Any, safesteer: SafeSteer, tmp_p
         r.ids for r in replace(safesteer, k=3, gate="probe").respond(planted, some, SETTINGS)
     ]
     assert SafeSteer.load(folder, steps=2).steps == 2
+    earlier = SafeSteer.load(earlier_defense(replace(safesteer, k=3, gate="probe"), tmp_path / "earlier"))
+    assert earlier.fingerprint() == loaded.fingerprint()
     assert "fit on planted" in description(loaded)["probe"]
-    with pytest.raises(InputError, match="give the folder"):
+    assert [p.name for p in folder.iterdir()] == ["safesteer.safetensors"]
+    assert loaded.probe is loaded.prompt_probe, "one probe is stored once"
+    with pytest.raises(InputError, match=r"safesteer\.safetensors does not exist"):
         SafeSteer.load(tmp_path)
-    (folder / "safesteer.json").write_text(json.dumps({"format": "other"}))
-    with pytest.raises(InputError, match="is not of format"):
+    loaded.vector.save(folder / "safesteer.safetensors")
+    with pytest.raises(InputError, match='expected "safesteer-defense/2"'):
         SafeSteer.load(folder)
 
 

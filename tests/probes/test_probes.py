@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import SkipTest
@@ -15,8 +14,10 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import estimator_checks_generator
+from support.earlier_files import earlier_probe
 
 from safesteer_interp.errors import InputError, SafeSteerError, UsageError
+from safesteer_interp.files import write_tensors
 from safesteer_interp.models.fingerprint import template_fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.centring import StepCentring
@@ -158,35 +159,29 @@ def test_save_and_load_give_the_same_probe(tmp_path: Path) -> None:
     tokens = token_states(shift=5.0)
     probe = fit_centred(*planted(), tokens, held_out=token_states(seed=4, shift=5.0), origin=Origin(model="mini", site="final_norm"))
     written = probe.save(tmp_path / "resid_post.12")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["resid_post.12.json", "resid_post.12.safetensors"]
-    loaded = DecodingProbe.load(written)
-    states, _ = planted(seed=7)
-    np.testing.assert_allclose(loaded.decision_function(states), probe.decision_function(states), rtol=1e-12)
-    twos = np.full(len(states), 2)
-    np.testing.assert_allclose(loaded.decision_at(states, twos), probe.decision_at(states, twos), rtol=1e-12)
-    assert loaded.sign_test_ == probe.sign_test_ and loaded.origin_ == probe.origin_ and loaded.fit_ == "centred"
-    assert loaded.get_params() == probe.get_params()
-    np.testing.assert_array_equal(loaded.predict(states), probe.predict(states))
+    assert [p.name for p in tmp_path.iterdir()] == ["resid_post.12.safetensors"]
+    for loaded in (DecodingProbe.load(written), DecodingProbe.load(earlier_probe(probe, tmp_path / "earlier"))):
+        states, _ = planted(seed=7)
+        np.testing.assert_allclose(loaded.decision_function(states), probe.decision_function(states), rtol=1e-12)
+        twos = np.full(len(states), 2)
+        np.testing.assert_allclose(loaded.decision_at(states, twos), probe.decision_at(states, twos), rtol=1e-12)
+        np.testing.assert_allclose(loaded.direction_, probe.direction_, rtol=1e-12)
+        assert loaded.sign_test_ == probe.sign_test_ and loaded.origin_ == probe.origin_ and loaded.fit_ == "centred"
+        assert loaded.get_params() == probe.get_params()
+        np.testing.assert_array_equal(loaded.predict(states), probe.predict(states))
 
 
-def test_damaged_missing_and_foreign_probe_files_are_named(tmp_path: Path) -> None:
-    written = DecodingProbe().fit(*planted()).save(tmp_path / "p")
-    numbers = tmp_path / "p.safetensors"
-    data = bytearray(numbers.read_bytes())
-    data[-1] ^= 1
-    numbers.write_bytes(data)
-    with pytest.raises(InputError, match=r"p.safetensors does not match the hash"):
-        DecodingProbe.load(written)
-    numbers.unlink()
-    with pytest.raises(InputError, match=r"p.safetensors does not exist"):
-        DecodingProbe.load(written)
-    written.write_text("{not json")
-    with pytest.raises(InputError, match="cannot be read"):
-        DecodingProbe.load(written)
-    written.write_text(json.dumps({"format": "else"}))
-    numbers.write_bytes(b"")
-    with pytest.raises(InputError, match="not a probe"):
-        DecodingProbe.load(written)
+def test_missing_foreign_and_changed_probe_files_are_named(tmp_path: Path) -> None:
+    probe = DecodingProbe().fit(*planted())
+    with pytest.raises(InputError, match=r"p\.safetensors does not exist"):
+        DecodingProbe.load(tmp_path / "p.json")
+    write_tensors(tmp_path / "p", {}, {}, kind="else/1")
+    with pytest.raises(InputError, match='expected "safesteer-probe/1"'):
+        DecodingProbe.load(tmp_path / "p")
+    earlier = earlier_probe(probe, tmp_path / "p")
+    earlier.write_text(earlier.read_text().replace('"sha256": "', '"sha256": "0'))
+    with pytest.raises(InputError, match=r"does not match the hash in p\.json"):
+        DecodingProbe.load(earlier)
 
 
 def test_sign_test_passes_fails_and_stays_undecided() -> None:
