@@ -20,11 +20,12 @@ import torch
 from safesteer_interp.decoding.custom_generate import guided_generate
 from safesteer_interp.decoding.policies import Guided, Opening, Policy, ProbeScorer, RandomScorer, RefusalTokens, Scorer, check_budget
 from safesteer_interp.defenses.defense import StagedDefense
-from safesteer_interp.errors import UsageError, did_you_mean
+from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.files import read_json, read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import DecodingProbe
-from safesteer_interp.probes.training import SITE, fit_probe, training_trace
+from safesteer_interp.probes.fitting import fit_probe, training_trace
+from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.trace import Traced
 from safesteer_interp.types import States
@@ -92,7 +93,7 @@ class SafeSteer(StagedDefense):
     def fit(
         cls, mllm: MLLM, requests: Sequence[Request], *, fit: str = "prompt", tracing: dict[str, Any] | None = None, **options: Any
     ) -> SafeSteer:
-        """Trace the training requests once (`probes/training.py`; `tracing` are its options) and fit probe and vector on them.
+        """Trace the training requests once (`tracing` are options of `probes.fitting.training_trace`) and fit probe and vector on them.
 
         `options` are the fields of SafeSteer. Requests of the TEST split are never used.
         """
@@ -100,16 +101,23 @@ class SafeSteer(StagedDefense):
 
     @classmethod
     def from_trace(
-        cls, mllm: MLLM, trace: Traced, *, fit: str = "prompt", probe: dict[str, Any] | None = None, **options: Any
+        cls,
+        mllm: MLLM,
+        trace: Traced,
+        *,
+        fit: str = "prompt",
+        split: str | None = "train",
+        probe: dict[str, Any] | None = None,
+        **options: Any,
     ) -> SafeSteer:
-        """Fit on a stored trace with `final_norm` at `last_prompt` and `step:1-...`; `probe` are parameters of DecodingProbe.
+        """Fit on the requests of `split` in a stored trace with `final_norm` at `last_prompt` and `step:1-...`, never on the test split.
 
-        Raises InputError when a class is missing, or (with alignment) when there are no SD and CB requests.
+        `probe` are parameters of DecodingProbe. Raises InputError when a class is missing, or (with alignment) SD or CB requests are.
         """
-        of_prompts = fit_probe(mllm, trace, "prompt", **(probe or {}))
-        scoring = of_prompts if fit == "prompt" else fit_probe(mllm, trace, fit, **(probe or {}))
+        of_prompts = fit_probe(mllm, trace, "prompt", split=split, **(probe or {}))
+        scoring = of_prompts if fit == "prompt" else fit_probe(mllm, trace, fit, split=split, **(probe or {}))
         wanted = options.get("alignment", True)
-        vector = alignment_vectors(trace, sites=(SITE,))[str(SITE)] if wanted else None
+        vector = alignment_vectors(trace, sites=(SITE,), split=split)[str(SITE)] if wanted else None
         return cls(probe=scoring, prompt_probe=of_prompts, vector=vector, **options)
 
     @classmethod
@@ -234,6 +242,8 @@ class SafeSteer(StagedDefense):
             probe, of_prompts = (DecodingProbe.load(path.parent / name) for name in ("probe", "prompt_probe"))
             vector = AlignmentVector.load(path.parent / "vector") if record["vector"] else None
             return cls(probe=probe, prompt_probe=of_prompts, vector=vector, **{**record["parameters"], **options})
+        if not path.exists():
+            raise InputError(f"{path} does not exist; give the folder that SafeSteer.save wrote.")
         return cls.from_state(*read_tensors(path, KIND), **options)
 
 

@@ -24,7 +24,7 @@ from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.statistics import Estimate
 from safesteer_interp.tracing.origin import Origin
-from safesteer_interp.tracing.trace import Traced
+from safesteer_interp.tracing.trace import Traced, fitting_rows, labels_of
 from safesteer_interp.types import Vector
 from safesteer_interp.vectors.direction import Direction, median_norm
 from safesteer_interp.vectors.resampling import DifferenceBootstrap, pairwise_cosine
@@ -215,17 +215,16 @@ def alignment_vectors(
     replicates: int = 1000,
     seed: int = 0,
 ) -> dict[str, AlignmentVector]:
-    """MSAV at every captured site (or those given) of a trace, from its training split's harmful requests in both forms.
+    """MSAV at every captured site (or those given) of a trace, from the harmful requests of `split` in both forms.
 
-    `harmful=None` uses harmless twins too. Raises InputError when a form is missing, naming what the trace holds.
+    `split=None` takes all but the test split, `harmful=None` harmless twins too. Raises InputError when a form is missing, naming what
+    the trace holds, UsageError for the test split.
     """
-    index = trace.index
-    keep = np.asarray(trace.present(read))
-    if split is not None:
-        keep = keep & (index["split"] == split).to_numpy()
+    labels = labels_of(trace.index)
+    keep = np.asarray(trace.present(read)) & fitting_rows(trace.index, split)
     if harmful is not None:
-        keep = keep & (index["harmful"] == harmful).to_numpy()
-    attacks, pairs = index["attack"].to_numpy().astype(str), index["pair"].to_numpy().astype(str)
+        keep = keep & (labels.harmful == harmful)
+    attacks, pairs = labels.attacks, labels.pairs
     masks = [keep & (attacks == str(form)) for form in (image, text)]
     for form, mask in zip((image, text), masks, strict=True):
         if not mask.any():

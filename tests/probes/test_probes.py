@@ -22,8 +22,9 @@ from safesteer_interp.models.fingerprint import template_fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.centring import StepCentring
 from safesteer_interp.probes.decoding_probe import DecodingProbe
-from safesteer_interp.probes.fits import TokenStates, fit_centred, fit_prompt, fit_token, run_sign_test
+from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token, run_sign_test
 from safesteer_interp.probes.sign_test import sign_test
+from safesteer_interp.probes.tokens import TokenStates
 from safesteer_interp.tracing.origin import Origin
 
 
