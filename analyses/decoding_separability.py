@@ -150,7 +150,7 @@ def _signs(scores: Any, states: Any, mask: Any, refusal: Any, pairs: Any, rng: A
     """The sign test of each fit as Cohen's d with the interval of the difference in the same unit, beside random directions."""
     import numpy as np
 
-    from safesteer_interp.probes.sign_test import sign_test
+    from safesteer_interp.probes.signs import sign_test
     from safesteer_interp.statistics import percentile
 
     rows = []

@@ -26,7 +26,7 @@ from safesteer_interp.files import read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.centring import StepCentring
 from safesteer_interp.probes.rds import fit_rds
-from safesteer_interp.probes.sign_test import SignTest
+from safesteer_interp.probes.signs import SignTest
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.tracing.origin import Origin
 

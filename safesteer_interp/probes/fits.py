@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from safesteer_interp.errors import InputError
 from safesteer_interp.probes.centring import StepCentring
 from safesteer_interp.probes.decoding_probe import DecodingProbe, Fit
-from safesteer_interp.probes.sign_test import SignTest, sign_test
+from safesteer_interp.probes.signs import SignTest, sign_test
 from safesteer_interp.probes.tokens import TokenStates
 from safesteer_interp.tracing.origin import Origin
 
