@@ -58,7 +58,7 @@ class Scene:
 def vocabulary() -> dict[str, str]:
     """Picture name -> Twemoji code point(s) in hexadecimal, as in its file names."""
     text = (files("safesteer_interp.datasets") / "data" / "pictures.csv").read_text(encoding="utf-8")
-    return {row["name"]: row["codepoint"] for row in csv.DictReader(text.splitlines())}
+    return {row["name"]: row["codepoint"] for row in csv.DictReader(text.split("\n"))}
 
 
 def picture_names() -> tuple[str, ...]:
