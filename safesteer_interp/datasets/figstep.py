@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safesteer_interp.datasets.dataset import Dataset
 from safesteer_interp.datasets.pairs import assign_splits
-from safesteer_interp.datasets.rendering import BenchmarkTypography
+from safesteer_interp.datasets.recipes import BenchmarkTypography
 from safesteer_interp.datasets.roots import inside
 from safesteer_interp.errors import InputError
 from safesteer_interp.reading import parse_csv, read_text, unsound

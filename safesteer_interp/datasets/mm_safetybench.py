@@ -16,7 +16,8 @@ from typing import Any
 from safesteer_interp.datasets.dataset import Dataset
 from safesteer_interp.datasets.figstep import instruction, read_csv
 from safesteer_interp.datasets.pairs import assign_splits
-from safesteer_interp.datasets.rendering import BenchmarkTypography, BlankImage
+from safesteer_interp.datasets.recipes import BenchmarkTypography
+from safesteer_interp.datasets.rendering import BlankImage
 from safesteer_interp.datasets.roots import inside
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.reading import printable, read_json, unsound

@@ -56,7 +56,7 @@ def load_requests(
     if root is None or not root.is_dir():
         reason = f"{root} is not a folder" if root else "none was found"
         raise InputError(
-            f'data set "{name}" needs a folder of public benchmarks, and {reason}; '
+            f'data set "{name}" needs a data root, and {reason}; '
             f"give the folder that holds {entry.folder}/ with --data-root (or SAFESTEER_DATA, or data_root= in Python)."
         )
     if not (root / entry.folder).is_dir():
