@@ -17,7 +17,6 @@ import pandas as pd
 from PIL import Image
 
 from safesteer_interp.errors import BadRequestError, InputError, SafeSteerError
-from safesteer_interp.reading import printable, unsound
 
 
 class Attack(StrEnum):
@@ -107,13 +106,8 @@ class Request:
     """The harmful or harmless activity spelled out in text, for judges; defaults to `text`."""
 
     def __post_init__(self) -> None:
-        for field in ("id", "text", "scenario", "pair", "dataset", "intent"):
-            if reason := unsound(getattr(self, field)):
-                raise BadRequestError(
-                    f'request "{printable(self.id)}": field "{field}" holds {reason}; write the whole character or remove it.', self.id
-                )
         if not self.text.strip():
-            raise BadRequestError(f'request "{self.id}" has an empty text; every request needs a user turn.', self.id)
+            raise InputError(f'request "{self.id}" has an empty text; every request needs a user turn.')
         if not self.pair:
             object.__setattr__(self, "pair", self.id)
         if not self.intent:

@@ -174,7 +174,7 @@ def _whole(text: str, face: Font) -> Font | None:
 
 def _runs(text: str, face: Font, whole: Font | None) -> Iterator[Run]:
     text = unicodedata.normalize("NFC", text)
-    if whole is not None:
+    if whole is not None and any(unicodedata.bidirectional(c) in _RIGHT_TO_LEFT for c in text):
         yield Run(text, whole, shaped=True)
         return
     pending: Run | None = None
