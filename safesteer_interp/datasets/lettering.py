@@ -16,8 +16,24 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, features
 
 from safesteer_interp.datasets.emoji import assets, emoji_at
-from safesteer_interp.errors import InputError
-from safesteer_interp.fonts import Font, font_with, named
+from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.fonts import Font, font_with, named, shipped
+
+FONTS: tuple[str, ...] = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Bold",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSansMono-BoldOblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+    "DejaVuSerif-BoldItalic",
+)
+"""The faces to draw in; all ship with matplotlib."""
 
 Colour = tuple[int, int, int]
 _JOINERS, _STYLES = "\u200c\u200d", "\ufe0e\ufe0f"
@@ -71,6 +87,25 @@ class Mixed:
 
 
 Face = ImageFont.FreeTypeFont | Mixed
+
+
+@cache
+def font_named(name: str) -> Font:
+    """A face in matplotlib's own font folder. Raises UsageError for an unknown name."""
+    font = shipped(name)
+    if name not in FONTS or not font.path.is_file():
+        raise UsageError(f'font "{name}" is not one of the DejaVu faces that ship with matplotlib.' + did_you_mean(name, FONTS))
+    return font
+
+
+def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """The face at a pixel size, cached."""
+    return opened(font_named(name), size, False)
+
+
+def face_for(text: str, name: str, size: int) -> Face:
+    """What draws `text` in a face at a pixel size; see `lettering`."""
+    return lettering(text, font_named(name), size)
 
 
 def lettering(text: str, font: Font, size: int) -> Face:

@@ -16,7 +16,8 @@ from importlib.resources import files
 from PIL import Image
 
 from safesteer_interp.datasets.emoji import assets
-from safesteer_interp.datasets.rendering import Colour, recipe_key
+from safesteer_interp.datasets.lettering import Colour
+from safesteer_interp.datasets.recipe_key import recipe_key
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.requests import ImageSource
 

@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 from PIL import Image, ImageFont
 
-from safesteer_interp.datasets.lettering import Face, clusters, put, signature, units
-from safesteer_interp.datasets.rendering import face_for, font_path, recipe_key
+from safesteer_interp.datasets.lettering import Face, clusters, face_for, font_named, put, signature, units
+from safesteer_interp.datasets.recipe_key import recipe_key
 from safesteer_interp.errors import InputError
-from safesteer_interp.fonts import Font
 from safesteer_interp.requests import ImageSource
 
 MM_SAFETYBENCH_FONT, FIGSTEP_FONT = "DejaVuSans", "DejaVuSansMono-Bold"
@@ -87,7 +86,7 @@ class BenchmarkTypography(ImageSource):
 
     def key(self) -> str:
         name = FIGSTEP_FONT if self.recipe == "figstep" else MM_SAFETYBENCH_FONT
-        return recipe_key("benchmark", {**asdict(self), **signature(self.text, Font(font_path(name))), **self._broken(name)})
+        return recipe_key("benchmark", {**asdict(self), **signature(self.text, font_named(name)), **self._broken(name)})
 
     def _broken(self, name: str) -> dict[str, Any]:
         """Marks pictures in which a word is broken that was cut off before."""

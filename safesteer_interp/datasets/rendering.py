@@ -1,50 +1,59 @@
 """Typography and blank images: deterministic, fast, and with a box for every character drawn.
 
 All faces are the DejaVu ones that ship inside matplotlib, so nothing is bundled; letters that they lack are drawn as `lettering` says.
-`typography(...)` gives the image with the box
-of each character (dense labels for training a vision tower); `render_typography(...)` the image alone. The same arguments give the
-same pixels. The two published recipes are in `recipes`.
+`typography(...)` gives the image with the box of each character (dense labels for training a vision tower); `render_typography(...)`
+the image alone. The same arguments give the same pixels. The two published recipes are in `recipes`, and are named here too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import unicodedata
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, features
+from PIL import Image, ImageDraw
 
-from safesteer_interp.datasets.lettering import Colour, Face, lettering, opened, put, signature, units
+from safesteer_interp.datasets.lettering import FONTS, Colour, Face, face_for, font_named, load_font, put, signature, units
+from safesteer_interp.datasets.recipe_key import RENDERER_VERSION, recipe_key
+from safesteer_interp.datasets.recipes import BenchmarkTypography, figstep_typography, mm_safetybench_typography
 from safesteer_interp.errors import UsageError, did_you_mean
-from safesteer_interp.fonts import Font, shipped
 from safesteer_interp.requests import ImageSource
 
-RENDERER_VERSION = 1
-"""Raised whenever a change here, in `pictures` or in their data moves a pixel; part of every image's key."""
+__all__ = [
+    "COLOURS",
+    "FONTS",
+    "INKS",
+    "LAYOUTS",
+    "LINE_HEIGHT",
+    "MARGIN",
+    "RENDERER_VERSION",
+    "SIZES",
+    "BenchmarkTypography",
+    "BlankImage",
+    "CharacterBox",
+    "Colour",
+    "Layout",
+    "StackedImage",
+    "Typography",
+    "TypographyImage",
+    "blank",
+    "figstep_typography",
+    "fit_size",
+    "layout_text",
+    "load_font",
+    "mm_safetybench_typography",
+    "recipe_key",
+    "render_typography",
+    "stack",
+    "typography",
+    "wrap",
+]
 
 Layout = str
 """One of `LAYOUTS`."""
 
-FONTS: tuple[str, ...] = (
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSans-Oblique",
-    "DejaVuSans-BoldOblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Bold",
-    "DejaVuSansMono-Oblique",
-    "DejaVuSansMono-BoldOblique",
-    "DejaVuSerif",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-Italic",
-    "DejaVuSerif-BoldItalic",
-)
 LAYOUTS: tuple[Layout, ...] = ("left", "centre", "right", "sign", "list")
 """left, centre, right: alignment; sign: centred inside a frame; list: FigStep-like, "Steps to ... 1. 2. 3."."""
 
@@ -102,25 +111,6 @@ class Typography:
     image: Image.Image
     text: str
     boxes: tuple[CharacterBox, ...]
-
-
-@cache
-def font_path(name: str) -> Path:
-    """File of a face in matplotlib's own font folder. Raises UsageError for an unknown name."""
-    path = shipped(name).path
-    if name not in FONTS or not path.is_file():
-        raise UsageError(f'font "{name}" is not one of the DejaVu faces that ship with matplotlib.' + did_you_mean(name, FONTS))
-    return path
-
-
-def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """The face at a pixel size, cached (basic layout: the same glyph positions with and without libraqm)."""
-    return opened(Font(font_path(name)), size, False)
-
-
-def face_for(text: str, name: str, size: int) -> Face:
-    """What draws `text` in a face at a pixel size. Raises InputError for a letter that no font here has."""
-    return lettering(text, Font(font_path(name)), size)
 
 
 def wrap(text: str, font: Face, width: float) -> list[str]:
@@ -271,12 +261,6 @@ def stack(top: Image.Image, bottom: Image.Image) -> Image.Image:
     return image
 
 
-def recipe_key(kind: str, recipe: dict[str, Any]) -> str:
-    """Hex digest of a recipe, the renderer's version and FreeType's: equal keys mean equal pixels."""
-    whole = {"kind": kind, "renderer": RENDERER_VERSION, "freetype": features.version("freetype2"), **recipe}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class TypographyImage(ImageSource):
     """A text drawn as an image by `render_typography`; the fields are its arguments."""
@@ -297,7 +281,7 @@ class TypographyImage(ImageSource):
         fit_size((unicodedata.normalize("NFC", self.text),), self.font, self.size, self.layout, self.canvas)
 
     def key(self) -> str:
-        return recipe_key("typography", asdict(self) | signature(self.text, Font(font_path(self.font))))
+        return recipe_key("typography", asdict(self) | signature(self.text, font_named(self.font)))
 
 
 @dataclass(frozen=True)
