@@ -42,13 +42,13 @@ def find_letters(figure: Figure) -> None:
         if any(spelled(label) != label for label in labels):
             axis.set_major_formatter(_Spelling(formatter))
     for text in figure.findobj(Text):
-        if isinstance(text, Text) and not text.get_text().isascii():
+        if isinstance(text, Text) and not _simple(text.get_text()):
             _give_fonts(text)
 
 
 def spelled(text: str) -> str:
     """The text with every letter that no font has written as its code, e.g. "[1F35E]"."""
-    return text if text.isascii() and _printable(text) else "".join(c if c == "\n" or font_with(c) else f"[{ord(c):04X}]" for c in text)
+    return text if _simple(text) else "".join(c if c == "\n" or font_with(c) else f"[{ord(c):04X}]" for c in text)
 
 
 @contextmanager
@@ -63,8 +63,9 @@ def quietly() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _printable(text: str) -> bool:
-    return text.replace("\n", "").isprintable()
+def _simple(text: str) -> bool:
+    """True for letters that every font has."""
+    return text.isascii() and text.replace("\n", "").isprintable()
 
 
 def _give_fonts(text: Text) -> None:

@@ -68,9 +68,9 @@ def token_strip(
 
 
 def visible(text: str) -> str:
-    """The token with what cannot be seen written out: a blank as "·", a line break as "⏎", a tab as "→", others by their pictures.
+    """The token with what cannot be seen written out: a blank as "·", a line break as "⏎", a tab as "→".
 
-    A letter that no font here has becomes "�".
+    A letter that no font here has, or that is none, becomes "�".
     """
     seen = text.replace("\n", "⏎").replace("\t", "→").replace(" ", "·")
-    return "".join(chr(0x2400 + ord(c)) if c < " " else c if font_with(c) else "�" for c in seen) or "∅"
+    return "".join(c if font_with(c) else "�" for c in seen) or "∅"
