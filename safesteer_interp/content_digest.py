@@ -73,8 +73,9 @@ def record_of(value: Any, what: str) -> Any:
         return numbers
     if inspect.isclass(value) or isinstance(value, FunctionType | MethodType | partial):
         return _code(value, what)
-    if callable(getattr(value, "fingerprint", None)):
-        return {"fingerprint": str(value.fingerprint())}
+    known = getattr(value, "fingerprint", None)  # a method of defenses and judges, an attribute of models
+    if callable(known) or isinstance(known, str):
+        return {"fingerprint": str(known() if callable(known) else known)}
     if is_dataclass(value):
         return {"object": object_digest(value, what)}
     raise UsageError(
