@@ -20,9 +20,9 @@ from safesteer_interp.datasets.pairs import IMPERATIVES, QUESTIONS, leaked_phras
 from safesteer_interp.decoding.generate import generate, text_of
 from safesteer_interp.files import write_json
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.refusals import contains_refusal, is_refusal
-from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.models.special_tokens import stop_ids
+from safesteer_interp.refusals import contains_refusal, is_refusal
+from safesteer_interp.requests import Request, Split
 from safesteer_interp.tracing.tracer import Sampling
 
 FORMS = (
