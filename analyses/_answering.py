@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import answers, fit_spec, report_spec
+from ._shared import answers, fit_spec, report_spec
 from safesteer_interp.errors import NotApplicableError
 from safesteer_interp.requests import Attack, Request
 from safesteer_interp.tracing.spec import TraceSpec

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import attacks_in, fit_spec, report_spec, row, unit
+from ._shared import attacks_in, fit_spec, report_spec, row, unit
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec

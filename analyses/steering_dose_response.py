@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import AnsweringParams, answered_together, fitted, perplexities, test_spec, to_answer, training_spec
-from analyses._shared import report_spec, row
-from analyses._steering import over_vectors, refusal_log_odds, steering_direction, tuning_spec
+from ._answering import AnsweringParams, answered_together, fitted, perplexities, test_spec, to_answer, training_spec
+from ._shared import report_spec, row
+from ._steering import over_vectors, refusal_log_odds, steering_direction, tuning_spec
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
