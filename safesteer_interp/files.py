@@ -15,6 +15,8 @@ from typing import Any
 from safesteer_interp.errors import InputError, UsageError
 
 _CHUNK = 1 << 22
+LONGEST = 120
+"""Characters of a file name that are kept."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -136,5 +138,12 @@ def files_of(folder: Path, recorded: Mapping[str, str]) -> bool:
 
 
 def safe_name(name: str) -> str:
-    """The name with everything but letters, digits, dots, hyphens, commas and equal signs replaced; "/" becomes "--"."""
-    return re.sub(r"[^A-Za-z0-9._,=-]+", "-", name.replace("/", "--")).strip(".-") or "model"
+    """A file name of letters, digits, dots, hyphens, underscores, commas and equal signs; "/" becomes "--", ":" becomes "-".
+
+    Where anything else is lost (other alphabets, great length), eight digits of the name's hash keep different names different.
+    """
+    plain = name.replace("/", "--").replace(":", "-")
+    clean = re.sub(r"[^A-Za-z0-9._,=-]+", "-", plain).strip(".-")[:LONGEST]
+    if clean == plain:
+        return clean
+    return f"{clean or 'unnamed'}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
