@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from safesteer_interp.errors import InputError
+from safesteer_interp.errors import BadRequestError, InputError, SafeSteerError
 
 
 class Attack(StrEnum):
@@ -57,6 +57,10 @@ class ImageSource(ABC):
     @abstractmethod
     def key(self) -> str:
         """Hex digest that changes whenever the pixels do."""
+
+    def check(self) -> None:
+        """Raises what `load` would raise. Sources that are drawn, not read, override it with what can go wrong and costs less."""
+        self.load()
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,31 @@ class Request:
         digest = hashlib.sha256(self.text.encode())
         digest.update(b"\0image\0" + (self.image.key().encode() if self.image else b"none"))
         return digest.hexdigest()
+
+
+def check_images(requests: Iterable[Request]) -> tuple[list[Request], list[BadRequestError]]:
+    """The requests whose image can be loaded (or that have none), in order, and one error for each of the others.
+
+    Every file is read once, however many requests show it. An error's `request_id` is the request's id, its message names both the
+    request and the file.
+    """
+    good: list[Request] = []
+    bad: list[BadRequestError] = []
+    failures: dict[Path | int, str] = {}
+    for request in requests:
+        image = request.image
+        source = image.path if isinstance(image, ImageFile) else id(image)  # a source in memory need not be hashable
+        if image is not None and source not in failures:
+            try:
+                image.check()
+                failures[source] = ""
+            except SafeSteerError as cause:
+                failures[source] = str(cause)
+        if image is not None and failures[source]:
+            bad.append(BadRequestError(f'request "{request.id}": {failures[source]}', request.id))
+        else:
+            good.append(request)
+    return good, bad
 
 
 def index_of(requests: Iterable[Request]) -> pd.DataFrame:
