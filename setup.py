@@ -1,4 +1,4 @@
-"""The one thing pyproject.toml cannot say: the findings at the top of a checkout travel inside the package (safesteer_interp/analyses.py)."""
+"""What pyproject.toml cannot say: the findings at the top of a checkout travel in the package (see safesteer_interp/analyses.py)."""
 
 from __future__ import annotations
 

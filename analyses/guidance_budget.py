@@ -8,6 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from safesteer_interp.requests import Attack
+from safesteer_interp.runner.analysis import Analysis
+from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.tracing.spec import TraceSpec
+
 from ._answering import (
     GuidedParams,
     answered,
@@ -21,10 +26,6 @@ from ._answering import (
 )
 from ._outcomes import LIKELIHOOD, PICTURES, announce, likelihoods, paired_tests, rate_table
 from ._shared import row
-from safesteer_interp.requests import Attack
-from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.claim import Claim, Control, estimate_of
-from safesteer_interp.tracing.spec import TraceSpec
 
 ATTACKS = (Attack.SD, Attack.TYPO)
 SCORERS = ("probe", "refusal_tokens", "random")

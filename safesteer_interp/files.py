@@ -144,6 +144,6 @@ def safe_name(name: str) -> str:
     """
     plain = name.replace("/", "--").replace(":", "-")
     clean = re.sub(r"[^A-Za-z0-9._,=-]+", "-", plain).strip(".-")[:LONGEST]
-    if clean == plain:
+    if clean and clean == plain:
         return clean
     return f"{clean or 'unnamed'}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run(Settings):
-    """Make the figures, tables and claims of analyses, in figures/<analysis>/<model>/.
+    """Make the figures, tables and claims of analyses, in figures/<analysis>/<model>/: the shipped ones, and yours in ./analyses.
 
     Finished and unchanged analyses are left alone; an interrupted run resumes; one failure stops no other.
     """

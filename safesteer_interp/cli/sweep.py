@@ -36,16 +36,17 @@ def main(arguments: Sequence[str]) -> int:
 
     from safesteer_interp.runner.discovery import discover
 
-    known = discover()
-    asked = next((known[word] for word in arguments if word in known), None)
-    if asked is not None and {"-h", "--help"} & set(arguments):
-        print(parameter_help(asked), end="\n\n")
+    if {"-h", "--help"} & set(arguments):
+        shipped = discover()
+        for asked in [shipped[word] for word in arguments if word in shipped][:1]:
+            print(parameter_help(asked), end="\n\n")
     settings, rest = tyro.cli(
         Sweep, prog="safesteer sweep", args=list(arguments), return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    if settings.id not in known:
-        raise UsageError(f'no analysis is called "{settings.id}".{did_you_mean(settings.id, known)}')
-    ranges = parse_ranges(rest, known[settings.id])
+    known = discover(settings.analyses)
+    for cause in known.failing([settings.id]).values():
+        raise cause
+    ranges = parse_ranges(rest, known.choose([settings.id])[0])
     if settings.dry_run:
         return execute(settings, [settings.id], {f"{settings.id}.{name}": value for name, value in ranges.items()})
     from safesteer_interp.runner import sweep

@@ -91,6 +91,11 @@ class MLLM:
         return self.model.dtype
 
     @property
+    def known_answer(self) -> bool:
+        """True for a model whose right answers are planted: it proves machinery, and nothing found on it is a finding."""
+        return "planted" in self.extras
+
+    @property
     def takes_images(self) -> bool:
         return self.layout.vision_tower is not None
 

@@ -7,7 +7,6 @@ redrawing needs no model: this module, and every module in `analyses/` at import
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,13 +63,18 @@ class Analysis:
     @property
     def source(self) -> Path:
         """The file that declares it."""
-        return Path(inspect.getfile(self.table))
+        return Path(self._module["__file__"])
 
     @property
     def question(self) -> str:
         """First line of the docstring of the module that declares it."""
-        doc = sys.modules[self.table.__module__].__doc__ or ""
-        return doc.strip().split("\n\n")[0].replace("\n", " ").strip() or self.title
+        return (self._module["__doc__"] or "").strip().split("\n\n")[0].replace("\n", " ").strip() or self.title
+
+    @property
+    def _module(self) -> dict[str, Any]:
+        """The globals of the module that declares it."""
+        found: dict[str, Any] = inspect.unwrap(self.table).__globals__
+        return found
 
     def parameters(self, profile: str = "quick", overrides: Mapping[str, Any] | None = None) -> Any:
         """Parameters of a profile, with overrides (typed values, or strings as given after `--set`).

@@ -161,7 +161,7 @@ def _module(path: Path, source: bytes, folders: Sequence[Path]) -> ModuleType:
 
 
 def _line(cause: BaseException, path: Path) -> str:
-    """", line 7": the last line of this file that led to the error."""
+    """ ", line 7": the last line of this file that led to the error."""
     lines, step = [], cause.__traceback__
     while step is not None:
         if step.tb_frame.f_code.co_filename == str(path):

@@ -14,9 +14,10 @@ from typing import Any
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import read_json, safe_name
-from safesteer_interp.paths import cache_dir
 
 RECORD = "provenance.json"
+STATUS_FILES = ("failed.json", "skipped.json")
+"""What is left in place of a result, or beside an older one, when there is none."""
 USUAL = "bundled"
 """The data set whose name is left out of a folder's."""
 
@@ -27,16 +28,16 @@ def folder_name(model: str, dataset: str = USUAL, *, usual: str = USUAL) -> str:
 
 
 def model_label(name: str, source: str, fingerprint: str) -> str:
-    """A name that tells a model from others of its name: with the place of its folder, with its revision, or with its fingerprint when
-    it came from memory."""
+    """A name that tells a model from others of its name: with the place of its folder, its revision, or the fingerprint of one from memory.
+
+    What is named otherwise than its folder (`mini`, which lies in the cache) has a name of its own already.
+    """
     if source == "memory":
         return f"{name}-{fingerprint[:8]}"
     _, found, revision = source.partition(", revision ")
     if found and revision not in ("", "main"):
         return f"{name}-{revision}"
-    place = Path(source)
-    lies_somewhere = place.is_absolute() or place.is_dir()
-    return f"{name}-{_place(place)}" if lies_somewhere and not place.resolve().is_relative_to(cache_dir().resolve()) else name
+    return f"{name}-{_place(Path(source))}" if source and Path(source).resolve().name == name else name
 
 
 def data_label(dataset: str) -> str:

@@ -51,10 +51,7 @@ def closure(start: Path) -> set[Path]:
         if path in found:
             continue
         found.add(path)
-        for name in imports(path):
-            for other in _files(name, path):
-                if other not in found and not _left_out(other):
-                    queue.append(other)
+        queue += {other for name in imports(path) for other in _files(name, path) if not _left_out(other)} - found
     return found
 
 
