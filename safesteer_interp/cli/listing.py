@@ -31,8 +31,7 @@ def datasets() -> Rows:
             return "bundled"
         return "found" if root is not None and (root / folder).is_dir() else f"not found: put {folder}/ under $SAFESTEER_DATA"
 
-    rows = [{"name": name, "what": entry.title, "data": place(entry.folder)} for name, entry in DATASETS.items()]
-    return [*rows, {"name": "planted", "what": "requests of the known-answer model", "data": "bundled"}]
+    return [{"name": name, "what": entry.title, "data": place(entry.folder)} for name, entry in DATASETS.items()]
 
 
 def tracers() -> Rows:

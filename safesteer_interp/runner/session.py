@@ -14,7 +14,7 @@ import numpy as np
 from safesteer_interp.errors import BadRequestError, NotApplicableError
 from safesteer_interp.files import digest
 from safesteer_interp.paths import cache_dir
-from safesteer_interp.requests import Request, check_images
+from safesteer_interp.requests import Request
 from safesteer_interp.runner.folders import USUAL, folder_name, model_label
 from safesteer_interp.sites import ReadKind
 from safesteer_interp.tracing.demand import Catalogue, Demand, Group, unite
@@ -110,11 +110,9 @@ class Session:
         return [r for r in self.loaded_requests[name] if (takes_images or r.image is None) and r.id not in left_out]
 
     def _load(self, name: str) -> list[Request]:
-        from safesteer_interp.datasets import load_requests
+        from safesteer_interp.datasets.registry import load_sound
 
-        good, bad = check_images(load_requests(name, data_root=self.settings.data_root))
-        if bad and not good:
-            raise bad[0]
+        good, bad = load_sound(name, data_root=self.settings.data_root)
         self.bad += bad
         return good
 
