@@ -32,7 +32,9 @@ def progress_bar(description: str, total: int | None, *, enabled: bool = True, d
         said = started
 
         def tell(end: str) -> None:
-            console.print(f"{description}: {counted}{'' if total is None else f'/{total}'} {end}", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"{description}: {counted}{'' if total is None else f'/{total}'} {end}", highlight=False, markup=False, soft_wrap=True
+            )
 
         def count(n: int = 1, description: str | None = None) -> None:
             nonlocal counted, said

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -59,6 +59,16 @@ class Analysis:
     the verdicts that rest on them, and says so."""
     captions: Mapping[str, str] = field(default_factory=dict)
     """Extra caption per figure name, where `draw` returns several or the axes need a word."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a part that cannot be called as the runner will call it."""
+        for name, words in (("needs", "(p)"), ("table", "(ctx, p)"), ("claims", "(t, p)"), ("draw", "(t, p)")):
+            try:
+                inspect.signature(getattr(self, name)).bind(*words[1:-1].split(", "))
+            except TypeError as cause:
+                raise UsageError(f'`{name}` of analysis "{self.id}" must take {words}; it does not ({cause}).') from None
+        if not is_dataclass(self.params):
+            raise UsageError(f'`params` of analysis "{self.id}" must be a dataclass; it is {self.params!r}.')
 
     @property
     def source(self) -> Path:

@@ -14,15 +14,16 @@ import pandas as pd
 from rich.console import Console
 
 from safesteer_interp import files
-from safesteer_interp.errors import BadRequestError, NotApplicableError, SafeSteerError
+from safesteer_interp.errors import BadRequestError, NotApplicableError, SafeSteerError, UsageError
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.runner import provenance as origin
 from safesteer_interp.runner import source
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.context import Context
-from safesteer_interp.runner.discovery import discover
+from safesteer_interp.runner.discovery import discover, is_own
 from safesteer_interp.runner.folders import RECORD, STATUS_FILES, remove_stale, written_files
 from safesteer_interp.runner.measure import measure
+from safesteer_interp.runner.rehearsal import rehearse
 from safesteer_interp.runner.results import MEASURE_ERRORS, AnalysisResult, RunReport
 from safesteer_interp.runner.schedule import Job, PlanReport, TimeLeft, make_jobs
 from safesteer_interp.runner.session import Session, Settings
@@ -46,6 +47,7 @@ def run(
     subfolder: str = "",
     render: Renderer | None = None,
     session: Session | None = None,
+    rehearsal: bool = True,
     **settings: Any,
 ) -> RunReport:
     """Runs the analyses asked for (none asked: all) and writes `out/<analysis>/<model>/`.
@@ -54,7 +56,7 @@ def run(
     {"layer_choice.pairs": "20"} for one analysis, {"seed": 1} for all that have the field. A finished analysis whose inputs and
     files are unchanged is left alone unless `fresh`; one that fails is reported at the end and stops no other, and so is a request
     that cannot be used. `folder` holds analyses of your own, besides the shipped ones and those in ./analyses; `subfolder` is a
-    further folder below the model's (sweeps).
+    further folder below the model's (sweeps). With `rehearsal` your own analyses are first tried on the known-answer model.
 
     Raises UsageError for an unknown analysis, parameter or profile, InputError for a model that cannot be loaded.
     """
@@ -66,6 +68,8 @@ def run(
     results = [_no_analysis(path, cause, say) for path, cause in known.failing(wanted).items()]
     git = origin.git_state(jobs[0].analysis.source.parent) if jobs else {}
     due = [job for job in jobs if not job.excuse and (fresh or not job.is_finished())]
+    if rehearsal and not session.known_answer:
+        _rehearse(due, say)
     _trace(session, due, say)
     guess = TimeLeft(jobs)
     with session.sharing_prompts():
@@ -104,10 +108,21 @@ def plan(
     return PlanReport(session.missing(specs), int(session.model.width), jobs)
 
 
+def _rehearse(due: Sequence[Job], say: Console) -> None:
+    """Finds mistakes in the user's own analyses before anything is traced for them."""
+    for job in due:
+        if job.broken is None and is_own(job.analysis):
+            say.print(f"rehearsing {job.analysis.id} on the known-answer model", markup=False)
+            try:
+                rehearse(job.analysis, job.p)
+            except UsageError as cause:
+                job.broken = cause
+
+
 def _trace(session: Session, due: Sequence[Job], say: Console) -> None:
     """Makes the traces of all jobs. A group that cannot be traced is left to the analyses that need it, which then say why."""
     specs = []
-    for job in due:
+    for job in (job for job in due if job.broken is None):
         try:
             session.missing(job.specs)
         except SafeSteerError:

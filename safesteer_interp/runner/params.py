@@ -49,7 +49,8 @@ def parse(value: Any, hint: Any, *, field: str) -> Any:
 
 
 @cache
-def _adapter(hint: Any) -> TypeAdapter[Any]:
+def _adapter(hint: Any) -> Any:
+    """A `pydantic.TypeAdapter`."""
     return TypeAdapter(hint)
 
 
@@ -120,7 +121,7 @@ def as_record(p: Any) -> dict[str, Any]:
 
 
 def from_record(params: type, record: Mapping[str, Any]) -> Any:
-    """The instance that `as_record` wrote. Raises UsageError for a field that the class no longer has, or whose value it no longer takes."""
+    """The instance that `as_record` wrote. Raises UsageError for a field the class no longer has, or a value it no longer takes."""
     if gone := sorted(set(record) - {f.name for f in dataclasses.fields(params)}):
         raise UsageError(f"stored parameters {gone} no longer exist in {params.__module__}; run the analysis again.")
     try:
