@@ -16,6 +16,7 @@ from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.provenance import input_key, seconds_taken
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.runner.session import Session
+from safesteer_interp.runner.suitability import lacking
 from safesteer_interp.tracing.demand import Demand, Group
 from safesteer_interp.tracing.spec import TraceSpec
 
@@ -123,7 +124,8 @@ def make_jobs(
                 job.specs = list(analysis.needs(job.p))
                 for spec in job.specs:
                     session.demand_of(spec)
-                    session.requests_for(spec)
+                missing = lacking(analysis.data, analysis.attacks, [(spec, session.requests_for(spec)) for spec in job.specs])
+                job.excuse = f'the data set "{session.dataset_name}" {missing}' if missing else ""
             except NotApplicableError as cause:
                 job.excuse = str(cause)
             except MEASURE_ERRORS as cause:
@@ -155,8 +157,8 @@ def _excuse(session: Session, analysis: Analysis) -> str:
     if analysis.requires_images and not session.model.takes_images:
         return f'the model "{session.model.name}" takes text only, and this question is about images.'
     has = {r.attack for r in session.all_requests()}
-    lacking = [str(a) for a in analysis.attacks if a not in has]
-    return f'the data set "{session.dataset}" has no request of attack {", ".join(lacking)}.' if lacking else ""
+    absent = [str(a) for a in analysis.attacks if a not in has]
+    return f'the data set "{session.dataset_name}" has no request of attack {", ".join(absent)}.' if absent else ""
 
 
 class TimeLeft:

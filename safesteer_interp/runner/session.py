@@ -94,6 +94,11 @@ class Session:
         return self.settings.data or self.usual_dataset
 
     @property
+    def dataset_name(self) -> str:
+        """The run's data set in a sentence: a file by the last part of its path."""
+        return Path(self.dataset).name
+
+    @property
     def place(self) -> str:
         """Name of this model's and data set's result folders."""
         m = self.model
@@ -139,7 +144,7 @@ class Session:
         if not found:
             conditions = {k: v for k, v in spec.__dict__.items() if k in ("attacks", "split", "harmful") and v is not None}
             asked = ", ".join(f"{k} {_words(v)}" for k, v in conditions.items()) or "this model"
-            where = spec.dataset or self.dataset
+            where = Path(spec.dataset).name or self.dataset_name
             raise NotApplicableError(f'the data set "{where}" has no request that "{self.model.name}" takes for {asked}.')
         return found
 
