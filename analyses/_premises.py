@@ -113,10 +113,10 @@ def _in_reach(ctx: Any, states: Any, k: int) -> Any:
     """[n] True where one of the k likeliest next tokens may start a refusal (arXiv 2406.11717's tokens)."""
     import numpy as np
 
-    from safesteer_interp.refusals import refusal_token_ids
+    from safesteer_interp.models.openings import refusal_token_ids
 
     logits = ctx.head(states, normed=True)
-    best = logits[:, list(refusal_token_ids(ctx.model.tokenizer))].max(axis=1, keepdims=True)
+    best = logits[:, list(refusal_token_ids(ctx.model))].max(axis=1, keepdims=True)
     return np.asarray((logits > best).sum(axis=1) < k)
 
 

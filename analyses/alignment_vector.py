@@ -115,12 +115,12 @@ def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame
     import torch
     from scipy.special import expit
 
-    from safesteer_interp.refusals import refusal_token_ids
+    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.statistics import cluster_rate
     from safesteer_interp.steering.selection import refusal_score
     from safesteer_interp.vectors.alignment import ApplicationRule
 
-    states, tokens = torch.from_numpy(report.rows("final_norm", "last_prompt")), list(refusal_token_ids(ctx.model.tokenizer))
+    states, tokens = torch.from_numpy(report.rows("final_norm", "last_prompt")), list(refusal_token_ids(ctx.model))
     seed, index = ctx.seed("bootstrap"), report.index
 
     def measured(edited: Any) -> dict[str, Any]:

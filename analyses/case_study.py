@@ -107,10 +107,10 @@ def _contrasts(ctx: Any, responses: pd.DataFrame) -> pd.DataFrame:
     """
     import numpy as np
 
-    from safesteer_interp.decoding.policies import RefusalTokens
+    from safesteer_interp.models.openings import refusal_openings
     from safesteer_interp.statistics import cluster_mean
 
-    openings = RefusalTokens.of(ctx.model.tokenizer).openings
+    openings = refusal_openings(ctx.model)
     found: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
     twins: dict[str, list[tuple[float, str]]] = {}
     for _, answer in responses.iterrows():

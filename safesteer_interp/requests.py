@@ -113,6 +113,11 @@ class Request:
         if not self.intent:
             object.__setattr__(self, "intent", self.text)
 
+    @property
+    def form(self) -> tuple[bool, str]:
+        """Whether there is a picture, and then the attack, which fixes its kind: prompts of one form differ in their text's length only."""
+        return self.image is not None, str(self.attack) if self.image is not None else ""
+
     def key(self) -> str:
         """Hex digest of everything the model sees of this request (text and pixels), and nothing else."""
         digest = hashlib.sha256(self.text.encode())

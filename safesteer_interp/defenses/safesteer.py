@@ -95,6 +95,7 @@ class SafeSteer(StagedDefense):
 
         `options` are the fields of SafeSteer. Requests of the TEST split are never used.
         """
+        check_budget(options.get("k", cls.k), options.get("steps", cls.steps), mllm=mllm)  # before minutes of tracing
         return cls.from_trace(mllm, training_trace(mllm, requests, **(tracing or {})), fit=fit, **options)
 
     @classmethod
@@ -137,7 +138,7 @@ class SafeSteer(StagedDefense):
     def policy(self, mllm: MLLM) -> Policy:
         """The decoding policy on this model, after `guard`."""
         self.guard(mllm)
-        return self._guided(RefusalTokens.of(mllm.tokenizer) if self.scorer == "refusal_tokens" else None)
+        return self._guided(RefusalTokens.of(mllm) if self.scorer == "refusal_tokens" else None)
 
     def _guided(self, refusals: RefusalTokens | None) -> Guided:
         scorer: Scorer = refusals or ProbeScorer(self.probe)

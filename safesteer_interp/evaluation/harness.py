@@ -12,10 +12,10 @@ from typing import Any, TypeGuard
 
 import pandas as pd
 
-from safesteer_interp.decoding.generate import answer_asks, by_length
+from safesteer_interp.decoding.generate import answer_asks
 from safesteer_interp.decoding.loop import Decoded
 from safesteer_interp.decoding.prompt_cache import remembering_prompts
-from safesteer_interp.decoding.sharing import Ask
+from safesteer_interp.decoding.sharing import Ask, by_answer_length, by_length
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings, StagedDefense, response_of, seeded
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.errors import InputError
@@ -29,7 +29,7 @@ from safesteer_interp.evaluation.judges import (
     perplexity_limit,
     repetition_rate,
 )
-from safesteer_interp.evaluation.perplexity import answer_perplexities, by_answer_length
+from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.evaluation.store import ResponseStore, missing, record_of, response_fields
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.progress import progress_bar
