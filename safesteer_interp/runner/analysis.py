@@ -17,7 +17,7 @@ import pandas as pd
 from safesteer_interp.errors import UsageError, did_you_mean
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.claim import Claim
-from safesteer_interp.runner.suitability import DataNeeds
+from safesteer_interp.runner.suitability import ANY_DATA, DataNeeds
 from safesteer_interp.tracing.spec import TraceSpec
 
 Tables: TypeAlias = pd.DataFrame | dict[str, pd.DataFrame]
@@ -51,7 +51,7 @@ class Analysis:
     """True: meaningless on a text-only model; the runner then skips it and the gallery says why."""
     attacks: tuple[Attack, ...] = ()
     """Attacks without which it cannot run; it is skipped, with the reason, on a data set that lacks one."""
-    data: DataNeeds = DataNeeds()
+    data: DataNeeds = ANY_DATA
     """What else it needs of a data set; it is skipped, with the reason, on one that lacks it."""
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Field values that differ from the defaults, by profile, e.g. {"full": {"pairs": None, "replicates": 2000}}."""

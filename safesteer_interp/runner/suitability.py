@@ -27,6 +27,7 @@ class DataNeeds:
     """The pairs of `together` must have both sides, harmful and harmless."""
 
 
+ANY_DATA = DataNeeds()
 COMPARED = DataNeeds(both_classes=True, pairs=2)
 """What a comparison of harmful with harmless requests needs at the least."""
 
