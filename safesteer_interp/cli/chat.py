@@ -119,7 +119,7 @@ class Chat:
             raise UsageError(f"--temperature {self.temperature} is not possible; give 0 (greedy) or more.")
         if self.defense == "safesteer":
             from safesteer_interp.decoding.policies import check_budget
-            from safesteer_interp.probes.training import check_fit
+            from safesteer_interp.probes.fitting import check_fit
 
             check_fit(self.fit)
             check_budget(self.k, self.steps, self.max_new_tokens)
