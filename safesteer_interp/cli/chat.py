@@ -83,7 +83,8 @@ class Chat:
 
     def run(self) -> int:
         """Answers the request, or every line until the end of input."""
-        from safesteer_interp.defenses.defense import Settings, defense_class
+        from safesteer_interp.defenses.defense import Settings
+        from safesteer_interp.defenses.registry import defense_class
         from safesteer_interp.tracing.tracer import Sampling
 
         defense_class(self.defense)
@@ -125,7 +126,7 @@ class Chat:
             check_budget(self.k, self.steps, self.max_new_tokens)
 
     def _defense(self, mllm: MLLM) -> Defense:
-        from safesteer_interp.defenses.defense import defense_class
+        from safesteer_interp.defenses.registry import defense_class
 
         if self.defense != "safesteer":
             return defense_class(self.defense).build(mllm)

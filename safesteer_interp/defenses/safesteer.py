@@ -7,8 +7,6 @@ the answer is sampled as usual.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,16 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from safesteer_interp.content_digest import content_digest, loaded_digest
 from safesteer_interp.decoding.custom_generate import guided_generate
 from safesteer_interp.decoding.policies import Guided, Opening, Policy, ProbeScorer, RandomScorer, RefusalTokens, Scorer, check_budget
-from safesteer_interp.defenses.defense import StagedDefense
+from safesteer_interp.defenses.defense import Settings, StagedDefense
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.files import read_json, read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import DecodingProbe
-from safesteer_interp.probes.fitting import fit_probe, training_trace
+from safesteer_interp.probes.fitting import check_fit, fit_probe, training_trace
 from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.requests import Request
+from safesteer_interp.tracing.store import Store
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced
 from safesteer_interp.types import States
 from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, alignment_vectors
@@ -76,13 +76,9 @@ class SafeSteer(StagedDefense):
 
     def __post_init__(self) -> None:
         check_budget(self.k, self.steps)
-        for field, known in (("gate", GATES), ("scorer", SCORERS)):
-            if getattr(self, field) not in known:
-                raise UsageError(f'SafeSteer has no {field} "{getattr(self, field)}".{did_you_mean(getattr(self, field), known)}')
+        _check_choices(self.parameters())
         if self.alignment and self.vector is None:
             raise UsageError("SafeSteer aligns with a vector but has none; fit it on SD and CB requests, or set alignment=False.")
-        self.rule  # noqa: B018  (refuses an unknown sign or norm)
-        self._guided(None)  # refuses a negative temperature or mix now, not at the first answer
 
     @property
     def rule(self) -> ApplicationRule:
@@ -122,11 +118,21 @@ class SafeSteer(StagedDefense):
         return cls(probe=scoring, prompt_probe=of_prompts, vector=vector, **options)
 
     @classmethod
-    def build(cls, mllm: MLLM, training: Sequence[Request] = (), **options: Any) -> SafeSteer:
-        """`fit`, by the registry's name for it."""
+    def build(cls, mllm: MLLM, training: Sequence[Request] = (), *, fit: str = "prompt", **options: Any) -> SafeSteer:
+        """`fit`, by the registry's name for it; what it reads is kept in the user's store of traces."""
         if not training:
             raise UsageError("SafeSteer is fitted on training requests, and none were given.")
-        return cls.fit(mllm, training, **options)
+        return cls.fit(mllm, training, fit=fit, tracing={"store": Store()}, **options)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], settings: Settings, mllm: MLLM | None = None) -> None:
+        """Raises UsageError for what the finished defense would refuse, and for more candidates than the model has words."""
+        check_fit(options.get("fit", "prompt"))
+        given: dict[str, Any] = {f.name: f.default for f in fields(cls)} | dict(options)
+        check_budget(given["k"], given["steps"], settings.sampling.max_new_tokens)
+        if mllm is not None and given["k"] > (words := mllm.model.config.get_text_config().vocab_size):
+            raise UsageError(f"K is {given['k']}, but {mllm.name} has {words} tokens to choose from; 5 is the usual number of candidates.")
+        _check_choices(given)
 
     def with_random_vector(self, seed: int = 0) -> SafeSteer:
         """Control: an alignment vector of the same length in a random direction."""
@@ -194,17 +200,21 @@ class SafeSteer(StagedDefense):
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("probe", "prompt_probe", "vector")}
 
     def fingerprint(self) -> str:
-        """Hex digest of the parameters and the fitted numbers."""
-        parameters = {"defense": self.name, **self.parameters(), "force": None}  # forcing permits answers, it does not change them
-        digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-        for probe in (self.probe, self.prompt_probe):
-            for numbers in (probe.mean_, probe.coef_, probe.intercept_, probe.components_):
-                digest.update(b"" if numbers is None else numbers.tobytes())
-            if probe.centring_ is not None:
-                digest.update(probe.centring_.means_.tobytes())
-        if self.vector is not None and self.alignment:
-            digest.update(self.vector.mu.numpy().tobytes() + self.vector.mean_text.numpy().tobytes())
-        return digest.hexdigest()
+        """Hex digest of the code, the parameters and the fitted numbers; not of `force`, which permits answers and changes none."""
+        probes = [
+            [p.mean_, p.coef_, p.intercept_, p.components_, None if p.centring_ is None else p.centring_.means_]
+            for p in (self.probe, self.prompt_probe)
+        ]
+        vector = [self.vector.mu, self.vector.mean_text] if self.vector is not None and self.alignment else None
+        record = {
+            "defense": self.name,
+            "code": loaded_digest(type(self)),
+            **self.parameters(),
+            "force": None,
+            "probes": probes,
+            "vector": vector,
+        }
+        return content_digest(record, f'the defense "{self.name}"')
 
     def to_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Probes, vector and parameters as tensors and a JSON-able record; `from_state` is the inverse."""
@@ -246,6 +256,17 @@ class SafeSteer(StagedDefense):
         if not path.exists():
             raise InputError(f"{path} does not exist; give the folder that SafeSteer.save wrote.")
         return cls.from_state(*read_tensors(path, KIND), **options)
+
+
+def _check_choices(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for a gate, scorer, sign or norm that does not exist, and for a negative temperature or mix."""
+    for field, known in (("gate", GATES), ("scorer", SCORERS)):
+        if given[field] not in known:
+            raise UsageError(f'SafeSteer has no {field} "{given[field]}".{did_you_mean(given[field], known)}')
+    ApplicationRule(given["sign"], given["norm"])
+    for field in ("temperature", "mix"):
+        if given[field] < 0:
+            raise UsageError(f"`{field}` of guided decoding is {given[field]}; it must be 0 or more.")
 
 
 def description(defense: SafeSteer) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from support.decoding import asked
 from support.earlier_files import earlier_defense
 
 from safesteer_interp.defenses.coca import CoCA
-from safesteer_interp.defenses.defense import DEFENSES, Settings, answer, defense_class
+from safesteer_interp.defenses.defense import Response, Settings, answer
 from safesteer_interp.defenses.ecso import ECSO
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.defenses.safesteer import SafeSteer, description
@@ -199,12 +199,6 @@ def test_custom_generate_answers_as_respond_does(planted: Any, safesteer: SafeSt
         planted.model.generate(**batch.inputs, max_new_tokens=8, custom_generate=replace(sure, scorer="refusal_tokens"))
 
 
-def test_the_registry_knows_every_defense() -> None:
-    assert {name: defense_class(name).name for name in DEFENSES} == {name: name for name in DEFENSES}
-    with pytest.raises(UsageError, match='Did you mean "safesteer"'):
-        defense_class("safe_steer")
-
-
 def test_coca_without_amplification_is_the_principled_prompt(tiny: Callable[[str], Any]) -> None:
     mllm = tiny("llava")
     some = asked(mllm)
@@ -234,8 +228,6 @@ class Scripted:
         self.verdicts, self.asked = iter(verdicts), []  # type: ignore[var-annotated]
 
     def __call__(self, mllm: Any, requests: Sequence[Request], settings: Settings, **_: Any) -> list[Any]:
-        from safesteer_interp.defenses.defense import Response
-
         self.asked += list(requests)
         found = []
         for request in requests:
@@ -255,8 +247,9 @@ def test_ecso_answers_again_without_the_image_only_when_told_unsafe(tiny: Callab
     text_only = replace(third, image=None)
     script = Scripted(["No.", "Yes, it is"])
     monkeypatch.setattr("safesteer_interp.defenses.ecso.answer", script)
-    found = ECSO().respond(mllm, [first, second, text_only], SETTINGS)
-    assert [r.text for r in found] == ["first answer", "blind answer", "blind answer"]
+    answers = [Response(request, "first answer", [1, 2]) for request in (first, second, text_only)]
+    found = ECSO().review(mllm, answers, SETTINGS)
+    assert [r.text for r in found] == ["first answer", "blind answer", "first answer"]
     assert [r.verdict.get("unsafe") for r in found] == [False, True, None]
     assert found[1].request == second and found[1].verdict["caption"] == "a red bicycle"
     again = script.asked[-1]
