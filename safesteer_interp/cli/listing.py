@@ -92,7 +92,7 @@ def analyses() -> Rows:
 
 def defenses() -> Rows:
     """Ways to answer safely, for `safesteer chat` and the evaluations."""
-    from safesteer_interp.defenses.defense import DEFENSES, defense_class
+    from safesteer_interp.defenses.registry import DEFENSES, defense_class
 
     return [{"name": name, "what": (defense_class(name).__doc__ or "").strip().split("\n")[0]} for name in DEFENSES]
 

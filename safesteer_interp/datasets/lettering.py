@@ -177,7 +177,7 @@ def opened(font: Font, size: int, shaped: bool) -> ImageFont.FreeTypeFont:
         axes = face.get_variation_axes()
     except OSError:  # not a variable font
         return face
-    face.set_variation_by_axes([400 if axis["name"] == b"Weight" else axis["default"] for axis in axes])
+    face.set_variation_by_axes([400.0 if axis["name"] == b"Weight" else float(axis["default"] or 0) for axis in axes])
     return face
 
 

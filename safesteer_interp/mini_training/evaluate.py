@@ -104,7 +104,7 @@ def word_requests(tokenizer: Any, n: int, seed: int = 31) -> list[tuple[Request,
             " ".join(drawn), rng.choice(FONTS), rng.randint(*SIZES), colour, background, rng.choice(("left", "centre", "right", "sign")),
             rng.randrange(1 << 40, 1 << 41),
         )  # fmt: skip
-        found.append((Request(f"reading-{len(found)}", "Read the text in the image.", False, Attack.NONE, image), drawn))
+        found.append((Request("Read the text in the image.", image, id=f"reading-{len(found)}"), drawn))
     return found
 
 
@@ -131,7 +131,7 @@ def picture_requests(n: int | None, seed: int = 47) -> list[tuple[Request, str]]
 
     return [
         (
-            Request(f"naming-{name}", "What does the picture show?", False, Attack.NONE, SceneImage((name,), unseen(name))),
+            Request("What does the picture show?", SceneImage((name,), unseen(name)), id=f"naming-{name}"),
             name,
         )
         for name in names

@@ -404,7 +404,7 @@ def test_utility_set_is_varied_and_harmless() -> None:
 
 
 def item(match: str, *answers: str) -> UtilityItem:
-    return UtilityItem(Request("u", "?", False, Attack.NONE), answers, "text", match)  # type: ignore[arg-type]
+    return UtilityItem(Request("?", id="u"), answers, "text", match)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
