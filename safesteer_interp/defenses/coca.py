@@ -16,9 +16,9 @@ from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Setti
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.head import output_logits
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.sampling import draw, uniforms
-from safesteer_interp.tracing.steps import stop_ids
 
 PRINCIPLE = (
     "The assistant should answer in a harmless, ethical and inoffensive manner. "

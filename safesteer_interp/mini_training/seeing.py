@@ -23,7 +23,7 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.mini_training.cells import coloured
 from safesteer_interp.mini_training.words import word_lists
 from safesteer_interp.models.mini.tower import IMAGE_SIZE
-from safesteer_interp.requests import Attack, ImageSource, Request
+from safesteer_interp.requests import ImageSource, Request
 
 COUNTS = ("one", "two", "three")
 UNSEEN = 1 << 40
@@ -39,7 +39,7 @@ class Asked:
 
 
 def _asked(name: str, text: str, image: ImageSource, *words: str) -> Asked:
-    return Asked(Request(name, text, False, Attack.NONE, image), words)
+    return Asked(Request(text, image, id=name), words)
 
 
 def words_right(answer: str, expected: tuple[str, ...]) -> list[bool]:

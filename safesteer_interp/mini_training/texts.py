@@ -20,9 +20,9 @@ from safesteer_interp.datasets.pairs import IMPERATIVES, QUESTIONS, choose, leak
 from safesteer_interp.decoding.generate import generate, text_of
 from safesteer_interp.files import write_json
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.refusals import contains_refusal, is_refusal
-from safesteer_interp.requests import Attack, Request, Split
-from safesteer_interp.tracing.steps import stop_ids
+from safesteer_interp.requests import Request, Split
 from safesteer_interp.tracing.tracer import Sampling
 
 FORMS = (
@@ -133,7 +133,7 @@ class OwnAnswers:
         ends = stop_ids(mllm)
         for start in range(0, len(missing), batch):
             part = missing[start : start + batch]
-            asked = [Request(f"own-{start + i}", prompt, False, Attack.NONE) for i, prompt in enumerate(part)]
+            asked = [Request(prompt, id=f"own-{start + i}") for i, prompt in enumerate(part)]
             for prompt, answer in zip(part, generate(mllm, asked, sampling=Sampling(ANSWER_TOKENS), batch_size=batch), strict=True):
                 self.table[prompt] = (text_of(mllm, answer), answer.ids[-1] in ends)
             write_json(self.path, self.table, indent=0)

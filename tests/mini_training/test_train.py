@@ -19,8 +19,8 @@ from safesteer_interp.models.loading import load_folder
 from safesteer_interp.models.mini import assemble
 from safesteer_interp.models.mini.language import language_dir
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Attack, Request
-from safesteer_interp.tracing.steps import stop_ids
 from safesteer_interp.tracing.tracer import Sampling
 
 
