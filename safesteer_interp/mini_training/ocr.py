@@ -16,6 +16,7 @@ from safesteer_interp.datasets.bundled import load_bundled
 from safesteer_interp.datasets.pairs import stable_hash
 from safesteer_interp.errors import InputError
 from safesteer_interp.probes.controls import bag_of_words
+from safesteer_interp.probes.rows import Rows
 from safesteer_interp.requests import Attack, Request, Split
 
 
@@ -56,11 +57,11 @@ def control(
     fitted, tested = load_bundled([attack], Split.FIT), load_bundled([attack], Split.TEST)
     kept = set(sorted({r.pair for r in fitted}, key=lambda p: stable_hash("mini", "probe", p))[:pairs])
     requests = [*(r for r in fitted if r.pair in kept), *tested]
-    table = bag_of_words(
-        read_all(requests, read, report),
+    rows = Rows(
+        np.zeros((len(requests), 1)),  # no model's states
         np.array([r.harmful for r in requests]),
         np.array([r.pair for r in requests]),
         train=np.array([r.split is Split.FIT for r in requests]),
     )
-    found = table.iloc[0]
+    found = bag_of_words(read_all(requests, read, report), rows).iloc[0]
     return {name: found[name].item() for name in ("value", "low", "high", "n", "clusters")}
