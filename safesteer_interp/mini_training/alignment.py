@@ -37,7 +37,7 @@ class Phase:
 class AlignmentRecipe:
     """How the text adapter is trained: first on answers of some length, then drilled on how answers begin."""
 
-    phases: tuple[Phase, ...] = (Phase(2, 4e-4, TAUGHT_TOKENS), Phase(2, 8e-4, 10))
+    phases: tuple[Phase, ...] = (Phase(2, 4e-4, TAUGHT_TOKENS), Phase(1, 8e-4, 10))
     batch: int = 8
     rank: int = 8
     seed: int = 0

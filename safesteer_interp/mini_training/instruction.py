@@ -54,7 +54,7 @@ class InstructionRecipe:
     """How stage 3 is trained."""
 
     recipe: Recipe = Recipe.RELEASED
-    samples: int = 6000
+    samples: int = 5000
     """Visual turns."""
     replay: float = 0.75
     """Text-only turns per visual turn."""

@@ -170,7 +170,7 @@ def fine_maps(tower: SafesteerTower, images: np.ndarray, generator: torch.Genera
     """Stride-8 maps [n, channels, 20, 20] in float16 of images uint8 [n, 160, 160, 3], each augmented once, on the generator's device."""
     found = []
     for start in range(0, len(images), batch):
-        pixels = to_pixels(images[start : start + batch].copy()).to(generator.device)
+        pixels = to_pixels(torch.from_numpy(images[start : start + batch]).to(generator.device))
         pixels = augment(pixels, generator).contiguous(memory_format=torch.channels_last)
         found.append(tower.stage8(tower.stage4(torch.relu(tower.stem(pixels)))).half())
     return torch.cat(found)

@@ -49,7 +49,7 @@ def cell_features(tower: SafesteerTower, images: LabelledImages, generator: torc
     """Trunk features [cells, width] and token ids [cells] of the covered cells, and of a fifth as many empty ones (negative ids)."""
     found = []
     for start in range(0, len(images.images), 50):
-        pixels = to_pixels(images.images[start : start + 50].copy()).to(generator.device)
+        pixels = to_pixels(torch.from_numpy(images.images[start : start + 50]).to(generator.device))
         coarse = tower.maps(augment(pixels, generator).contiguous(memory_format=torch.channels_last))[1]
         found.append(coarse.flatten(2).transpose(1, 2).reshape(-1, coarse.shape[1]))
     labels = torch.from_numpy(images.tokens.astype(np.int64)).reshape(-1).to(generator.device)
@@ -121,7 +121,7 @@ def cell_accuracy(tower: SafesteerTower, targets: TokenTargets, images: Labelled
     right = covered = empty_right = empty = 0
     near = 0.0
     for i in range(0, len(images.images), batch):
-        pixels = to_pixels(images.images[i : i + batch]).to(tower.device)
+        pixels = to_pixels(torch.from_numpy(images.images[i : i + batch]).to(tower.device))
         features = tower(pixels).last_hidden_state[..., : tower.config.trunk_size]
         logits = recall.classifier(features).flatten(0, 1)
         labels = torch.from_numpy(images.tokens[i : i + batch]).reshape(-1).long().to(tower.device)

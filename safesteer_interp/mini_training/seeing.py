@@ -146,9 +146,9 @@ class OpenMojiImage(ImageSource):
         rng = random.Random(self.seed)
         image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), rng.choice(BACKGROUNDS))
         size = rng.randint(52, 80)
-        place = tuple(rng.randint(size // 2 + 2, IMAGE_SIZE - size // 2 - 2) for _ in range(2))
+        x, y = (rng.randint(size // 2 + 2, IMAGE_SIZE - size // 2 - 2) for _ in range(2))
         text = "".join(chr(int(code, 16)) for code in vocabulary()[self.name].split("-"))
-        ImageDraw.Draw(image).text(place, text, font=_face(size), embedded_color=True, anchor="mm")
+        ImageDraw.Draw(image).text((x, y), text, font=_face(size), embedded_color=True, anchor="mm")
         return image
 
     def key(self) -> str:

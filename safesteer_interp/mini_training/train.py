@@ -66,9 +66,9 @@ SCALES: dict[str, Scale] = {
         grounding=GroundingRecipe(images=1_500_000, batch=128, shard=256, passes=3, window=96, trunk_size=256),
         reading=ReadingRecipe(images=1_000_000, batch=128, shard=256, passes=5, window=96),
         recall=RecallRecipe(images=12_000, steps=2000, batch=4096),
-        alignment=AlignmentRecipe(phases=(Phase(4, 8e-4, 24), Phase(3, 1e-3, 12)), batch=32),
-        instruction=InstructionRecipe(samples=28_800, batch=48, rate=8e-4),
-        others=19_200,
+        alignment=AlignmentRecipe(phases=(Phase(4, 8e-4, 24), Phase(3, 1e-3, 12)), batch=48),
+        instruction=InstructionRecipe(samples=38_400, batch=64, rate=8e-4),
+        others=25_600,
         answer_batch=512,
     ),
     "tiny": Scale(
