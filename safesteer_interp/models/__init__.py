@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from safesteer_interp.environment import require_sound_torchvision
+
 if TYPE_CHECKING:
     from safesteer_interp.models.encoding import Encoded, PromptEncoder
     from safesteer_interp.models.loading import available_models, load_model
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MLLM", "Encoded", "PromptEncoder", "available_models", "load_model"]
 _HOMES = {"MLLM": "mllm", "Encoded": "encoding", "PromptEncoder": "encoding", "load_model": "loading", "available_models": "loading"}
+
+require_sound_torchvision()  # before anything of transformers is imported below
 
 
 def __getattr__(name: str) -> Any:

@@ -82,5 +82,5 @@ class MLLM(Anatomy):
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.model.parameters())
-        shape = f"{self.n_layers} layers of width {self.width}, {size / 1e6:,.0f} M parameters"
+        shape = f"{self.n_layers} layers of width {self.width}, {size / 1e6:,.1f} M parameters"
         return f"MLLM({self.name!r}, {self.layout.family}, {shape}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
