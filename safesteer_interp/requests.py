@@ -114,6 +114,11 @@ class Request:
         self.__dict__["id"] = id or f"request-{self.key()[:12]}"
         self.__dict__["pair"] = pair or self.id
 
+    @property
+    def form(self) -> tuple[bool, str]:
+        """Whether there is a picture, and then the attack, which fixes its kind: prompts of one form differ in their text's length only."""
+        return self.image is not None, str(self.attack) if self.image is not None else ""
+
     def key(self) -> str:
         """Hex digest of everything the model sees of this request (text and pixels), and nothing else. Kept on the request."""
         known: str | None = self.__dict__.get("_key")

@@ -14,17 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safesteer_interp.decoding.candidates import (
-    Prefix,
-    advance,
-    check_maskable,
-    chosen_states,
-    keep_candidate,
-    output_logits,
-    score_candidates,
-)
+from safesteer_interp.decoding.candidates import check_maskable, chosen_states, keep_candidate, score_candidates
 from safesteer_interp.decoding.policies import Candidates, Opening, Policy
-from safesteer_interp.decoding.sampling import draw
+from safesteer_interp.decoding.prefix import Prefix, advance
+from safesteer_interp.models.head import output_logits
+from safesteer_interp.tracing.sampling import draw
 from safesteer_interp.types import States
 
 
@@ -111,7 +105,7 @@ def decode(
     explain: bool = False,
     watch: Watch | None = None,
 ) -> list[Decoded]:
-    """Answers of every row of a batch whose prompt has been read (`candidates.prefill` gave `prefix` and `states`, i.e. h0).
+    """Answers of every row of a batch whose prompt has been read (`prefix.prefill` gave `prefix` and `states`, i.e. h0).
 
     `uniform.shape[1]` is the most tokens an answer may have; `temperature` that of ordinary sampling (0 = greedy). With `explain`
     every guided step is recorded. Raises UsageError when the policy guides and the model's attention cannot be masked per candidate.

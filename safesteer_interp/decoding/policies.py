@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from safesteer_interp.decoding.sampling import draw
 from safesteer_interp.errors import UsageError
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.openings import refusal_openings
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.refusals import OPENINGS
+from safesteer_interp.tracing.sampling import draw
 from safesteer_interp.types import States
 
 
@@ -130,10 +132,18 @@ class Guided:
         return draw(mixed, uniform, self.temperature), scores
 
 
-def check_budget(k: int, steps: int, max_new_tokens: int | None = None) -> None:
-    """Raise UsageError for K < 1, steps < 0, or more guided steps than tokens may be generated."""
+MOST_CANDIDATES = 1000
+"""Largest K: every candidate is a token of the forward, for every row. The paper tries up to 20."""
+
+
+def check_budget(k: int, steps: int, max_new_tokens: int | None = None, mllm: MLLM | None = None) -> None:
+    """Raise UsageError for K < 1, K beyond `MOST_CANDIDATES` or the model's vocabulary, steps < 0, or more guided steps than tokens."""
     if k < 1:
         raise UsageError(f"K is {k}, but guided decoding needs at least 1 candidate a step; 5 is the usual choice.")
+    if k > MOST_CANDIDATES:
+        raise UsageError(f"K is {k}, but at most {MOST_CANDIDATES} candidates are scored a step; 5 is the usual choice.")
+    if mllm is not None and k > (tokens := int(mllm.model.config.get_text_config().vocab_size)):
+        raise UsageError(f'K is {k}, but "{mllm.name}" has {tokens} tokens to choose from; 5 is the usual choice.')
     if steps < 0:
         raise UsageError(f"steps is {steps}; give the number of answer tokens to guide, 0 or more.")
     if max_new_tokens is not None and steps > max_new_tokens:
@@ -191,10 +201,9 @@ class RefusalTokens:
     bonus: float = 100.0
 
     @classmethod
-    def of(cls, tokenizer: Any, openings: Sequence[str] = OPENINGS) -> RefusalTokens:
-        """Openings as a tokenizer writes them at the start of an answer."""
-        tokens = (tuple(tokenizer(opening, add_special_tokens=False)["input_ids"]) for opening in openings)
-        return cls(frozenset(ids for ids in tokens if ids))
+    def of(cls, mllm: MLLM, openings: Sequence[str] = OPENINGS) -> RefusalTokens:
+        """Openings as the model writes them at the start of an answer."""
+        return cls(refusal_openings(mllm, openings))
 
     def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]:
         """log p, plus `bonus` for candidates that stay on a refusal opening."""

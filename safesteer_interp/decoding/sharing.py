@@ -6,7 +6,7 @@ defenses therefore fills its batches with rows of several defenses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Opening, Policy
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import SiteKind
-from safesteer_interp.tracing.tracer import At, Edit
-from safesteer_interp.types import Hidden, States
+from safesteer_interp.tracing.tracer import Edit
+from safesteer_interp.types import States
 
 
 @dataclass(frozen=True)
@@ -120,23 +120,35 @@ class Mixed:
         return (member == place).nonzero().squeeze(1)
 
 
-class CurrentRows:
-    """The way of every row that is in the batch now."""
-
-    def __init__(self, member: Int[Tensor, " rows"]) -> None:
-        self.member = member
+def by_length(requests: Sequence[Request], batch_size: int) -> Iterator[list[int]]:
+    """Places of the requests of each batch: those of one form and like length together, so that little is padding."""
+    yield from _evenly(sorted(range(len(requests)), key=lambda i: _likeness(requests[i])), batch_size)
 
 
-def only_for(edit: Edit, way: int, current: CurrentRows) -> Edit:
-    """The edit for the rows of one way; all others keep their states."""
+def by_answer_length(requests: Sequence[Request], answers: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """As `by_length` where the answers are known: of one form and like length of the answer. Empty answers are left out."""
+    order = sorted((i for i in range(len(requests)) if len(answers[i])), key=lambda i: (requests[i].form, len(answers[i])))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
 
-    def function(h: Hidden, at: At) -> Hidden:
-        rows = (current.member == way).nonzero().squeeze(1).to(h.device)
-        if not len(rows):
-            return h
-        part = At(at.site, at.step, at.positions[rows], at.roles[rows], at.last_prompt[rows])
-        out = h.clone()
-        out[rows] = edit.function(h[rows], part)
-        return out
 
-    return Edit(edit.sites, function, edit.name, edit.key)
+def _likeness(request: Request) -> tuple[tuple[bool, str], int, str]:
+    return request.form, len(request.text), request.id
+
+
+def batches_of(asks: Sequence[Ask], batch_size: int) -> Iterator[list[int]]:
+    """By kind, then way by way, so that batch after batch asks the same requests, whose prompts are then remembered."""
+    kinds: dict[tuple[bool, int, int], list[int]] = {}
+    for place, ask in enumerate(asks):
+        kinds.setdefault(ask.kind, []).append(place)
+    for places in kinds.values():
+        _, member = ways_of([asks[i] for i in places])
+        way = dict(zip(places, member.tolist(), strict=True))
+        yield from _evenly(sorted(places, key=lambda i: (way[i], _likeness(asks[i].request))), batch_size)
+
+
+def _evenly(places: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Batches of at most `batch_size` and nearly equal size, in order."""
+    batches = -(-len(places) // batch_size)
+    for k in range(batches):
+        yield places[k * len(places) // batches : (k + 1) * len(places) // batches]

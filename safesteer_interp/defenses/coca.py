@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from safesteer_interp.decoding.candidates import advance, output_logits, prefill
-from safesteer_interp.decoding.generate import by_length, text_of
+from safesteer_interp.decoding.generate import text_of
 from safesteer_interp.decoding.loop import Decoded
-from safesteer_interp.decoding.sampling import draw, uniforms
+from safesteer_interp.decoding.prefix import advance, prefill
+from safesteer_interp.decoding.sharing import by_length
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings
 from safesteer_interp.errors import UsageError
+from safesteer_interp.models.head import output_logits
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Request
-from safesteer_interp.tracing.steps import stop_ids
+from safesteer_interp.tracing.sampling import draw, uniforms
 
 PRINCIPLE = (
     "The assistant should answer in a harmless, ethical and inoffensive manner. "

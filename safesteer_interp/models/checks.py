@@ -18,6 +18,7 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.images import PilImage
 from safesteer_interp.models.anatomy import Anatomy
 from safesteer_interp.models.encoding import PROCESSOR_ERRORS, Encoded
+from safesteer_interp.models.head import soft_cap
 from safesteer_interp.models.layout import submodule
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Role
@@ -224,10 +225,7 @@ def _check_head(mllm: Anatomy, seen: _Seen, logits: Tensor) -> None:
     given = seen.inputs.get("lm_head")
     if not isinstance(given, Tensor) or given.shape != state.shape or not _close(given, state):
         _refuse(mllm, "lm_head", f'"{mllm.layout.lm_head}" does not receive what the final norm returns')
-    own = seen.outputs["lm_head"][:, -1].float()
-    cap = getattr(mllm.model.config.get_text_config(), "final_logit_softcapping", None)
-    if cap:
-        own = cap * torch.tanh(own / cap)
+    own = soft_cap(mllm.model, seen.outputs["lm_head"][:, -1].float())
     tolerance = 1e-3 if mllm.dtype == torch.float32 else 5e-2
     if own.shape != logits.shape or bool((own - logits).norm() > tolerance * logits.norm()):
         _refuse(mllm, "final_norm or lm_head", "the head's output is not the model's logits")

@@ -136,7 +136,7 @@ class PromptEncoder:
         """
         return [int(token) for token in self._without_images([self._prompt(request).text])["input_ids"][0]]
 
-    def _frame(self, has_image: bool, *, fresh: bool = False) -> Frame:
+    def frame(self, has_image: bool, *, fresh: bool = False) -> Frame:
         """What the template writes around a request with or without image; learnt anew when it is not known yet, or `fresh`."""
         key = self.template.source, has_image
         if fresh or key not in self._frames:
@@ -149,7 +149,7 @@ class PromptEncoder:
         self._check(request)
         has_image = request.image is not None
         for fresh in (False, True):  # a template that writes the date or the time does not write the same frame for ever
-            frame = self._frame(has_image, fresh=fresh)
+            frame = self.frame(has_image, fresh=fresh)
             text = self.template.render(request.text, self.system_prompt, has_image, parts=frame.parts)
             if span := frame.span_in(text, request.text):
                 return _Prompt(request, text, span, frame)

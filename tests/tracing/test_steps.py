@@ -10,8 +10,8 @@ import torch
 from support.positions import prompt_positions
 from support.tracing import all_sites, requests_for
 
-from safesteer_interp.decoding.candidates import check_head, prefill
 from safesteer_interp.decoding.generate import generate
+from safesteer_interp.decoding.prefix import check_head, prefill
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.models.checks import check_layout
@@ -20,7 +20,7 @@ from safesteer_interp.sites import Role, Site, parse_reads, parse_sites
 from safesteer_interp.tracing import steps
 from safesteer_interp.tracing.collect import load_tracer
 from safesteer_interp.tracing.hooks import HooksTracer, visiting
-from safesteer_interp.tracing.steps import request_generator, stop_ids, twin
+from safesteer_interp.tracing.steps import stop_ids, twin
 from safesteer_interp.tracing.tracer import TRACERS, At, Edit, Sampling
 from safesteer_interp.types import Hidden
 
@@ -153,10 +153,10 @@ def test_edits_that_reach_nothing_or_change_the_shape_are_refused(tiny: Tiny) ->
         tracer.capture(batch, [], [], edits=[Edit((Site.parse("resid_post.9"),), lambda h, at: h)])
     with pytest.raises(UsageError, match='edit "half" returned'):
         tracer.capture(batch, [], [], edits=[Edit((FINAL,), lambda h, at: h[:, -1:], name="half")])
-    wrong = replace(mllm, layout=replace(mllm.layout, attention="attention_block"), extras={})
+    wrong = replace(mllm, layout=replace(mllm.layout, attention="attention_block"))
     with pytest.raises(InputError, match='no submodule "attention_block"'):
         HooksTracer(wrong).capture(batch, parse_sites("attn_out.0", 4), parse_reads("last_prompt"))
-    unreached = replace(mllm, layout=replace(mllm.layout, final_norm="model.layers"), extras={})
+    unreached = replace(mllm, layout=replace(mllm.layout, final_norm="model.layers"))
     with pytest.raises(UsageError, match="never reached final_norm"):
         HooksTracer(unreached).capture(batch, [], [], edits=[Edit((FINAL,), lambda h, at: h)])
 
@@ -190,12 +190,6 @@ def test_a_twin_shares_weights_and_nothing_else(tiny: Tiny) -> None:
     assert mine.keys() == theirs.keys() and all(mine[name] is theirs[name] for name in mine)
     assert not {id(m) for m in mllm.model.modules()} & {id(m) for m in other.modules()}
     assert other.config is not mllm.model.config
-
-
-def test_generators_differ_by_seed_and_request() -> None:
-    draws = {float(torch.rand(1, generator=request_generator(seed, key))) for seed in (0, 1) for key in ("a", "b")}
-    assert len(draws) == 4
-    assert torch.equal(torch.rand(3, generator=request_generator(5, "a")), torch.rand(3, generator=request_generator(5, "a")))
 
 
 def test_answers_end_at_the_tokenizers_and_the_generation_configs_stop_tokens(tiny: Tiny) -> None:
