@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from safesteer_interp.errors import InputError, UsageError
@@ -41,7 +42,7 @@ class MLLM(Anatomy):
     @classmethod
     def of(
         cls,
-        model: PreTrainedModel,
+        model: nn.Module,
         processor: Any,
         *,
         name: str | None = None,
