@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.models.context_length import warn_beyond_context
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Role
@@ -55,7 +56,7 @@ def encode(mllm: MLLM, requests: Sequence[Request], *, pad_to: int | None = None
 
     Raises:
         InputError: a request has an image and the model takes none, its text contains one of the tokenizer's special tokens, the
-            chat template changes the text, or a prompt is longer than `pad_to`.
+            chat template changes the text, or a prompt is longer than `pad_to`. One longer than the model's context is warned of.
     """
     requests = tuple(requests)
     if not requests:
@@ -80,6 +81,7 @@ def encode(mllm: MLLM, requests: Sequence[Request], *, pad_to: int | None = None
             encoded = _without_images(mllm, list(prompts))
         for k, i in enumerate(members):
             rows[i] = _row(mllm, encoded, k, spans[k], frame)
+    warn_beyond_context(mllm, requests, [len(rows[i].ids) for i in range(len(requests))])
     return _padded(mllm, requests, [rows[i] for i in range(len(requests))], features, pad_to)
 
 

@@ -16,10 +16,10 @@ from safesteer_interp.probes.fits import TokenStates, fit_centred, fit_prompt, f
 from safesteer_interp.refusals import is_refusal
 from safesteer_interp.requests import Request, Split
 from safesteer_interp.sites import ReadKind, Site, SiteKind
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collect import StoreLike, collect
 from safesteer_interp.tracing.origin import Origin
-from safesteer_interp.tracing.trace import Trace, Traced
-from safesteer_interp.tracing.tracer import Sampling
+from safesteer_interp.tracing.trace import Traced
+from safesteer_interp.tracing.tracer import DEFAULT_TRACER, Sampling
 from safesteer_interp.types import RowMask
 
 SITE = Site(SiteKind.FINAL_NORM)
@@ -43,10 +43,10 @@ def training_trace(
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int = 32,
-    tracer: str = "hooks",
-    store: Any = None,
+    tracer: str = DEFAULT_TRACER,
+    store: StoreLike = "default",
     progress: bool = True,
-) -> Trace:
+) -> Traced:
     """States at `final_norm` of the last prompt token and of the first `tokens` answer tokens, with the undefended answers.
 
     Requests of the TEST split are left out. An answer of `answer_tokens` tokens is enough to see whether it refuses.

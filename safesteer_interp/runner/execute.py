@@ -119,7 +119,7 @@ def _trace(session: Session, due: Sequence[Job], say: Console) -> None:
             markup=False,
         )
         try:
-            session.make(group)
+            session.library.make(group)
         except MEASURE_ERRORS as cause:
             say.print(f"  could not be traced: {cause}", markup=False)
 

@@ -9,7 +9,6 @@ import ast
 import dataclasses
 import inspect
 import itertools
-import re
 import textwrap
 import types
 import typing
@@ -18,6 +17,7 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
 from safesteer_interp.errors import UsageError, did_you_mean
+from safesteer_interp.sites import parse_ranges
 
 _BOOLS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
 
@@ -41,6 +41,8 @@ def parse(text: str, hint: Any, *, field: str) -> Any:
     """A value of the hinted type from text. Raises UsageError, naming the field and the expected type."""
     try:
         return _parse(text.strip(), hint)
+    except UsageError as cause:
+        raise UsageError(f"{field}: {cause}") from None
     except ValueError:
         raise UsageError(f'{field} = "{text}" is not {describe(hint)}; give it as {describe(hint)}.') from None
 
@@ -63,8 +65,9 @@ def _parse(text: str, hint: Any) -> Any:
         raise ValueError(text)
     if origin is tuple:
         item = args[0]
-        parts = [p.strip() for p in text.strip("()[]").split(",") if p.strip()]
-        return tuple(v for part in parts for v in _items(part, item))
+        inside = text.strip("()[]")
+        parts = parse_ranges(inside) if item is int else [p.strip() for p in inside.split(",") if p.strip()]
+        return tuple(_parse(part, item) for part in parts)
     if hint is bool:
         if text.lower() not in _BOOLS:
             raise ValueError(text)
@@ -74,13 +77,6 @@ def _parse(text: str, hint: Any) -> Any:
     if hint in (int, float, str):
         return hint(text)
     raise ValueError(text)
-
-
-def _items(part: str, item: Any) -> list[Any]:
-    span = re.fullmatch(r"(\d+)-(\d+)", part)
-    if span and item is int:
-        return list(range(int(span[1]), int(span[2]) + 1))
-    return [_parse(part, item)]
 
 
 def describe(hint: Any) -> str:

@@ -17,7 +17,7 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.runner.session import Session
 from safesteer_interp.runner.tables import folder_name
-from safesteer_interp.tracing.demand import Group
+from safesteer_interp.tracing.demand import Want
 from safesteer_interp.tracing.spec import TraceSpec
 
 
@@ -41,7 +41,7 @@ class Job:
 class PlanReport:
     """What a run would trace."""
 
-    groups: list[Group]
+    groups: list[Want]
     width: int
     jobs: list[Job]
 
@@ -123,7 +123,7 @@ def marker_of(key: str) -> Path:
 
 def identify(session: Session, job: Job, measuring: str) -> None:
     """Fills in the job's input key and the hash of the requests behind it."""
-    demands = [(session.demand_of(spec), session.data_key(spec)) for spec in job.specs]
+    demands = [(session.want(spec).demand, session.data_key(spec)) for spec in job.specs]
     job.key = origin.input_key(Context(session, job.analysis, job.p, Path()), demands, measuring)
     job.data = {f"{i}:{demand.dataset}": data for i, (demand, data) in enumerate(demands)}
 

@@ -19,6 +19,7 @@ from safesteer_interp.runner.params import is_list
 from safesteer_interp.runner.results import RunReport
 from safesteer_interp.runner.session import Session, Settings
 from safesteer_interp.runner.tables import folder_name, table_text
+from safesteer_interp.sites import parse_ranges
 
 SWEEPS = Path("figures") / "sweeps"
 
@@ -97,7 +98,7 @@ def grid_points(analysis: Analysis, grid: Mapping[str, str | Sequence[Any]]) -> 
         if is_list(analysis.params, name):
             axes.append([(name, values if isinstance(values, str) else tuple(values))])
             continue
-        parts = [v for part in values.split(",") if part.strip() for v in _span(part)] if isinstance(values, str) else list(values)
+        parts = parse_ranges(values) if isinstance(values, str) else list(values)
         if not parts:
             raise UsageError(f'the sweep of "{name}" names no value; give some, e.g. "1,2,4".')
         axes.append([(name, v) for v in parts])
@@ -105,13 +106,6 @@ def grid_points(analysis: Analysis, grid: Mapping[str, str | Sequence[Any]]) -> 
     for point in points:
         analysis.parameters("quick", point)  # refuses a wrong value before anything runs
     return points
-
-
-def _span(part: str) -> list[str]:
-    low, dash, high = part.strip().partition("-")
-    if dash and low.isdigit() and high.isdigit():
-        return [str(i) for i in range(int(low), int(high) + 1)]
-    return [part.strip()]
 
 
 def _claims_at(point: Mapping[str, Any], report: RunReport) -> list[dict[str, Any]]:
