@@ -21,9 +21,11 @@ import torch
 import tyro
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from safesteer_interp.decoding.candidates import Prefix, advance, chosen_states, keep_candidate, output_logits, prefill, score_candidates
+from safesteer_interp.decoding.candidates import chosen_states, keep_candidate, score_candidates
 from safesteer_interp.decoding.loop import decode
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Policy, ProbeScorer
+from safesteer_interp.decoding.prefix import Prefix, advance, prefill
+from safesteer_interp.models.head import output_logits
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.tracing.sampling import draw
 

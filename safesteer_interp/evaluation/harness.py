@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import pandas as pd
 
-from safesteer_interp.decoding.generate import answer_asks, by_length
+from safesteer_interp.decoding.generate import answer_asks
 from safesteer_interp.decoding.loop import Decoded
 from safesteer_interp.decoding.prompt_cache import remembering_prompts
-from safesteer_interp.decoding.sharing import Ask
-from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings, StagedDefense, response_of, seeded
+from safesteer_interp.decoding.sharing import Ask, by_answer_length, by_length
+from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings, StagedDefense, is_staged, response_of, seeded
 from safesteer_interp.defenses.none import Undefended
-from safesteer_interp.errors import InputError
+from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.judges import (
     DEGENERATION,
     REFUSAL,
@@ -29,7 +29,7 @@ from safesteer_interp.evaluation.judges import (
     perplexity_limit,
     repetition_rate,
 )
-from safesteer_interp.evaluation.perplexity import answer_perplexities, by_answer_length
+from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.evaluation.store import ResponseStore, missing, record_of, response_fields
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.progress import progress_bar
@@ -70,7 +70,7 @@ def evaluate(
     and, unless `degeneration.perplexity` is set, its 99th percentile over the undefended answers (or all, without those) is the limit.
     Raises InputError for no requests or two requests with one id.
     """
-    named = dict(defenses) if isinstance(defenses, Mapping) else {defense.name: defense for defense in defenses}
+    named = dict(defenses) if isinstance(defenses, Mapping) else _by_name(defenses)
     _check(requests)
     conditions = [Condition(name, defense, requests, seeds) for name, defense in named.items()]
     table = respond(mllm, conditions, settings=settings, root=root, progress=progress)
@@ -173,8 +173,7 @@ def respond_stored(
 
 
 def _staged(defense: Defense) -> TypeGuard[StagedDefense]:
-    """Whether the four stages say all about a defense, so that its answers can share batches with others'."""
-    return isinstance(defense, StagedDefense) and type(defense).respond is StagedDefense.respond
+    return is_staged(type(defense))
 
 
 def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[[int], None]) -> None:
@@ -193,7 +192,7 @@ def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tel
         owners += own
     answers = answer_asks(mllm, asks, settings.sampling, batch_size=settings.batch_size, explain=settings.explain, stop=settings.stop)
     started = time.perf_counter()
-    for places, decoded in answers:
+    for places, decoded in _gathered(answers, settings.batch_size, tell):
         share = (time.perf_counter() - started) / len(places)
         mine: dict[int, list[tuple[int, Decoded]]] = {}
         for ask, one in zip(places, decoded, strict=True):
@@ -202,10 +201,25 @@ def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tel
         for number, found in mine.items():
             part = parts[number]
             assert isinstance(part.defense, StagedDefense)
-            responses = part.defense.review(mllm, [response_of(mllm, part.requests[i], one) for i, one in found], part.settings)
+            responses = part.defense.review(mllm, [response_of(part.requests[i], one) for i, one in found], part.settings)
             part.add([i for i, _ in found], responses, share)
-        tell(len(places))
         started = time.perf_counter()
+
+
+def _gathered(
+    answers: Iterable[tuple[list[int], list[Decoded]]], size: int, tell: Callable[[int], None]
+) -> Iterator[tuple[list[int], list[Decoded]]]:
+    """Answers end one by one; here they come by so many, to be reviewed and written to disk together."""
+    places: list[int] = []
+    decoded: list[Decoded] = []
+    for some, of_them in answers:
+        places, decoded = [*places, *some], [*decoded, *of_them]
+        tell(len(some))
+        if len(places) >= size:
+            yield places, decoded
+            places, decoded = [], []
+    if places:
+        yield places, decoded
 
 
 def perplexities_stored(
@@ -241,6 +255,15 @@ def _table(index: pd.DataFrame, lines: Sequence[Mapping[str, Any]], name: str, s
         steps=[line["steps"] for line in lines],
         seconds=[line["seconds"] for line in lines],
     )
+
+
+def _by_name(defenses: Sequence[Defense]) -> dict[str, Defense]:
+    """Raises UsageError for two of one name, one of which would be left out."""
+    names = [defense.name for defense in defenses]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f'two defenses are called "{name}"; give a mapping of names to defenses, with a name for each variant.')
+    return dict(zip(names, defenses, strict=True))
 
 
 def _check(requests: Sequence[Request]) -> None:

@@ -5,25 +5,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+from transformers import PreTrainedModel
+
 from safesteer_interp.errors import SafeSteerWarning
-from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 
 
-def context_length(mllm: MLLM) -> int | None:
+def context_length(model: PreTrainedModel) -> int | None:
     """Tokens that the model reads at most, by its config (`max_position_embeddings`); None where the config sets no limit."""
-    limit = getattr(mllm.model.config.get_text_config(), "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None
 
 
-def warn_beyond_context(mllm: MLLM, requests: Sequence[Request], lengths: Sequence[int]) -> None:
+def warn_beyond_context(model: PreTrainedModel, name: str, requests: Sequence[Request], lengths: Sequence[int]) -> None:
     """Warns of each request whose prompt has more tokens (`lengths`) than the context; once, as Python's warnings do."""
-    limit = context_length(mllm)
+    limit = context_length(model)
     for request, length in zip(requests, lengths, strict=True):
         if limit is not None and length > limit:
             warnings.warn(
-                f'request "{request.id}" has {length:,} tokens, more than the {limit:,} of {mllm.name}\'s context; '
+                f'request "{request.id}" has {length:,} tokens, more than the {limit:,} of {name}\'s context; '
                 "what the model makes of it means little: shorten the request or leave it out.",
                 SafeSteerWarning,
-                stacklevel=2,
+                stacklevel=3,
             )

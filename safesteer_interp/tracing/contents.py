@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.models.prompts import prompt_frame, prompt_ids
+from safesteer_interp.models.template import Frame
 from safesteer_interp.requests import Request
 
 
@@ -17,19 +17,20 @@ class Contents:
 
     def __init__(self, model: MLLM) -> None:
         self.model = model
-        self._frames: dict[bool, tuple[str, str]] = {}
+        self._frames: dict[bool, Frame] = {}
         self._known: dict[int, tuple[Request, str]] = {}  # the request is held, so that its id stays its own
 
     def of(self, requests: Sequence[Request]) -> tuple[str, ...]:
-        """32 hex digits per request. Raises InputError, naming the request, where it could not be encoded."""
+        """32 hex digits per request. Raises BadRequestError, naming the request, where it could not be encoded."""
         for pictured in {request.image is not None for request in requests}:
-            frame = prompt_frame(self.model, pictured)
+            frame = self.model.encoder.frame(pictured, fresh=True)
             if self._frames.get(pictured) != frame:  # new, or the template prints another date than before
                 self._frames[pictured] = frame
                 self._known = {key: kept for key, kept in self._known.items() if (kept[0].image is not None) != pictured}
         new = list({id(request): request for request in requests if id(request) not in self._known}.values())
-        for request, ids in zip(new, prompt_ids(self.model, new), strict=True):
-            self._known[id(request)] = request, _digest(request, ids)
+        encoder = self.model.encoder
+        for request in new:
+            self._known[id(request)] = request, _digest(request, encoder.token_ids(request))
         return tuple(self._known[id(request)][1] for request in requests)
 
 

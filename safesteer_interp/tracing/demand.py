@@ -166,6 +166,11 @@ class Want:
             found.setdefault(content, request)
         return found
 
+    def without(self, request_id: str) -> Want:
+        """The want of all requests but one."""
+        kept = tuple(request for request in self.requests if request.id != request_id)
+        return replace(self, requests=kept, contents=())
+
     def of(self, contents: Iterable[str]) -> Want:
         """The same demand on those of the requests that have one of these contents, each once."""
         wanted = set(contents)

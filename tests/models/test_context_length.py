@@ -23,7 +23,7 @@ def asked(words: int, name: str = "very-long") -> Request:
 def test_a_prompt_beyond_the_context_is_named_with_both_lengths(tiny: Tiny, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mllm = tiny(family)
     monkeypatch.setattr(mllm.model.config.get_text_config(), "max_position_embeddings", 60)
-    assert context_length(mllm) == 60
+    assert context_length(mllm.model) == 60
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert mllm.encode([asked(3)]).input_ids.shape[1] < 60
