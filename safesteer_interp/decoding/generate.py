@@ -38,7 +38,7 @@ def generate(
     stop: bool = True,
     progress: Progress | None = None,
 ) -> list[Decoded]:
-    """One answer per request, in order.
+    """One answer per request, in order: `.text`, and its token `.ids`.
 
     Requests of like length share a batch; each has its own random numbers, so that the batch does not change its sample (up to the
     rounding that padding causes, 1e-5 relative in float32). `stop=False` ignores end-of-sequence tokens. Edits act on prompt and
@@ -49,7 +49,9 @@ def generate(
     asks = [Ask(request, sampling.seed, policy, own) for request in requests]
     found: dict[int, Decoded] = {}
     for places, answers in answer_asks(mllm, asks, sampling, batch_size=batch_size, explain=explain, stop=stop):
-        found.update(zip(places, answers, strict=True))
+        for place, decoded in zip(places, answers, strict=True):
+            decoded.text = text_of(mllm, decoded)
+            found[place] = decoded
         if progress is not None:
             progress(len(found), len(requests))
     return [found[i] for i in range(len(requests))]

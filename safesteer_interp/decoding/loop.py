@@ -46,6 +46,8 @@ class Decoded:
     """Generated token ids, cut after the end-of-sequence token (kept)."""
     verdict: dict[str, float | bool] = field(default_factory=dict)
     steps: list[StepRecord] = field(default_factory=list)
+    text: str = ""
+    """The answer without special tokens, as `generate` returns it; the loop itself knows no words."""
 
 
 Watch = Callable[[int, Int[Tensor, "batch chunk"], Int[Tensor, " rows"]], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -110,7 +110,7 @@ class Guided:
     steps: int = 5
     temperature: float = 1.0
     mix: float = 0.0
-    opening: OpeningRule | None = None
+    opening: OpeningRule | None = field(default=None, repr=False)
     """Edits h0 and decides which rows are guided; every row is, unedited, without it."""
 
     def __post_init__(self) -> None:
@@ -196,7 +196,7 @@ class RefusalTokens:
     opening is complete) they decide among all K. If this does as well as the probe, the probe adds nothing to a string list.
     """
 
-    openings: frozenset[tuple[int, ...]]
+    openings: frozenset[tuple[int, ...]] = field(repr=False)
     name: str = "refusal tokens"
     bonus: float = 100.0
 
