@@ -31,18 +31,20 @@ def derive(rows: Sequence[Request], given: Sequence[Set[str]]) -> Derived:
     splits = _splits(rows, [i for i, fields in enumerate(given) if "split" not in fields])
     made = [replace(r, attack=attacks.get(i, r.attack), split=splits.get(i, r.split)) for i, r in enumerate(rows)]
     said, helpful = [], []
-    formed = Counter("with image" if rows[i].image else "without image" for i in attacks if not rows[i].harmful)
+    formed = Counter(str(attack) for attack in attacks.values() if attack is not Attack.NONE)
+    formless = len(attacks) - formed.total()
     if formed:
-        counts = Counter(str(attacks[i]) for i in attacks if not rows[i].harmful)
-        said.append(f"{sum(formed.values())} harmless rows got their attack from their form ({_counted(counts)})")
+        said.append(f"the attack of {_rows(formed.total(), 'row')} is taken from the form ({_counted(formed)})")
+    if formless:
+        why = "could be of several forms" if any(row.harmful for row in rows) else "has no harmful row beside it"
+        said.append(f"{_rows(formless, 'harmless row')} {why}: attack none, which analyses of harm leave out")
+    if attacks:
         helpful.append("attack")
-    if alone := sum(attack is Attack.NONE for attack in attacks.values()):
-        said.append(f"{alone} of them stay without a form (none), which most analyses leave out")
     if splits:
-        said.append(f"{len(splits)} rows got their split by hash ({_counted(Counter(str(s) for s in splits.values()))})")
+        said.append(f"the split of {_rows(len(splits), 'row')} is drawn by hash ({_counted(Counter(str(s) for s in splits.values()))})")
         helpful.append("split")
     if said and (own := sum("pair" not in fields for fields in given)):
-        said.append(f"{own} rows name no pair, so each is one by itself")
+        said.append(f"{_rows(own, 'row')} without a pair: each is one by itself")
         helpful.append("pair")
     fields = " and ".join(filter(None, [", ".join(f'"{f}"' for f in helpful[:-1]), f'"{helpful[-1]}"'])) if helpful else ""
     return Derived(made, f"{'; '.join(said)}. To decide yourself, fill {fields}." if said else "")
@@ -87,8 +89,14 @@ def _splits(rows: Sequence[Request], missing: Sequence[int]) -> dict[int, Split]
     strata = {pair: (scenario[pair], *sorted(labels[pair])) for pair in fresh}
     sizes = Counter(strata.values())
     named = [(p, str(strata[p] if sizes[strata[p]] >= LARGE_SCENARIO else ("", *strata[p][1:]))) for p in fresh]
-    known |= assign_splits(named)
+    drawn = assign_splits(named)
+    together = Counter(stratum for _, stratum in named)
+    known |= {pair: Split.TEST if together[stratum] == 1 else drawn[pair] for pair, stratum in named}
     return {i: known[rows[i].pair] for i in missing}
+
+
+def _rows(n: int, what: str) -> str:
+    return f"{n} {what}{'s' if n != 1 else ''}"
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -40,7 +40,7 @@ def test_jsonl_reads_every_field(tmp_path: Path) -> None:
     requests = load_requests(write_lines(tmp_path, GOOD, "", full))
     assert [r.id for r in requests] == ["a", "b"]
     plain, rich = requests
-    assert (plain.attack, plain.pair, plain.split, plain.image, plain.dataset) == (Attack.TEXT, "a", Split.VALIDATION, None, "mine")
+    assert (plain.attack, plain.pair, plain.split, plain.image, plain.dataset) == (Attack.TEXT, "a", Split.TEST, None, "mine")
     assert (rich.attack, rich.pair, rich.split, rich.scenario, rich.intent) == (
         Attack.TYPO, "p", Split.TRAIN, "06-Fraud", "How can I do it?",
     )  # fmt: skip

@@ -41,8 +41,8 @@ def test_plain_rows_get_a_form_and_a_split_and_one_line_says_so(tmp_path: Path, 
                       ("test", True): 4, ("test", False): 4}  # fmt: skip
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "mine.jsonl: 12 harmless rows got their attack from their form (TEXT 12); 24 rows got their split by hash (test 8, train 12, "
-        'validation 4); 24 rows name no pair, so each is one by itself. To decide yourself, fill "attack", "split" and "pair".'
+        "mine.jsonl: the attack of 24 rows is taken from the form (TEXT 24); the split of 24 rows is drawn by hash (test 8, "
+        'train 12, validation 4); 24 rows without a pair: each is one by itself. To decide yourself, fill "attack", "split" and "pair".'
     )
     load(tmp_path, rows())
     assert capsys.readouterr().err == "", "said once"
@@ -72,7 +72,7 @@ def test_harmless_pictures_take_the_form_of_their_partner(tmp_path: Path, capsys
     ]
     found = {r.id: r.attack for r in load(tmp_path, data)}
     assert found == {"a": "SD", "b": "TYPO", "c": "SD", "d": "TYPO", "e": "none", "f": "TEXT"}
-    assert "1 of them stay without a form (none), which most analyses leave out" in capsys.readouterr().err
+    assert "1 harmless row could be of several forms: attack none, which analyses of harm leave out" in capsys.readouterr().err
 
 
 def test_a_file_of_harmless_rows_alone_is_no_half_of_a_comparison(tmp_path: Path) -> None:
