@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import PAPER_ATTACKS, training_spec
-from analyses._shared import STEPS, answers, attacks_in, report_spec
 from safesteer_interp.errors import InputError
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import PAPER_ATTACKS, training_spec
+from ._shared import STEPS, answers, attacks_in, report_spec
 
 SITE = "final_norm"
 FITS = ("prompt", "centred", "token")

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import STEPS, answers, fit_spec, report_spec
 from safesteer_interp.errors import NotApplicableError
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import STEPS, answers, fit_spec, report_spec
 
 SITE = "final_norm"
 FITS = ("prompt", "centred", "token")

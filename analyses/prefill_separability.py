@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import attacks_in, fit_spec, report_spec, row, unit
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import attacks_in, fit_spec, report_spec, row, unit
 
 SITE = "final_norm"
 METHODS = ("probe", "probe_of_its_own", "shuffled_labels", "bag_of_words", "prompt_length", "random_direction")

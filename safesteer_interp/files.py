@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safesteer_interp.errors import InputError
+from safesteer_interp.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
 _CHUNK = 1 << 22
+LONGEST = 120
+"""Characters of a file name that are kept."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -172,8 +174,28 @@ def sha256_of(path: Path) -> str:
 
 
 def digest(record: Any) -> str:
-    """Hex SHA-256 of a JSON-able record, independent of key order."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+    """Hex SHA-256 of a record of plain values, enums, arrays and tensors (by their bytes), independent of key order.
+
+    Raises UsageError for anything else: how an object prints says too little, or too much, about what it is.
+    """
+    text = json.dumps(record, sort_keys=True, ensure_ascii=False, default=_by_content)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _by_content(value: Any) -> Any:
+    """What JSON has no form for: an array or tensor as its type, shape and the hash of its bytes."""
+    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        raise UsageError(
+            f"a {type(value).__name__} cannot be part of a key; give it as numbers, text, lists, dicts, arrays or tensors instead."
+        )
+    array = value
+    if hasattr(value, "detach"):  # a tensor; numpy has no bfloat16, which double holds exactly
+        held = value.detach().cpu()
+        array = (held.double() if str(value.dtype) == "torch.bfloat16" else held).numpy()
+    if array.dtype.hasobject:
+        raise UsageError("an array of Python objects cannot be part of a key; give numbers or text.")
+    content = array.tobytes()
+    return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def digest_files(root: Path, patterns: tuple[str, ...], *, without: tuple[str, ...] = ()) -> str:
@@ -189,5 +211,12 @@ def files_of(folder: Path, recorded: Mapping[str, str]) -> bool:
 
 
 def safe_name(name: str) -> str:
-    """The name with everything but letters, digits, dots, hyphens, commas and equal signs replaced; "/" becomes "--"."""
-    return re.sub(r"[^A-Za-z0-9._,=-]+", "-", name.replace("/", "--")).strip(".-") or "model"
+    """A file name of letters, digits, dots, hyphens, underscores, commas and equal signs; "/" becomes "--", ":" becomes "-".
+
+    Where anything else is lost (other alphabets, great length), eight digits of the name's hash keep different names different.
+    """
+    plain = name.replace("/", "--").replace(":", "-")
+    clean = re.sub(r"[^A-Za-z0-9._,=-]+", "-", plain).strip(".-")[:LONGEST]
+    if clean and clean == plain:
+        return clean
+    return f"{clean or 'unnamed'}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

@@ -27,7 +27,7 @@ from safesteer_interp.probes.fitting import check_fit, fit_probe, training_trace
 from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.store import Store
-from safesteer_interp.tracing.trace import Traced
+from safesteer_interp.tracing.trace import FIT_SPLIT, Traced
 from safesteer_interp.types import States
 from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, alignment_vectors
 
@@ -103,7 +103,7 @@ class SafeSteer(StagedDefense):
         trace: Traced,
         *,
         fit: str = "prompt",
-        split: str | None = "train",
+        split: str | None = FIT_SPLIT,
         probe: dict[str, Any] | None = None,
         **options: Any,
     ) -> SafeSteer:

@@ -33,7 +33,7 @@ from safesteer_interp.models.mini.assemble import shipped
 from safesteer_interp.models.mini.language import language_dir
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.folds import split_folds
-from safesteer_interp.probes.separability import out_of_fold
+from safesteer_interp.probes.separation import out_of_fold
 from safesteer_interp.progress import progress_bar
 from safesteer_interp.refusals import is_refusal
 from safesteer_interp.requests import Attack, Request, Split

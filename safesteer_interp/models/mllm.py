@@ -30,6 +30,11 @@ class MLLM(Anatomy):
     """Where it was loaded from (folder, hub id and revision)."""
     extras: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def known_answer(self) -> bool:
+        """True for a model whose right answers are planted: it proves machinery, and nothing found on it is a finding."""
+        return "planted" in self.extras
+
     @classmethod
     def of(
         cls,

@@ -1,6 +1,6 @@
 """The probe fitted on a trace: training requests in, a probe with its origin and its sign test on held-out pairs out.
 
-Fits see the split they are told, by default `train`, and never the test split.
+Fits see the split they are told, by default `FIT_SPLIT` (train), and never the test split.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safesteer_interp.probes.tokens import SITE, token_states
 from safesteer_interp.requests import Request, Split
 from safesteer_interp.tracing.collect import collect
 from safesteer_interp.tracing.origin import Origin
-from safesteer_interp.tracing.trace import Trace, Traced, fitting_rows
+from safesteer_interp.tracing.trace import FIT_SPLIT, Trace, Traced, fitting_rows
 from safesteer_interp.tracing.tracer import Sampling
 from safesteer_interp.types import RowMask
 
@@ -67,7 +67,7 @@ def training_trace(
     )
 
 
-def held_out(index: pd.DataFrame, split: str | None = "train") -> RowMask:
+def held_out(index: pd.DataFrame, split: str | None = FIT_SPLIT) -> RowMask:
     """[n] True for rows kept from the fit and used for the sign test: the validation split, else a fifth of the split's pairs, by hash.
 
     A threshold on the hash of each pair, so that of few pairs the share varies.
@@ -80,7 +80,7 @@ def held_out(index: pd.DataFrame, split: str | None = "train") -> RowMask:
     return np.array([share[pair] < HELD_OUT for pair in index["pair"]], dtype=bool) & fitting_rows(index, split)
 
 
-def fit_probe(mllm: MLLM, trace: Traced, fit: str = "prompt", *, split: str | None = "train", **parameters: Any) -> DecodingProbe:
+def fit_probe(mllm: MLLM, trace: Traced, fit: str = "prompt", *, split: str | None = FIT_SPLIT, **parameters: Any) -> DecodingProbe:
     """The probe of one of the three fits on the requests of `split` (None: all but the test split), ready to guide.
 
     The sign test runs on held-out pairs where their answers are of both kinds. `parameters` are those of DecodingProbe.
@@ -93,7 +93,7 @@ def fit_probe(mllm: MLLM, trace: Traced, fit: str = "prompt", *, split: str | No
     if not fitted.any():
         there = ", ".join(f"{name}: {count}" for name, count in index["split"].value_counts().items())
         raise InputError(
-            f"the trace holds no request to fit a probe on in the {split or 'train'} split (it holds {there or 'none'}); "
+            f"the trace holds no request to fit a probe on in the {split or 'training'} split (it holds {there or 'none'}); "
             "give requests a `split`, or fit a DecodingProbe on the states themselves."
         )
     tested = token_states(trace, held)

@@ -150,6 +150,10 @@ class Trace:
         return self._gather(name, np.dtype(np.int64))
 
 
+FIT_SPLIT = str(Split.TRAIN)
+"""The split that probes, vectors and directions are fitted on unless another is named."""
+
+
 @dataclass(frozen=True, eq=False)
 class Labels:
     """What a trace's index says of its requests, as arrays [n] in its order."""
@@ -162,8 +166,8 @@ class Labels:
 
     @property
     def train(self) -> RowMask:
-        """[n] True for rows of the training split."""
-        return np.asarray(self.splits == str(Split.TRAIN))
+        """[n] True for rows of the split that is fitted on."""
+        return np.asarray(self.splits == FIT_SPLIT)
 
 
 def labels_of(index: pd.DataFrame) -> Labels:
@@ -172,7 +176,7 @@ def labels_of(index: pd.DataFrame) -> Labels:
     return Labels(index["harmful"].to_numpy(bool), *words)
 
 
-def fitting_rows(index: pd.DataFrame, split: str | None = "train") -> RowMask:
+def fitting_rows(index: pd.DataFrame, split: str | None = FIT_SPLIT) -> RowMask:
     """[n] True for rows that a fit told to use `split` may see (None: every split but test).
 
     Raises UsageError for the test split: what is reported there was fitted elsewhere.

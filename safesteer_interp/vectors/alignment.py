@@ -24,7 +24,7 @@ from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.statistics import Estimate
 from safesteer_interp.tracing.origin import Origin
-from safesteer_interp.tracing.trace import Traced, fitting_rows, labels_of
+from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows, labels_of
 from safesteer_interp.types import Vector
 from safesteer_interp.vectors.direction import Direction, median_norm
 from safesteer_interp.vectors.resampling import DifferenceBootstrap, pairwise_cosine
@@ -210,7 +210,7 @@ def alignment_vectors(
     read: Read | str = "last_prompt",
     image: Attack | str = Attack.SD,
     text: Attack | str = Attack.CB,
-    split: str | None = "train",
+    split: str | None = FIT_SPLIT,
     harmful: bool | None = True,
     replicates: int = 1000,
     seed: int = 0,

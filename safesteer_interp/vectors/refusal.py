@@ -14,7 +14,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site, SiteKind
 from safesteer_interp.tracing.origin import Origin
-from safesteer_interp.tracing.trace import Traced, fitting_rows, labels_of
+from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows, labels_of
 from safesteer_interp.vectors.direction import Direction, mean_difference, median_norm
 
 TEXT_ATTACKS = (Attack.TEXT, Attack.CB)
@@ -40,7 +40,7 @@ def refusal_directions(
     sites: Iterable[Site | str] | None = None,
     reads: Iterable[Read | str] = ("last_prompt",),
     attacks: Iterable[Attack | str] | None = TEXT_ATTACKS,
-    split: str | None = "train",
+    split: str | None = FIT_SPLIT,
 ) -> list[Direction]:
     """One candidate per captured site (or those given) and read, from the requests of the given attacks and split (None: all but test).
 
