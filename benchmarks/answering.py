@@ -1,6 +1,6 @@
 """How fast an evaluation answers: reading prompts, a full batch's step, whole answers, and what keeping the batch full gains.
 
-    python benchmarks/answering.py [--model mini] [--requests 96] [--batch 32] [--tokens 128] [--rounds 1] [--dtypes float32,bfloat16]
+    python benchmarks/answering.py [--model mini] [--requests 96] [--batch 32] [--tokens 128] [--seeds 3] [--rounds 1] [--dtypes float32,bfloat16]
                                    [--out benchmarks/answering.json]
 
 Parts, per dtype: seconds to read the prompts of image requests; tokens a second of a full batch whose rows never end; whole sampled
@@ -41,7 +41,7 @@ from safesteer_interp.tracing.tracer import Sampling
 ROOT = Path(__file__).resolve().parents[1]
 FULL_STEPS = 24
 """Tokens of the full batch's rate."""
-SEEDS = (0, 1, 2)
+WAYS = ("batch by batch", "refilled")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=96, help="bundled requests with pictures")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128, help="longest answer")
+    parser.add_argument("--seeds", type=int, default=3, help="samples of each request in the evaluation")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--dtypes", default="float32,bfloat16" if has_bfloat16() else "float32")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "answering.json")
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     for dtype in chosen.dtypes.split(","):
         mllm = load_model(chosen.model, dtype=dtype)
-        record["parts"][dtype] = parts(mllm, requests, chosen.batch, chosen.tokens, chosen.rounds)
+        record["parts"][dtype] = parts(mllm, requests, chosen)
     chosen.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     show(record)
     return 0
@@ -101,9 +102,9 @@ def pictures(n: int) -> list[Request]:
     return found[:: max(1, len(found) // n)][:n]
 
 
-def parts(mllm: MLLM, requests: list[Request], batch: int, tokens: int, rounds: int) -> dict[str, Any]:
+def parts(mllm: MLLM, requests: list[Request], chosen: argparse.Namespace) -> dict[str, Any]:
     """All parts for one model."""
-    sampling = Sampling(tokens, 1.0)
+    sampling, batch, rounds = Sampling(chosen.tokens, 1.0), chosen.batch, chosen.rounds
     generate(mllm, requests[:4], PLAIN, Sampling(4, 1.0))  # whatever happens only once
     batches = list(by_length(requests, batch))
     found: dict[str, Any] = {}
@@ -118,7 +119,7 @@ def parts(mllm: MLLM, requests: list[Request], batch: int, tokens: int, rounds: 
             found[name]["of_full_batch"] = {
                 way: speed / found["full_batch_tokens_per_second"] for way, speed in found[name]["tokens_per_second"].items()
             }
-    asks = [Ask(r, seed, policy) for policy in POLICIES.values() for seed in SEEDS for r in requests]
+    asks = [Ask(r, seed, policy) for policy in POLICIES.values() for seed in range(chosen.seeds) for r in requests]
     found["evaluation"] = whole(mllm, asks, sampling, batch, rounds)
     return found
 
@@ -141,7 +142,7 @@ def ways(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, batch: int) -> dic
                 answered.update(zip(batch_of, refilled([asks[i] for i in batch_of]), strict=True))
         return [answered[i] for i in range(len(asks))]
 
-    return {"batch by batch": drained, "refilled": refilled}
+    return dict(zip(WAYS, (drained, refilled), strict=True))
 
 
 def answers(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, batch: int, rounds: int) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def answers(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, batch: int, rou
         "tokens": {"mean": statistics.mean(lengths), "longest": max(lengths)},
         "same_answers": statistics.mean(a == b for a, b in zip(*said.values(), strict=True)),
         "tokens_per_second": {name: sum(lengths) / statistics.median(seconds) for name, seconds in taken.items()},
-        "gain": statistics.median(a / b for a, b in zip(taken["batch by batch"], taken["refilled"], strict=True)),
+        "gain": statistics.median(a / b for a, b in zip(*taken.values(), strict=True)),
     }
 
 
@@ -172,7 +173,7 @@ def whole(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, batch: int, round
     return {
         "answers": len(asks),
         "answers_per_second": {name: len(asks) / statistics.median(seconds) for name, seconds in taken.items()},
-        "gain": statistics.median(a / b for a, b in zip(taken["batch by batch"], taken["refilled"], strict=True)),
+        "gain": statistics.median(a / b for a, b in zip(*taken.values(), strict=True)),
     }
 
 
@@ -187,19 +188,16 @@ def seconds(run: Callable[[], object]) -> float:
 def show(record: dict[str, Any]) -> None:
     """The record as a table on stdout."""
     table = Table("", *record["parts"], title=f"{record['model']}, {record['requests']} requests with pictures, {record['machine']}")
-    rows: dict[str, Callable[[dict[str, Any]], float]] = {
-        "reading the prompts, s": lambda p: p["prompts_seconds"],
-        "full batch, tokens/s": lambda p: p["full_batch_tokens_per_second"],
-    }
+    rows: list[tuple[str, ...]] = [("prompts_seconds",), ("full_batch_tokens_per_second",)]
     for name in POLICIES:
-        for way in ("batch by batch", "refilled"):
-            rows[f"{name}, {way}, tokens/s"] = lambda p, name=name, way=way: p[name]["tokens_per_second"][way]
-            rows[f"{name}, {way}, of the full batch"] = lambda p, name=name, way=way: p[name]["of_full_batch"][way]
-        rows[f"{name}, same answers"] = lambda p, name=name: p[name]["same_answers"]
-    for way in ("batch by batch", "refilled"):
-        rows[f"evaluation, {way}, answers/s"] = lambda p, way=way: p["evaluation"]["answers_per_second"][way]
-    for label, value in rows.items():
-        table.add_row(label, *(f"{value(found):.2f}" for found in record["parts"].values()))
+        rows += [(name, part, way) for way in WAYS for part in ("tokens_per_second", "of_full_batch")]
+        rows.append((name, "same_answers"))
+    rows += [("evaluation", "answers_per_second", way) for way in WAYS]
+    for path in rows:
+        found: list[Any] = list(record["parts"].values())
+        for step in path:
+            found = [part[step] for part in found]
+        table.add_row(", ".join(path).replace("_", " "), *(f"{value:.2f}" for value in found))
     Console().print(table)
 
 

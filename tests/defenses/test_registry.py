@@ -166,7 +166,7 @@ class Guiding(StagedDefense):
     name = "guiding"
 
     def policy(self, mllm: Any) -> Guided:
-        return Guided(RefusalTokens.of(mllm.tokenizer), k=2, steps=1)
+        return Guided(RefusalTokens.of(mllm), k=2, steps=1)
 
 
 def test_a_composition_rewrites_and_reviews_in_order(planted: Any) -> None:
