@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import training_spec
-from analyses._shared import fit_spec
 from safesteer_interp.requests import Attack
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import training_spec
+from ._shared import fit_spec
 
 
 def tuning_spec(p: Any) -> TraceSpec:
@@ -21,10 +22,10 @@ def refusal_log_odds(ctx: Any, states: Any) -> Any:
     """[n] log-odds that the first token is a refusal token, from states [n, d] at the final norm."""
     import torch
 
-    from safesteer_interp.refusals import refusal_token_ids
+    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.steering.selection import refusal_score
 
-    ids = list(refusal_token_ids(ctx.model.tokenizer))
+    ids = list(refusal_token_ids(ctx.model))
     return refusal_score(torch.from_numpy(ctx.head(states, normed=True)), ids).double().numpy()
 
 

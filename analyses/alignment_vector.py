@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import fitted, training_spec
-from analyses._shared import attacks_in, report_spec, row, site_label
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import fitted, training_spec
+from ._shared import attacks_in, report_spec, row, site_label
 
 FORMS = (Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO)
 IMAGE = "image"
@@ -114,12 +115,12 @@ def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame
     import torch
     from scipy.special import expit
 
-    from safesteer_interp.refusals import refusal_token_ids
+    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.statistics import cluster_rate
     from safesteer_interp.steering.selection import refusal_score
     from safesteer_interp.vectors.alignment import ApplicationRule
 
-    states, tokens = torch.from_numpy(report.rows("final_norm", "last_prompt")), list(refusal_token_ids(ctx.model.tokenizer))
+    states, tokens = torch.from_numpy(report.rows("final_norm", "last_prompt")), list(refusal_token_ids(ctx.model))
     seed, index = ctx.seed("bootstrap"), report.index
 
     def measured(edited: Any) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import PAPER_ATTACKS, GuidedParams, answered, fitted, test_spec, training_spec
-from analyses._shared import row
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import PAPER_ATTACKS, GuidedParams, answered, fitted, test_spec, training_spec
+from ._shared import row
 
 KINDS = (("harmful", "refuse"), ("harmful", "comply"), ("harmless", "comply"), ("harmless", "refuse"))
 PREFERENCE, REPLACED = "refusal openings over other candidates", "tokens replaced"
@@ -106,10 +107,10 @@ def _contrasts(ctx: Any, responses: pd.DataFrame) -> pd.DataFrame:
     """
     import numpy as np
 
-    from safesteer_interp.decoding.policies import RefusalTokens
+    from safesteer_interp.models.openings import refusal_openings
     from safesteer_interp.statistics import cluster_mean
 
-    openings = RefusalTokens.of(ctx.model.tokenizer).openings
+    openings = refusal_openings(ctx.model)
     found: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
     twins: dict[str, list[tuple[float, str]]] = {}
     for _, answer in responses.iterrows():

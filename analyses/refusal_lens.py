@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import ATTACKS, attacks_in, report_spec, row, site_label
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import ATTACKS, attacks_in, report_spec, row, site_label
 
 IMAGE_ATTACKS = tuple(str(a) for a in ATTACKS if a.in_image)
 
@@ -34,11 +35,11 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     """Per layer, attack and class: log-probability of a refusal token and rank of the best one; per K: share with one in the top K."""
     import numpy as np
 
-    from safesteer_interp.refusals import refusal_token_ids
+    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.statistics import cluster_mean, cluster_rate
 
     view = ctx.trace(needs(p)[0])
-    index, tokens = view.index, list(refusal_token_ids(ctx.model.tokenizer))
+    index, tokens = view.index, list(refusal_token_ids(ctx.model))
     harmful, attack, pairs = index["harmful"].to_numpy(bool), index["attack"].to_numpy(str), index["pair"].to_numpy(str)
     log_p, rank = {}, {}
     for site in ctx.track(view.sites_in_order, "layers"):

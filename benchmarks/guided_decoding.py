@@ -21,11 +21,13 @@ import torch
 import tyro
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from safesteer_interp.decoding.candidates import Prefix, advance, chosen_states, keep_candidate, output_logits, prefill, score_candidates
+from safesteer_interp.decoding.candidates import chosen_states, keep_candidate, score_candidates
 from safesteer_interp.decoding.loop import decode
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Policy, ProbeScorer
-from safesteer_interp.decoding.sampling import draw
+from safesteer_interp.decoding.prefix import Prefix, advance, prefill
+from safesteer_interp.models.head import output_logits
 from safesteer_interp.probes.decoding_probe import DecodingProbe
+from safesteer_interp.tracing.sampling import draw
 
 SIZES = {
     "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,

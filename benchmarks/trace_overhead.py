@@ -37,7 +37,7 @@ from safesteer_interp.requests import Attack, Request
 from safesteer_interp.sites import parse_reads, parse_sites
 from safesteer_interp.tracing.collect import load_tracer
 from safesteer_interp.tracing.plan import cut
-from safesteer_interp.tracing.steps import Feed
+from safesteer_interp.tracing.prefix import Feed
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {"hooks": 1.02, "nnsight": 1.05, "transformer_lens": 1.10}

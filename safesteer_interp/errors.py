@@ -28,16 +28,25 @@ class InputError(SafeSteerError):
     exit_code = 3
 
 
+class BadRequestError(InputError):
+    """One request that cannot be used (its image is unreadable, its row malformed); whoever has others goes on without it."""
+
+    def __init__(self, message: str, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
+        """Id of the request; "line 7" when its row could not be read so far."""
+
+
 class MovedError(SafeSteerError):
     """A recomputed number or claim differs from the stored one."""
 
     exit_code = 1
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' Did you mean "x" or "y"?' for the nearest known names, or ' Known: ...' when none is near."""
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """' Did you mean "x" or "y"?' for the nearest known names, or ' Known: ...' when none is near (or the word is no text)."""
     known = sorted(known)
-    near = get_close_matches(word, known, n=3, cutoff=0.5)
+    near = get_close_matches(str(word)[:200], known, n=3, cutoff=0.5)
     if near:
         return " Did you mean " + " or ".join(f'"{n}"' for n in near) + "?"
     return " Known: " + ", ".join(known) + "."

@@ -1,7 +1,8 @@
 """Settings from text by the fields of a dataclass: an analysis's parameters, a defense's and a judge's options.
 
-A field may be int, float, bool, str, a path, an enum, a Literal, one of these or None, or a tuple of them. "0-29,31" is a tuple of ints.
-Fields of other types (a fitted probe, say) are no options. The strings under the fields are their help.
+A field may be of any type pydantic reads from text (int, float, bool, str, a path, an enum, a Literal), one of these or None, or a tuple
+of them. "0-29,31" is a tuple of ints, and "none" or "all" is None. Fields of other types (a fitted probe, say) are no options. The
+strings under the fields are their help.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ import ast
 import dataclasses
 import inspect
 import itertools
-import re
 import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from safesteer_interp.errors import UsageError, did_you_mean
+from pydantic import TypeAdapter, ValidationError
 
-_BOOLS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+from safesteer_interp.errors import UsageError, did_you_mean
+from safesteer_interp.sites import parse_ranges
+
 _PLAIN = (int, float, str, bool, Path)
+NOTHING = ("none", "all", "")
+"""Words for None."""
 
 
 def settings_of(known: Mapping[str, Any], words: Sequence[str], *, owner: str) -> dict[str, Any]:
@@ -66,50 +71,38 @@ def is_plain(hint: Any) -> bool:
     return origin is Literal or hint in _PLAIN or (isinstance(hint, type) and issubclass(hint, Enum))
 
 
-def parse(text: str, hint: Any, *, field: str) -> Any:
-    """A value of the hinted type from text. Raises UsageError, naming the field and the expected type."""
+def parse(value: Any, hint: Any, *, field: str) -> Any:
+    """A value of the hinted type, from text where it is text. Raises UsageError, naming the field and the expected type."""
     try:
-        return _parse(text.strip(), hint)
-    except ValueError:
-        raise UsageError(f'{field} = "{text}" is not {describe(hint)}; give it as {describe(hint)}.') from None
+        return adapter(hint).validate_python(_spread(value, hint, field) if isinstance(value, str) else value)
+    except ValidationError:
+        raise UsageError(f'{field} = "{value}" is not {describe(hint)}; give it as {describe(hint)}.') from None
 
 
-def _parse(text: str, hint: Any) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if type(None) in args and text.lower() in ("none", "all", ""):
-            return None
-        for option in (a for a in args if a is not type(None)):
-            try:
-                return _parse(text, option)
-            except ValueError:
-                continue
-        raise ValueError(text)
-    if origin is Literal:
-        for option in args:
-            if str(option) == text:
-                return option
-        raise ValueError(text)
-    if origin is tuple:
-        item = args[0]
-        parts = [p.strip() for p in text.strip("()[]").split(",") if p.strip()]
-        return tuple(v for part in parts for v in _items(part, item))
-    if hint is bool:
-        if text.lower() not in _BOOLS:
-            raise ValueError(text)
-        return _BOOLS[text.lower()]
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(text)
-    if hint in (int, float, str, Path):
-        return hint(text)
-    raise ValueError(text)
+@cache
+def adapter(hint: Any) -> Any:
+    """A `pydantic.TypeAdapter`, kept."""
+    return TypeAdapter(hint)
 
 
-def _items(part: str, item: Any) -> list[Any]:
-    span = re.fullmatch(r"(\d+)-(\d+)", part)
-    if span and item is int:
-        return list(range(int(span[1]), int(span[2]) + 1))
-    return [_parse(part, item)]
+def _spread(text: str, hint: Any, field: str) -> Any:
+    """Text as pydantic wants it: None for its words, and the parts of a list."""
+    options = options_of(hint)
+    if type(None) in options and text.strip().lower() in NOTHING:
+        return None
+    lists = [get_args(option)[0] for option in options if get_origin(option) is tuple]
+    if not lists:
+        return text.strip()
+    inside = text.strip().strip("()[]")
+    try:
+        return parse_ranges(inside) if lists[0] is int else [part.strip() for part in inside.split(",") if part.strip()]
+    except UsageError as cause:
+        raise UsageError(f"{field}: {cause}") from None
+
+
+def options_of(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; else the type itself."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def describe(hint: Any) -> str:

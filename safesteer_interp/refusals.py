@@ -8,7 +8,6 @@ help. `benchmarks/judges.py` measures each of them and the default on labelled a
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from safesteer_interp.declining import declines
 
@@ -156,14 +155,5 @@ def is_refusal(text: str) -> bool:
 OPENINGS = (
     "I'm sorry", "I am sorry", "I apologize", "I cannot", "I can't", "I'm unable", "I won't", "Sorry", "Unfortunately", "As an AI",
 )  # fmt: skip
-"""Refusal openings as a model writes them, case kept; their first tokens are the refusal tokens (after arXiv 2406.11717)."""
-
-
-def refusal_token_ids(tokenizer: Any, openings: tuple[str, ...] = OPENINGS) -> tuple[int, ...]:
-    """Ids of the tokens a refusal may start with, sorted. As in arXiv 2406.11717 a pronoun counts ("I"), though it also starts answers."""
-    found = set()
-    for opening in openings:
-        ids = tokenizer(opening, add_special_tokens=False)["input_ids"]
-        if ids:
-            found.add(int(ids[0]))
-    return tuple(sorted(found))
+"""Refusal openings as a model writes them, case kept; their first tokens are the refusal tokens (after
+arXiv 2406.11717; `models.openings` says which ids they are)."""

@@ -3,6 +3,9 @@
 transformers prepares the prompt (cache, M-RoPE, images), the stopping criteria and the logits processors; the first `steps` tokens
 are chosen by the policy, the rest by ordinary sampling as the generation config says. A `streamer` is not fed: transformers
 does not hand it to custom generation.
+
+    policy = Guided(ProbeScorer(probe), k=5, steps=5)
+    model.generate(**inputs, custom_generate=functools.partial(guided_generate, policy))
 """
 
 from __future__ import annotations
@@ -14,18 +17,12 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from safesteer_interp.decoding.candidates import (
-    advance,
-    check_head,
-    check_maskable,
-    chosen_states,
-    keep_candidate,
-    output_logits,
-    read_prompt,
-    score_candidates,
-)
+from safesteer_interp.decoding.cache import growing_cache
+from safesteer_interp.decoding.candidates import check_maskable, chosen_states, keep_candidate, score_candidates
 from safesteer_interp.decoding.policies import Candidates, Policy, check_budget
+from safesteer_interp.decoding.prefix import advance, check_head, read_prompt
 from safesteer_interp.errors import UsageError
+from safesteer_interp.models.head import output_logits
 
 
 @torch.no_grad()
@@ -50,6 +47,9 @@ def guided_generate(
     cache = model_kwargs.get("past_key_values")
     if cache is not None and cache.get_seq_length():
         raise UsageError("guided decoding starts from a whole prompt; call generate without past_key_values.")
+    if cache is None:  # a generation config may say `use_cache: false`, and candidates need one
+        cache = growing_cache(model.config.get_text_config())
+        model_kwargs |= {"past_key_values": cache, "use_cache": True}
     check_maskable(model, cache)
     check_head(model)
     mask = model_kwargs.get("attention_mask")

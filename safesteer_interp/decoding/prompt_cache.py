@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safesteer_interp.decoding.cache import fork
-from safesteer_interp.decoding.candidates import Prefix, prefill
+from safesteer_interp.decoding.prefix import Prefix, prefill
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Request
 from safesteer_interp.types import States
@@ -56,7 +56,7 @@ class PromptMemory:
     readings: list[Reading] = field(default_factory=list)
 
     def read(self, mllm: MLLM, batch: Encoded) -> tuple[Prefix, States]:
-        """As `candidates.prefill`, from memory where one earlier batch held all of these requests."""
+        """As `prefix.prefill`, from memory where one earlier batch held all of these requests."""
         keys = [f"{mllm.system_prompt!r} {request.key()}" for request in batch.requests]
         for place, reading in enumerate(self.readings):
             if all(key in reading.rows for key in keys):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from safesteer_interp.decoding.candidates import decoder, output_logits
+from safesteer_interp.decoding.prefix import decoder
 from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, spread
+from safesteer_interp.decoding.sharing import by_answer_length
+from safesteer_interp.models.head import output_logits
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 
@@ -28,18 +30,6 @@ def answer_perplexities(mllm: MLLM, requests: Sequence[Request], answers: Sequen
         for i, loss in zip(places, losses.tolist(), strict=True):
             found[i] = math.exp(min(loss, 700.0))
     return found
-
-
-def by_answer_length(requests: Sequence[Request], answers: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Places of each batch, empty answers left out: one form of request and answers of like length, so that little is padding."""
-
-    def similar(i: int) -> tuple[bool, str, int]:
-        pictured = requests[i].image is not None
-        return pictured, str(requests[i].attack) if pictured else "", len(answers[i])
-
-    order = sorted((i for i in range(len(requests)) if len(answers[i])), key=similar)
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 def _losses(mllm: MLLM, requests: list[Request], answers: list[Sequence[int]]) -> Tensor:

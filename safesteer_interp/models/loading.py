@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
@@ -30,8 +31,9 @@ from transformers.utils import logging as transformers_logging
 
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models.checks import check_layout
-from safesteer_interp.models.families import FAMILIES, layout_for
 from safesteer_interp.models.families.building import has_torchvision
+from safesteer_interp.models.families.layouts import layout_for
+from safesteer_interp.models.families.registry import FAMILIES
 from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.mllm import MLLM
@@ -40,7 +42,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError)
+_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError, StrictDataclassError)
 
 
 def available_models() -> dict[str, str]:
@@ -50,10 +52,10 @@ def available_models() -> dict[str, str]:
         **{f"mini:{recipe}": f"mini with the projector recipe {recipe}" for recipe in mini_variants()},
         "planted": "known-answer LLaVA with a planted harm direction and modality gap; proves machinery, never a finding",
     }
-    for family, layout in FAMILIES.items():
-        kind = "MLLM" if layout.vision_tower else "text-only decoder"
-        models[f"tiny:{family}"] = f"four-layer random {kind} of the family, for tests"
-    types = sorted({t for layout in FAMILIES.values() for t in layout.model_types})
+    for name, family in FAMILIES.items():
+        kind = "MLLM" if family.layout.vision_tower else "text-only decoder"
+        models[f"tiny:{name}"] = f"four-layer random {kind} of the family, for tests"
+    types = sorted({t for family in FAMILIES.values() for t in family.layout.model_types})
     models["<folder or hub id>"] = "any checkpoint in safetensors of model type " + ", ".join(types)
     return models
 
@@ -135,7 +137,9 @@ def load_folder(
                 folder, config=config, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
             )
         processor = _processor(folder, layout, options)
-    except _READ_ERRORS as cause:
+    except Exception as cause:
+        if type(cause) is not Exception and not isinstance(cause, _READ_ERRORS):  # the tokenizers library raises bare Exceptions
+            raise
         reason = " ".join(str(cause).split())[:300]
         raise InputError(f"the model in {folder} cannot be loaded ({reason}); check that the folder is complete.") from None
     if missing := sorted(report["missing_keys"]):
@@ -172,10 +176,9 @@ def _bar_if_large(weights: list[Path]) -> Iterator[None]:
 
 
 def _tiny(family: str) -> MLLM:
-    layout = FAMILIES.get(family)
-    if layout is None or layout.tiny is None:
+    if family not in FAMILIES:
         raise UsageError(f'no family is called "{family}".{did_you_mean(family, FAMILIES)}')
-    return layout.tiny()
+    return FAMILIES[family].tiny()
 
 
 def _placed(mllm: MLLM, device: str, dtype: str) -> MLLM:
@@ -199,9 +202,9 @@ def _read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
         asks = [
             file.name
             for file in (path, folder / "tokenizer_config.json", folder / "processor_config.json", folder / "preprocessor_config.json")
-            if file.is_file() and "auto_map" in json.loads(file.read_text(encoding="utf-8"))
+            if file.is_file() and "auto_map" in dict(json.loads(file.read_text(encoding="utf-8")))
         ]
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, TypeError, RecursionError) as cause:
         raise InputError(f"{path} or a file beside it is not readable JSON ({cause}); fetch the checkpoint again.") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path} is not a JSON object; fetch the checkpoint again.")

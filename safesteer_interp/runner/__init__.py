@@ -1,28 +1,45 @@
-"""The runner, as callers see it: discover, plan, run, verify and sweep analyses."""
+"""The runner, as callers see it: discover, plan, run, verify and sweep analyses.
+
+- `discover`: the analyses there are
+- `plan`: what running them would trace
+- `run`: runs them
+- `Renderer`: draws a finding's folder
+- `AnalysisResult`: what one finding came to
+- `RunReport`: what all did
+- `PlanReport`: a plan
+- `Session`: a model with its traces and data
+- `Settings`: how it is made
+- `sweep`: one analysis over a grid of parameters
+- `SweepReport`: its table
+- `verify`: recomputes findings and compares
+- `VerifyReport`: what it found
+- `Moved`: a number that moved
+"""
 
 from __future__ import annotations
 
-from safesteer_interp.runner.discovery import discover
-from safesteer_interp.runner.execute import Renderer, plan, run
-from safesteer_interp.runner.results import AnalysisResult, RunReport
-from safesteer_interp.runner.schedule import PlanReport
-from safesteer_interp.runner.session import Session, Settings
-from safesteer_interp.runner.sweep import SweepReport, sweep
-from safesteer_interp.runner.verify import Moved, VerifyReport, verify
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AnalysisResult",
-    "Moved",
-    "PlanReport",
-    "Renderer",
-    "RunReport",
-    "Settings",
-    "SweepReport",
-    "VerifyReport",
-    "Session",
-    "discover",
-    "plan",
-    "run",
-    "sweep",
-    "verify",
-]
+from safesteer_interp.lazy import attach
+
+if TYPE_CHECKING:
+    from safesteer_interp.runner.discovery import discover
+    from safesteer_interp.runner.execute import Renderer, plan, run
+    from safesteer_interp.runner.results import AnalysisResult, RunReport
+    from safesteer_interp.runner.schedule import PlanReport
+    from safesteer_interp.runner.session import Session, Settings
+    from safesteer_interp.runner.sweeping import SweepReport, sweep
+    from safesteer_interp.runner.verification import Moved, VerifyReport, verify
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "discovery": ("discover",),
+        "execute": ("plan", "run", "Renderer"),
+        "results": ("AnalysisResult", "RunReport"),
+        "schedule": ("PlanReport",),
+        "session": ("Session", "Settings"),
+        "sweeping": ("sweep", "SweepReport"),
+        "verification": ("verify", "VerifyReport", "Moved"),
+    },
+)

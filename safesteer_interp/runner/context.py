@@ -51,9 +51,9 @@ class Context:
         return self.session.dataset
 
     @property
-    def planted(self) -> bool:
-        """True on the known-answer model, whose results prove machinery and are no findings."""
-        return self.model_name == "planted"
+    def known_answer(self) -> bool:
+        """True on a model whose right answers are known: its results prove machinery and are no findings."""
+        return self.session.known_answer
 
     def trace(self, spec: TraceSpec) -> TraceView:
         """States of the requests a spec picks; `needs` should have named it, else it is traced on the spot."""
@@ -82,15 +82,14 @@ class Context:
         """
         import torch
 
+        from safesteer_interp.models.head import logits
+
         model = self.model
-        cap = getattr(model.model.config.get_text_config(), "final_logit_softcapping", None)
         blocks = []
         with torch.inference_mode():
             for start in range(0, len(states), batch_size):
                 h = torch.from_numpy(np.ascontiguousarray(states[start : start + batch_size]))
-                h = h.to(device=model.device, dtype=model.dtype)
-                logits = model.lm_head(h if normed else model.final_norm(h)).float()
-                blocks.append((torch.tanh(logits / cap) * cap if cap else logits).cpu().numpy())
+                blocks.append(logits(model, h.to(device=model.device, dtype=model.dtype), normed=normed).cpu().numpy())
         return np.concatenate(blocks).astype(np.float32)
 
     def seed(self, name: str) -> int:

@@ -99,10 +99,8 @@ def cut(model: MLLM, requests: Sequence[Request]) -> tuple[tuple[int, ...], ...]
     """
     lengths = [len(ids) for ids in model.tokenizer([r.text for r in requests], add_special_tokens=False)["input_ids"]]
 
-    def similar(i: int) -> tuple[bool, str, int, str, int]:
-        request = requests[i]
-        pictured = request.image is not None
-        return (pictured, str(request.attack) if pictured else "", lengths[i], request.key(), i)
+    def similar(i: int) -> tuple[tuple[bool, str], int, str, int]:
+        return requests[i].form, lengths[i], requests[i].key(), i
 
     order = sorted(range(len(requests)), key=similar)
     return tuple(tuple(order[start : start + CHUNK]) for start in range(0, len(order), CHUNK))

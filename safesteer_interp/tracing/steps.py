@@ -4,30 +4,30 @@ A tracer only says how to run ONE forward (`SteppedTracer.forward`): at every pl
 to `Pass.visit` and put back what it returns. What an edit sees, what a read keeps, when a row has ended and how a token is chosen
 is decided here once, so that the tracers can differ in machinery only.
 
-Positions and masks come from transformers' own generation helpers, so that M-RoPE (Qwen-VL), one-based positions (PaliGemma) and
-prefix masks (PaliGemma, Gemma 3) are those of `model.generate`; position ids are always explicit, because Qwen-VL otherwise
-crashes on, or silently reuses, the `rope_deltas` of an earlier prompt.
+Positions and masks come from `prefix.py`, tokens from `sampling.py`; decoding uses both too.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
+from safesteer_interp.models.special_tokens import stop_ids
+from safesteer_interp.requests import Request
 from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind
+from safesteer_interp.tracing.prefix import Feed, rope_state
+from safesteer_interp.tracing.sampling import draw, uniforms
 from safesteer_interp.tracing.tracer import GREEDY, At, Captured, Edit, Sampling
 from safesteer_interp.types import Hidden, Logits, Roles, States
 
@@ -46,20 +46,6 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the module tree that shares every weight and buffer, for engines that rewrite or wrap modules."""
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     return copy.deepcopy(model, shared)
-
-
-def stop_ids(mllm: MLLM) -> frozenset[int]:
-    """Token ids that end an answer: the generation config's and the tokenizer's."""
-    configured = mllm.model.generation_config.eos_token_id if mllm.model.generation_config is not None else None
-    ids = [configured] if isinstance(configured, int) else list(configured or [])
-    own = getattr(mllm.tokenizer, "eos_token_id", None)
-    return frozenset(ids if own is None else [*ids, own])
-
-
-def request_generator(seed: int, key: str) -> torch.Generator:
-    """The generator of one request, from (seed, request key): batch composition cannot change a sample."""
-    digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
 
 
 def mean_over(hidden: Hidden, mask: Tensor) -> States:
@@ -144,37 +130,36 @@ class Pass:
 class _Answers:
     """The answers of one batch as they grow."""
 
-    requests: list[str]
-    sampling: Sampling
+    uniform: Tensor
+    """[batch, steps] one random number in [0, 1) per request and token."""
+    temperature: float
     stops: frozenset[int]
     pad: int
     tokens: list[list[int]] = field(init=False)
-    generators: list[torch.Generator | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tokens = [[] for _ in self.requests]
-        sampled = self.sampling.temperature > 0
-        self.generators = [request_generator(self.sampling.seed, key) if sampled else None for key in self.requests]
+        self.tokens = [[] for _ in self.uniform]
+
+    @classmethod
+    def of(cls, mllm: MLLM, requests: Sequence[Request], sampling: Sampling, steps: int) -> _Answers:
+        """Empty answers of at most so many tokens."""
+        sampled = sampling.temperature > 0
+        keys, seeds = [request.key() for request in requests] if sampled else [], [sampling.seed] * len(requests)
+        uniform = uniforms(keys, seeds, steps) if sampled else torch.zeros(len(requests), steps, dtype=torch.float64)
+        return cls(uniform, sampling.temperature, stop_ids(mllm), pad_id(mllm))
 
     @property
     def alive(self) -> list[bool]:
         return [not row or row[-1] not in self.stops for row in self.tokens]
 
-    def extend(self, logits: Logits) -> Tensor:
-        """Choose one token per live row; returns the column [batch, 1] that the next pass consumes (pad for ended rows)."""
+    def extend(self, logits: Logits, step: int) -> Tensor:
+        """Choose token `step` (from 1) of each live row; returns the column [batch, 1] that the next pass consumes (pad for ended rows)."""
         column = []
-        logits = logits.cpu()
-        for row, (alive, generator) in enumerate(zip(self.alive, self.generators, strict=True)):
-            if not alive:
-                column.append(self.pad)
-                continue
-            if generator is None:
-                token = int(logits[row].argmax())
-            else:
-                odds = torch.softmax(logits[row].double() / self.sampling.temperature, -1)
-                token = int(torch.multinomial(odds, 1, generator=generator))
-            self.tokens[row].append(token)
-            column.append(token)
+        chosen = draw(logits, self.uniform[:, step - 1], self.temperature).tolist()
+        for row, (alive, token) in enumerate(zip(self.alive, chosen, strict=True)):
+            if alive:
+                self.tokens[row].append(token)
+            column.append(token if alive else self.pad)
         return torch.tensor(column)[:, None]
 
 
@@ -218,8 +203,7 @@ class SteppedTracer(ABC):
         self.check_sites((*on, *chain.from_iterable(edit.sites for edit in edits)))
         batch = batch.to(self.model.device)
         width = batch.input_ids.shape[1]
-        answers = _Answers([r.key() if sampling.temperature > 0 else "" for r in batch.requests], sampling,
-                           stop_ids(self.mllm), pad_id(self.mllm))  # fmt: skip
+        answers = _Answers.of(self.mllm, batch.requests, sampling, wanted)
         found = Captured(generated=answers.tokens)
         with self.lock, torch.no_grad(), rope_state(self.model):
             feed = Feed(self.model, batch, cached=last_step > 0)
@@ -231,7 +215,7 @@ class SteppedTracer(ABC):
             if logits:
                 found.logits = scores.float().cpu().clone()
             for step in range(1, wanted + 1):
-                column = answers.extend(scores).to(alive.device)
+                column = answers.extend(scores, step).to(alive.device)
                 alive = torch.tensor(answers.alive, device=alive.device)
                 if step > last_step or not bool(alive.any()):
                     break
@@ -272,42 +256,3 @@ def pad_id(mllm: MLLM) -> int:
     """What ended rows consume; its value reaches no live row."""
     pad = getattr(mllm.tokenizer, "pad_token_id", None)
     return int(pad) if pad is not None else min(stop_ids(mllm), default=0)
-
-
-class Feed:
-    """Keyword arguments of each forward, prepared by transformers' own generation helpers (see the module text)."""
-
-    def __init__(self, model: PreTrainedModel, batch: Encoded, *, cached: bool) -> None:
-        self.model: Any = model
-        self.ids = batch.input_ids
-        self.kwargs: dict[str, Any] = {k: v for k, v in batch.inputs.items() if k != "input_ids"}
-        self.kwargs["position_ids"] = self.model._prepare_position_ids_for_generation(self.ids, self.kwargs)
-        self.kwargs |= {"use_cache": cached, "logits_to_keep": 1}
-        if cached:
-            self.kwargs["past_key_values"] = DynamicCache(config=model.config.get_text_config())
-
-    def prompt(self) -> dict[str, Any]:
-        """Inputs of the prompt pass."""
-        return self.model.prepare_inputs_for_generation(self.ids, is_first_iteration=True, **self.kwargs)
-
-    def step(self, column: Tensor) -> dict[str, Any]:
-        """Inputs of the pass that consumes column [batch, 1]; needs the cache."""
-        self.kwargs = self.model._update_model_kwargs_for_generation({}, self.kwargs)
-        self.ids = torch.cat([self.ids, column], 1)
-        return self.model.prepare_inputs_for_generation(self.ids, next_sequence_length=1, **self.kwargs)
-
-
-@contextmanager
-def rope_state(model: PreTrainedModel) -> Iterator[None]:
-    """Qwen-VL's helpers write `rope_deltas` onto the module, where they would shift a later decode by hand.
-
-    On leaving, however that happens, the model is as it came: what its user had left there is put back.
-    """
-    inner: Any = model.base_model
-    had = hasattr(inner, "rope_deltas")
-    before = inner.rope_deltas if had else None
-    try:
-        yield
-    finally:
-        if had:
-            inner.rope_deltas = before

@@ -13,18 +13,11 @@ from support.decoding import asked
 from transformers import DynamicCache, StaticCache
 
 from safesteer_interp.decoding import candidates as module
-from safesteer_interp.decoding.candidates import (
-    advance,
-    check_head,
-    check_maskable,
-    chosen_states,
-    keep_candidate,
-    output_logits,
-    prefill,
-    score_candidates,
-)
+from safesteer_interp.decoding.candidates import check_maskable, chosen_states, keep_candidate, score_candidates
+from safesteer_interp.decoding.prefix import advance, check_head, prefill
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.families import FAMILIES
+from safesteer_interp.models.head import output_logits
 from safesteer_interp.models.mllm import MLLM
 
 K, STEPS = 4, 3

@@ -15,12 +15,13 @@ from support.decoding import ByRank, asked, ids
 from safesteer_interp.decoding.custom_generate import guided_generate
 from safesteer_interp.decoding.generate import generate
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Opening, RandomScorer, RefusalTokens
-from safesteer_interp.decoding.sampling import draw, uniforms
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.families import FAMILIES
+from safesteer_interp.models.openings import refusal_openings
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Site
+from safesteer_interp.tracing.sampling import draw, uniforms
 from safesteer_interp.tracing.tracer import At, Edit, Sampling
 
 GREEDY = Sampling(max_new_tokens=8, temperature=0.0)
@@ -232,16 +233,16 @@ def test_refusal_tokens_prefer_what_continues_a_refusal() -> None:
     assert on.tolist() == [[False, True, False], [True, False, True], [False, False, False]]
 
 
-def test_refusal_openings_are_tokenised_as_answers_start(tiny: Callable[[str], Any]) -> None:
-    tokenizer = tiny("llava").tokenizer
-    openings = RefusalTokens.of(tokenizer).openings
-    assert {tuple(tokenizer.encode(t, add_special_tokens=False)) for t in ("I'm sorry", "I cannot")} <= openings
+def test_refusal_tokens_are_those_of_the_models_answers(tiny: Callable[[str], Any]) -> None:
+    mllm = tiny("smolvlm")
+    assert RefusalTokens.of(mllm).openings == refusal_openings(mllm)
 
 
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
         (lambda: Guided(ByProbability(), k=0), "K is 0"),
+        (lambda: Guided(ByProbability(), k=1001), "K is 1001, but at most 1000 candidates are scored a step"),
         (lambda: Guided(ByProbability(), steps=-1), "steps is -1"),
         (lambda: Guided(ByProbability(), temperature=-1.0), "`temperature`"),
         (lambda: Guided(ByProbability(), mix=-0.5), "`mix`"),
@@ -256,6 +257,8 @@ def test_more_guided_steps_than_tokens_are_refused(tiny: Callable[[str], Any]) -
     mllm = tiny("llama")
     with pytest.raises(UsageError, match="steps is 9 but at most 8 tokens"):
         generate(mllm, asked(mllm), Guided(ByProbability(), steps=9), GREEDY)
+    with pytest.raises(UsageError, match=r'K is 900, but "tiny:llama" has \d{3} tokens to choose from'):
+        generate(mllm, asked(mllm), Guided(ByProbability(), k=900), GREEDY)
     with pytest.raises(UsageError, match="max_new_tokens is 0"):
         generate(mllm, asked(mllm), PLAIN, Sampling())
     with pytest.raises(UsageError, match="batch_size is 0"):
@@ -271,6 +274,7 @@ def test_custom_generate_guides_a_plain_transformers_model(family: str, tiny: Ca
     plain = mllm.model.generate(**inputs, **options)
     null = partial(guided_generate, Guided(ByProbability(), k=5, steps=4, temperature=0.0))
     assert torch.equal(mllm.model.generate(**inputs, **options, custom_generate=null), plain)
+    assert torch.equal(mllm.model.generate(**inputs, **options, use_cache=False, custom_generate=null), plain)
     ranked = Guided(ByRank(2), k=4, steps=3, temperature=0.0)
     found = mllm.model.generate(**inputs, **options, custom_generate=partial(guided_generate, ranked))
     ours = generate(mllm, requests, ranked, GREEDY, stop=False)

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from support.decoding import asked
+from support.earlier_files import earlier_defense
 
-from safesteer_interp.datasets.pairs import load_pairs
+from safesteer_interp.decoding.prefix import advance, prefill
 from safesteer_interp.defenses.coca import CoCA
-from safesteer_interp.defenses.defense import Response, Settings, answer
+from safesteer_interp.defenses.defense import Response, Settings, StagedDefense, answer
 from safesteer_interp.defenses.ecso import ECSO
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.defenses.safesteer import SafeSteer, description
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.harness import evaluate
 from safesteer_interp.evaluation.metrics import compare, rates
+from safesteer_interp.models.head import output_logits
 from safesteer_interp.models.planted import build_planted, planted_requests, planted_truth
-from safesteer_interp.probes.training import fit_probe, held_out, token_states, training_trace
+from safesteer_interp.probes.fitting import training_trace
 from safesteer_interp.requests import Attack, Request, Split, select
+from safesteer_interp.tracing.sampling import draw, uniforms
 from safesteer_interp.tracing.trace import Trace
 from safesteer_interp.tracing.tracer import Sampling
 
@@ -90,22 +90,6 @@ def test_reversed_token_scores_fail_the_sign_test_and_may_not_guide(requests: li
     assert len(replace(defense, steps=0).respond(reversed_model, requests[:2], SETTINGS)) == 2, "alignment alone needs no sign test"
 
 
-def test_the_three_fits_and_their_held_out_pairs(planted: Any, trace: Trace) -> None:
-    held = held_out(trace.index)
-    assert set(trace.index["split"][held]) == {"validation"}
-    without = trace.index.assign(split="train")
-    assert 0 < held_out(without).sum() < len(without) / 2
-    assert all(len(set(part)) == 1 for _, part in without.assign(held=held_out(without)).groupby("pair")["held"])
-    tokens = token_states(trace, held)
-    assert len(set(tokens.steps)) == 5 and tokens.refusal.any() and not tokens.refusal.all()
-    for fit in ("prompt", "centred", "token"):
-        probe = fit_probe(planted, trace, fit)
-        assert probe.fit_ == fit and probe.sign_test_ is not None and probe.sign_test_.passed
-        assert f"{int((~held).sum())} requests" in probe.origin_.data
-    with pytest.raises(UsageError, match='"promt" is not a fit'):
-        fit_probe(planted, trace, "promt")
-
-
 def test_what_does_not_fit_is_refused(planted: Any, tiny: Callable[[str], Any], trace: Trace, safesteer: SafeSteer) -> None:
     other = tiny("llava")
     with pytest.raises(UsageError, match=r'fitted on model "planted".*"tiny:llava"'):
@@ -136,6 +120,8 @@ def test_a_vector_needs_both_forms(planted: Any) -> None:
     with pytest.raises(InputError, match='no "SD" request'):
         SafeSteer.fit(planted, only_text, tracing={"progress": False})
     assert SafeSteer.fit(planted, only_text, alignment=False, tracing={"progress": False}).vector is None
+    with pytest.raises(UsageError, match=r'K is 900, but "planted" has \d+ tokens'):
+        SafeSteer.fit(planted, [], k=900)  # before anything is traced
     with pytest.raises(InputError, match="of the test split"):
         SafeSteer.fit(planted, select(only_text, split=Split.TEST), tracing={"progress": False})
     with pytest.raises(UsageError, match="none were given"):
@@ -151,11 +137,15 @@ def test_a_saved_defense_answers_alike(planted: Any, safesteer: SafeSteer, tmp_p
         r.ids for r in replace(safesteer, k=3, gate="probe").respond(planted, some, SETTINGS)
     ]
     assert SafeSteer.load(folder, steps=2).steps == 2
+    earlier = SafeSteer.load(earlier_defense(replace(safesteer, k=3, gate="probe"), tmp_path / "earlier"))
+    assert earlier.fingerprint() == loaded.fingerprint()
     assert "fit on planted" in description(loaded)["probe"]
-    with pytest.raises(InputError, match="give the folder"):
+    assert [p.name for p in folder.iterdir()] == ["safesteer.safetensors"]
+    assert loaded.probe is loaded.prompt_probe, "one probe is stored once"
+    with pytest.raises(InputError, match=r"safesteer\.safetensors does not exist"):
         SafeSteer.load(tmp_path)
-    (folder / "safesteer.json").write_text(json.dumps({"format": "other"}))
-    with pytest.raises(InputError, match="is not of format"):
+    loaded.vector.save(folder / "safesteer.safetensors")
+    with pytest.raises(InputError, match='expected "safesteer-defense/2"'):
         SafeSteer.load(folder)
 
 
@@ -212,6 +202,31 @@ def test_custom_generate_answers_as_respond_does(planted: Any, safesteer: SafeSt
         planted.model.generate(**batch.inputs, max_new_tokens=8, custom_generate=replace(sure, scorer="refusal_tokens"))
 
 
+class Told(StagedDefense):
+    """The model that is told CoCA's principle."""
+
+    name = "told"
+
+    def rewrite(self, mllm: Any, request: Request) -> Request:
+        return CoCA().rewrite(mllm, request)
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3"])
+def test_coca_is_two_readings_fed_the_same_tokens(family: str, tiny: Callable[[str], Any]) -> None:
+    """Against two plain decodings, request by request, joined by hand."""
+    mllm, defense = tiny(family), CoCA(alpha=2.0)
+    for request, response in zip(asked(mllm), defense.respond(mllm, asked(mllm), SETTINGS), strict=True):
+        read = [prefill(mllm.model, mllm.encode([r]).inputs) for r in (defense.rewrite(mllm, request), request)]
+        numbers, states, said = uniforms([request.key()], [SETTINGS.sampling.seed], 40)[0], [state for _, state in read], list[int]()
+        while len(said) < len(response.ids):
+            with torch.no_grad():
+                told, plain = (output_logits(mllm.model, state) for state in states)
+            token = draw(told + 2 * (told - plain), numbers[len(said)][None], SETTINGS.sampling.temperature)
+            said.append(int(token))
+            states = [advance(mllm.model, prefix, token) for prefix, _ in read]
+        assert response.ids == said
+
+
 def test_coca_without_amplification_is_the_principled_prompt(tiny: Callable[[str], Any]) -> None:
     mllm = tiny("llava")
     some = asked(mllm)
@@ -219,6 +234,8 @@ def test_coca_without_amplification_is_the_principled_prompt(tiny: Callable[[str
     greedy = replace(SETTINGS, sampling=Sampling(max_new_tokens=8, temperature=0.0))
     principled = [replace(r, text=f"{defense.principle} {r.text}") for r in some]
     assert [r.ids for r in defense.respond(mllm, some, greedy)] == [r.ids for r in answer(mllm, principled, greedy)]
+    told = [r.ids for r in Told().respond(mllm, some, SETTINGS)]
+    assert [r.ids for r in defense.respond(mllm, some, SETTINGS)] == told, "sampled: the random numbers are the request's own in both"
     amplified = CoCA(alpha=4.0).respond(mllm, some, greedy)
     assert [r.ids for r in amplified] != [r.ids for r in defense.respond(mllm, some, greedy)]
     assert [r.request.text for r in amplified] == [r.text for r in some], "the user's request is reported, not the rewritten one"
@@ -274,10 +291,3 @@ def test_ecso_runs_on_a_model(tiny: Callable[[str], Any]) -> None:
     mllm = tiny("qwen2_5_vl")
     found = ECSO(caption_tokens=4).respond(mllm, asked(mllm), SETTINGS)
     assert len(found) == 3 and all(isinstance(r.verdict["unsafe"], bool) for r in found)
-
-
-def test_the_sign_test_keeps_a_fifth_of_any_selection_of_training_pairs() -> None:
-    pairs = sorted((p.id for p in load_pairs() if p.split is Split.TRAIN), key=lambda p: sha256(p.encode()).hexdigest())
-    for chosen in (pairs[:40], pairs):  # analyses take the pairs of lowest hash first
-        kept = held_out(pd.DataFrame({"split": "train", "pair": chosen}))
-        assert 0.05 < kept.mean() < 0.4

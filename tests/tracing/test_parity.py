@@ -14,7 +14,7 @@ from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Read, ReadKind, Site, SiteKind
 from safesteer_interp.tracing.collect import load_tracer
 from safesteer_interp.tracing.hooks import HooksTracer, visiting
-from safesteer_interp.tracing.steps import Feed
+from safesteer_interp.tracing.prefix import Feed
 from safesteer_interp.tracing.tracer import Sampling
 
 Tiny = Callable[[str], MLLM]

@@ -7,20 +7,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.positions import prompt_positions
 from support.tracing import all_sites, requests_for
 
-from safesteer_interp.decoding.candidates import check_head, prefill
 from safesteer_interp.decoding.generate import generate
+from safesteer_interp.decoding.prefix import check_head, prefill
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.models.checks import check_layout
-from safesteer_interp.models.encoding import prompt_positions
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Role, Site, parse_reads, parse_sites
 from safesteer_interp.tracing import steps
 from safesteer_interp.tracing.collect import load_tracer
 from safesteer_interp.tracing.hooks import HooksTracer, visiting
-from safesteer_interp.tracing.steps import request_generator, stop_ids, twin
+from safesteer_interp.tracing.steps import stop_ids, twin
 from safesteer_interp.tracing.tracer import TRACERS, At, Edit, Sampling
 from safesteer_interp.types import Hidden
 
@@ -190,12 +190,6 @@ def test_a_twin_shares_weights_and_nothing_else(tiny: Tiny) -> None:
     assert mine.keys() == theirs.keys() and all(mine[name] is theirs[name] for name in mine)
     assert not {id(m) for m in mllm.model.modules()} & {id(m) for m in other.modules()}
     assert other.config is not mllm.model.config
-
-
-def test_generators_differ_by_seed_and_request() -> None:
-    draws = {float(torch.rand(1, generator=request_generator(seed, key))) for seed in (0, 1) for key in ("a", "b")}
-    assert len(draws) == 4
-    assert torch.equal(torch.rand(3, generator=request_generator(5, "a")), torch.rand(3, generator=request_generator(5, "a")))
 
 
 def test_answers_end_at_the_tokenizers_and_the_generation_configs_stop_tokens(tiny: Tiny) -> None:

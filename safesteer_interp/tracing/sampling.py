@@ -1,24 +1,30 @@
-"""Random numbers that belong to a request: what a batch holds besides it cannot change its sample.
+"""The one chooser of tokens, for tracing and decoding alike: same request, seed and temperature, same tokens.
 
-Every request has one generator, seeded from (seed, request key), and spends one uniform number a step. A token is drawn by inverting
-the cumulative distribution, so a whole batch is sampled at once.
+Every request has one generator, seeded from (seed, request key), and spends one uniform number a step: what a batch holds besides it
+cannot change its sample. A token is drawn by inverting the cumulative distribution, so a whole batch is sampled at once.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safesteer_interp.tracing.steps import request_generator
-
 _BLOCK = 256
 
 
+def request_generator(seed: int, key: str) -> torch.Generator:
+    """The generator of one request, from (seed, request key): batch composition cannot change a sample."""
+    digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
+
+
 def uniforms(keys: Sequence[str], seeds: Sequence[int], steps: int) -> Float[Tensor, "batch steps"]:
-    """One uniform number in [0, 1) per request and step (float64, CPU); row b depends on (seeds[b], keys[b]) alone."""
+    """One uniform number in [0, 1) per request and step (float64, CPU); row b depends on (seeds[b], keys[b]) alone, and fewer
+    steps give the first numbers of more."""
     rows = [torch.rand(steps, dtype=torch.float64, generator=request_generator(seed, key)) for key, seed in zip(keys, seeds, strict=True)]
     return torch.stack(rows) if rows else torch.empty(0, steps, dtype=torch.float64)
 
