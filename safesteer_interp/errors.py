@@ -43,10 +43,10 @@ class MovedError(SafeSteerError):
     exit_code = 1
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' Did you mean "x" or "y"?' for the nearest known names, or ' Known: ...' when none is near."""
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """' Did you mean "x" or "y"?' for the nearest known names, or ' Known: ...' when none is near (or the word is no text)."""
     known = sorted(known)
-    near = get_close_matches(word, known, n=3, cutoff=0.5)
+    near = get_close_matches(str(word)[:200], known, n=3, cutoff=0.5)
     if near:
         return " Did you mean " + " or ".join(f'"{n}"' for n in near) + "?"
     return " Known: " + ", ".join(known) + "."

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safesteer_interp.decoding.policies import PLAIN, Policy
+from safesteer_interp.decoding.sharing import Combine
 from safesteer_interp.defenses.defense import Defense, Response, Settings, StagedDefense, is_staged
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
@@ -36,7 +37,7 @@ class Composed(StagedDefense, unnamed=True):
         if alone:
             raise UsageError(
                 f"{alone[0].__name__} answers as a whole and cannot be composed; only defenses made of stages (rewriting, edits, policy, "
-                "review) can."
+                "contrast, review) can."
             )
 
     @property
@@ -61,6 +62,14 @@ class Composed(StagedDefense, unnamed=True):
         if len(guiding) > 1:
             raise UsageError(f"{' and '.join(name for name, _ in guiding)} both choose the tokens; compose only one of them.")
         return guiding[0][1] if guiding else PLAIN
+
+    def contrast(self, mllm: MLLM) -> Combine | None:
+        """The contrast of the one part that has one. Raises UsageError when two read the request a second time."""
+        contrasts = [(part.name, part.contrast(mllm)) for part in self.stages]
+        reading = [(name, combine) for name, combine in contrasts if combine is not None]
+        if len(reading) > 1:
+            raise UsageError(f"{' and '.join(name for name, _ in reading)} both join two readings of a request; compose only one of them.")
+        return reading[0][1] if reading else None
 
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """Reviewed by every part in turn. What a review asks of the model besides is asked of it as it is."""

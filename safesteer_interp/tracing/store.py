@@ -63,13 +63,13 @@ class Folder:
         data = _dump({"columns": list(requests.columns), "rows": requests.to_numpy().tolist()})
         self.index_hash = hashlib.sha256(data).hexdigest()
         path = self.path / "index.json"
-        if not path.exists() or path.read_bytes() != data:
+        if not path.is_file() or path.read_bytes() != data:
             write_bytes(path, data)
 
     def read_index(self) -> pd.DataFrame:
         """The request index. Raises InputError when it is missing or damaged."""
         path = self.path / "index.json"
-        data = path.read_bytes() if path.exists() else b""
+        data = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(data).hexdigest() != self.index_hash:
             raise InputError(f"{path} is missing or damaged; run the same trace command again: it is rebuilt without a forward.")
         record = json.loads(data)
@@ -108,7 +108,7 @@ class Folder:
             return cls(path, record["key"], record["fields"], record["meta"], record["n_shards"], record["index"], record["shards"])
         except FileNotFoundError:
             raise InputError(f"{path} is not a stored trace: it has no manifest.json.") from None
-        except (OSError, ValueError, KeyError, AttributeError) as cause:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
             raise InputError(f"{file} is damaged ({cause}); run the same trace command again to rebuild it.") from None
 
 
