@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import answers, fit_spec, report_spec
 from safesteer_interp.errors import NotApplicableError
 from safesteer_interp.requests import Attack, Request
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import answers, fit_spec, report_spec
 
 PAPER_ATTACKS = (Attack.CB, Attack.SD, Attack.TYPO)
 """The columns of SafeSteer's Table 3; the rate over all of them is its "All"."""

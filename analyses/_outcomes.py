@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import perplexities
-from analyses._shared import attacks_in
+from ._answering import perplexities
+from ._shared import attacks_in
 
 PICTURES, ALL = "pictures", "all"
 POOLS = {PICTURES: ("SD", "TYPO"), ALL: ("CB", "SD", "TYPO")}

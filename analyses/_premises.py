@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import PAPER_ATTACKS, training_spec
-from analyses._shared import STEPS, answers, attacks_in, report_spec
 from safesteer_interp.errors import InputError
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import PAPER_ATTACKS, training_spec
+from ._shared import STEPS, answers, attacks_in, report_spec
 
 SITE = "final_norm"
 FITS = ("prompt", "centred", "token")
@@ -28,7 +29,7 @@ def tokens_spec(p: Any) -> TraceSpec:
 
 def probes(ctx: Any, p: Any) -> dict[str, Any]:
     """The probe of each fit on the training pairs; a fit for which the answers lack refusals or compliances is left out."""
-    from safesteer_interp.probes.training import fit_probe
+    from safesteer_interp.probes.fitting import fit_probe
 
     found = {}
     for name in FITS:
@@ -123,14 +124,12 @@ def _of_fit(view: Any, probe: Any, fit: str, steps: int, harmful: Any, pairs: An
     """Sign test and shift of one fit."""
     import numpy as np
 
-    from safesteer_interp.probes.fits import TokenStates, run_sign_test
-    from safesteer_interp.probes.training import token_states
+    from safesteer_interp.probes.fits import run_sign_test
+    from safesteer_interp.probes.tokens import token_states
     from safesteer_interp.statistics import cluster_mean
 
     rows: list[dict[str, Any]] = []
-    tokens = token_states(view, np.ones(len(view), dtype=bool))
-    early = tokens.steps <= steps
-    tokens = TokenStates(tokens.states[early], tokens.refusal[early], tokens.steps[early], tokens.prompts[early])
+    tokens = token_states(view, np.ones(len(view), dtype=bool), steps=range(1, steps + 1))
     if min(tokens.refusal.sum(), (~tokens.refusal).sum()) >= 2:
         test = run_sign_test(probe, tokens, seed=seed)
         scale = test.difference.value / test.effect if test.effect else float("nan")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from safesteer_interp.probes.token_spec import TokenSpec
 from safesteer_interp.requests import Attack, Split
 from safesteer_interp.tracing.spec import TraceSpec
 
@@ -15,6 +16,8 @@ ANSWER_TOKENS = 24
 """Greedy tokens per answer: enough for the refusal prefixes, which decide within the first dozen."""
 STEPS = 9
 """Decoding steps whose states are kept: SafeSteer looks at steps 0-3 and at 4, 6, 9 and the last (arXiv 2605.11716 Fig. 2, 8)."""
+ANSWERS = TokenSpec(steps=STEPS, answer_tokens=ANSWER_TOKENS, temperature=0.0)
+"""Where the analyses differ from `SafeSteer.fit`: more steps, of longer, greedy answers."""
 
 
 def fit_spec(p: Any, **changes: Any) -> TraceSpec:
@@ -29,7 +32,7 @@ def report_spec(p: Any, **changes: Any) -> TraceSpec:
 
 def answers(p: Any) -> dict[str, Any]:
     """What a spec needs besides when answers matter: a few greedy tokens and the states of the first steps at every site."""
-    return {"reads": ("last_prompt", f"step:1-{STEPS}"), "max_new_tokens": ANSWER_TOKENS}
+    return ANSWERS.wanted()
 
 
 def site_label(site: Any) -> str:

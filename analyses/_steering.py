@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import training_spec
-from analyses._shared import fit_spec
 from safesteer_interp.requests import Attack
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import training_spec
+from ._shared import fit_spec
 
 
 def tuning_spec(p: Any) -> TraceSpec:

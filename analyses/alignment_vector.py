@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import fitted, training_spec
-from analyses._shared import attacks_in, report_spec, row, site_label
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import fitted, training_spec
+from ._shared import attacks_in, report_spec, row, site_label
 
 FORMS = (Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO)
 IMAGE = "image"

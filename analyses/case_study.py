@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import PAPER_ATTACKS, GuidedParams, answered, fitted, test_spec, training_spec
-from analyses._shared import row
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import PAPER_ATTACKS, GuidedParams, answered, fitted, test_spec, training_spec
+from ._shared import row
 
 KINDS = (("harmful", "refuse"), ("harmful", "comply"), ("harmless", "comply"), ("harmless", "refuse"))
 PREFERENCE, REPLACED = "refusal openings over other candidates", "tokens replaced"

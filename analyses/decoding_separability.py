@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import STEPS, answers, fit_spec, report_spec
 from safesteer_interp.errors import NotApplicableError
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import STEPS, answers, fit_spec, report_spec
 
 SITE = "final_norm"
 FITS = ("prompt", "centred", "token")
@@ -59,6 +60,8 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
             )
     of_harm = training["outcome"] != "harmless"
     early = of_harm & np.isin(training["steps"], p.test_steps)
+    # Unlike SafeSteer's token states (`probes.tokens.token_states`): the means of the centred fit are over answers to harmless requests
+    # too, and the token fit sees the tested steps alone, refusals of harmless requests among its compliances.
     tokens = {
         "centred": _token_states(training, np.ones(len(of_harm), dtype=bool)),
         "token": _token_states(training, early),
@@ -96,7 +99,7 @@ def _tokens(view: Any) -> dict[str, Any]:
 
 
 def _token_states(tokens: dict[str, Any], keep: Any) -> Any:
-    from safesteer_interp.probes.fits import TokenStates
+    from safesteer_interp.probes.tokens import TokenStates
 
     return TokenStates(tokens["states"][keep], tokens["outcome"][keep] == "refuse", tokens["steps"][keep], tokens["pairs"][keep])
 
@@ -148,7 +151,7 @@ def _signs(scores: Any, states: Any, mask: Any, refusal: Any, pairs: Any, rng: A
     """The sign test of each fit as Cohen's d with the interval of the difference in the same unit, beside random directions."""
     import numpy as np
 
-    from safesteer_interp.probes.sign_test import sign_test
+    from safesteer_interp.probes.signs import sign_test
     from safesteer_interp.statistics import percentile
 
     rows = []

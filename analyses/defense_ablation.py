@@ -8,7 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import (
+from safesteer_interp.runner.analysis import Analysis
+from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import (
     PAPER_ATTACKS,
     GuidedParams,
     answered,
@@ -20,12 +24,9 @@ from analyses._answering import (
     to_answer,
     training_spec,
 )
-from analyses._outcomes import ALL, PICTURES, POOLS, announce, likelihoods, paired_tests, rate_table
-from analyses._premises import CALLED, REACH, REACH_MSAV, REACH_RANDOM, SHIFT, SIGN, premises, probes, scores, tokens_spec
-from analyses._shared import row
-from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.claim import Claim, Control, estimate_of
-from safesteer_interp.tracing.spec import TraceSpec
+from ._outcomes import ALL, PICTURES, POOLS, announce, likelihoods, paired_tests, rate_table
+from ._premises import CALLED, REACH, REACH_MSAV, REACH_RANDOM, SHIFT, SIGN, premises, probes, scores, tokens_spec
+from ._shared import row
 
 PARTS = ("safesteer", "no_probe", "no_msav")
 CONTROL_OF = {"safesteer": "random_both", "no_probe": "random_vector", "no_msav": "random_probe"}

@@ -8,7 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import (
+from safesteer_interp.requests import Attack
+from safesteer_interp.runner.analysis import Analysis
+from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import (
     GuidedParams,
     answered,
     answered_together,
@@ -19,12 +24,8 @@ from analyses._answering import (
     to_answer,
     training_spec,
 )
-from analyses._outcomes import LIKELIHOOD, PICTURES, announce, likelihoods, paired_tests, rate_table
-from analyses._shared import row
-from safesteer_interp.requests import Attack
-from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.claim import Claim, Control, estimate_of
-from safesteer_interp.tracing.spec import TraceSpec
+from ._outcomes import LIKELIHOOD, PICTURES, announce, likelihoods, paired_tests, rate_table
+from ._shared import row
 
 ATTACKS = (Attack.SD, Attack.TYPO)
 SCORERS = ("probe", "refusal_tokens", "random")

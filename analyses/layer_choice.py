@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
 
 TEXT_READ, IMAGE_READ = "last_prompt", "image_mean"
 
@@ -44,9 +45,9 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
 
     from safesteer_interp.errors import UsageError
     from safesteer_interp.probes import controls
-    from safesteer_interp.probes.folds import split_folds
-    from safesteer_interp.probes.onset import auroc_replicates, first_reaching, onset
-    from safesteer_interp.probes.separability import fold_stability, out_of_fold, separability
+    from safesteer_interp.probes.onsets import auroc_replicates, first_reaching, onset
+    from safesteer_interp.probes.rows import Resampling, Rows
+    from safesteer_interp.probes.separation import fold_stability, out_of_fold, separability
 
     if p.width not in p.widths:
         raise UsageError(f'`width` is "{p.width}" but `widths` holds {", ".join(p.widths)}; the curves need it among them.')
@@ -58,6 +59,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
     attack, train = index["attack"].to_numpy(str), (index["split"] == "train").to_numpy(bool)
     seed = ctx.seed("bootstrap")
+    resampling = Resampling(seed=seed)
 
     curves: list[pd.DataFrame] = []
     onsets: list[dict[str, Any]] = []
@@ -66,24 +68,24 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     both = {read: np.concatenate([v.stack(read, sites) for v in (fit, report)], axis=1) for read in (TEXT_READ, IMAGE_READ)}
     for name in ctx.track(attacks_in(index), "attacks"):
         mask = attack == name
-        here = {"labels": labels[mask], "pairs": pairs[mask], "train": train[mask], "sites": names, "seed": seed}
         for read, stack in ((read, stack[:, mask]) for read, stack in both.items()):
             if not np.isfinite(stack).all():
                 continue  # no image, so no image tokens to average over
-            curves.append(separability(stack, widths=widths, **here).assign(attack=name, read=read, method="probe"))
-            null = controls.shuffled_labels(stack, width=main, draws=p.draws, **here)
+            sample = Rows(stack, labels[mask], pairs[mask], train=train[mask], sites=names)
+            curves.append(separability(sample, widths=widths, resampling=resampling).assign(attack=name, read=read, method="probe"))
+            null = controls.shuffled_labels(sample, width=main, draws=p.draws, resampling=resampling)
             curves.append(null.assign(attack=name, read=read, method="shuffled_labels"))
-            scores = out_of_fold(stack, labels[mask], split_folds(train[mask], pairs[mask]), widths=[main])[:, 0]
+            scores = out_of_fold(stack, sample.labels, sample.fold_array(), widths=[main])[:, 0]
             test = ~train[mask]
             scored = (scores[:, test], labels[mask][test], pairs[mask][test])
-            first = onset(*scored, fraction=p.fraction, seed=seed)
+            first = onset(*scored, fraction=p.fraction, resampling=resampling)
             onsets.append({"attack": name, "read": read, "bar": first.bar, "deepest": len(sites) - 1} | first.estimate.as_row())
             if read == TEXT_READ:
-                found = auroc_replicates(*scored, replicates=1000, seed=seed).T
+                found = auroc_replicates(*scored, resampling).T
                 best = np.fmax.reduce(found, axis=1)  # without a warning where a resample of unpaired requests holds one class only
                 bars = 0.5 + p.fraction * (best - 0.5)
                 draws[name] = (first.estimate, first_reaching(found, bars).astype(float))
-    stability = fold_stability(both[TEXT_READ], labels, pairs, attack, sites=names, widths=[main], seed=seed)
+    stability = fold_stability(Rows(both[TEXT_READ], labels, pairs, attack, names), widths=[main], seed=seed)
     keep = ["layer", "depth", "attack", "read", "method", "width", "value", "low", "high", "n", "clusters"]
     return {
         "table": pd.concat(curves, ignore_index=True).rename(columns={"site": "layer"})[keep],
@@ -109,7 +111,7 @@ def _onset_contrast(draws: dict[str, Any]) -> pd.DataFrame:
 def _transfer(stack: Any, names: list[str], index: pd.DataFrame, width: Any, seed: int) -> pd.DataFrame:
     """A probe fitted on TEXT alone, tested on every attack, per layer: what a text-trained guard would see of images."""
     from safesteer_interp.probes.folds import split_folds
-    from safesteer_interp.probes.separability import out_of_fold
+    from safesteer_interp.probes.separation import out_of_fold
     from safesteer_interp.statistics import cluster_aurocs
 
     labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)

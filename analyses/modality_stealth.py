@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import ATTACKS, answers, attacks_in, fit_spec, report_spec, row, unit
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import ATTACKS, answers, attacks_in, fit_spec, report_spec, row, unit
 
 SITE = "final_norm"
 IMAGE_ATTACKS = tuple(str(a) for a in ATTACKS if a.in_image)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
 
 SITE = "final_norm"
 
@@ -37,21 +38,23 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     import numpy as np
 
     from safesteer_interp.probes import controls
-    from safesteer_interp.probes.separability import transfer
+    from safesteer_interp.probes.rows import Resampling, Rows
+    from safesteer_interp.probes.separation import transfer
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
     index = pd.concat([fit.index, report.index], ignore_index=True)
     labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
     attack, train = index["attack"].to_numpy(str), (index["split"] == "train").to_numpy(bool)
     width = p.width if p.width == "all" else int(p.width)
-    seed = ctx.seed("bootstrap")
+    resampling = Resampling(seed=ctx.seed("bootstrap"))
     rows = []
     for site in ctx.track(fit.sites_in_order, "layers"):
         states = np.concatenate([v.rows(site, "last_prompt") for v in (fit, report)])
-        found = transfer(states, labels, pairs, attack, width=width, train=train, seed=seed)
+        sample = Rows(states, labels, pairs, attack, train=train)
+        found = transfer(sample, width=width, resampling=resampling)
         rows.append(found.assign(layer=site_label(site)))
         if str(site) == SITE:
-            null = controls.shuffled_labels(states[None], labels, pairs, attack, width=width, draws=p.draws, train=train, seed=seed)
+            null = controls.shuffled_labels(sample, width=width, draws=p.draws, resampling=resampling)
     table_ = pd.concat(rows, ignore_index=True).rename(columns={"fitted_on": "trained_on"})
     keep = ["layer", "trained_on", "tested_on", "value", "low", "high", "n", "clusters"]
     return {

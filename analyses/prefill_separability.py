@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import attacks_in, fit_spec, report_spec, row, unit
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import attacks_in, fit_spec, report_spec, row, unit
 
 SITE = "final_norm"
 METHODS = ("probe", "probe_of_its_own", "shuffled_labels", "bag_of_words", "prompt_length", "random_direction")
@@ -46,7 +47,8 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
 
     from safesteer_interp.probes import controls
     from safesteer_interp.probes.decoding_probe import DecodingProbe
-    from safesteer_interp.probes.separability import separability
+    from safesteer_interp.probes.rows import Resampling, Rows
+    from safesteer_interp.probes.separation import separability
     from safesteer_interp.statistics import cluster_auroc
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
@@ -63,14 +65,14 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     for name in attacks_in(index):
         mask = (attack == name) & ~train
         rows.append({"attack": name, "method": "probe"} | cluster_auroc(scores[mask], labels[mask], pairs[mask], seed=seed).as_row())
-    own = separability(states, labels, pairs, attack, widths=(p.width,), train=train, seed=seed)
+    sample, resampling = Rows(states, labels, pairs, attack, train=train), Resampling(seed=seed)
+    own = separability(sample, widths=(p.width,), resampling=resampling)
     rows += [{"attack": r["group"], "method": "probe_of_its_own"} | _numbers(r) for _, r in own.iterrows()]
-    stack = states[None]
     for method, found in (
-        ("shuffled_labels", controls.shuffled_labels(stack, labels, pairs, attack, width=p.width, draws=p.draws, train=train, seed=seed)),
-        ("random_direction", controls.random_direction(stack, labels, pairs, attack, train=train, seed=seed)),
-        ("bag_of_words", controls.bag_of_words(texts, labels, pairs, attack, train=train, seed=seed)),
-        ("prompt_length", controls.prompt_length(index["prompt_length"].to_numpy(), labels, pairs, attack, train=train, seed=seed)),
+        ("shuffled_labels", controls.shuffled_labels(sample, width=p.width, draws=p.draws, resampling=resampling)),
+        ("random_direction", controls.random_direction(sample, resampling=resampling)),
+        ("bag_of_words", controls.bag_of_words(texts, sample, resampling=resampling)),
+        ("prompt_length", controls.prompt_length(index["prompt_length"].to_numpy(), sample, resampling=resampling)),
     ):
         rows += [{"attack": r["group"], "method": method} | _numbers(r) for _, r in found.iterrows()]
 

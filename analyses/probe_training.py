@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import fit_spec, report_spec, row
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import fit_spec, report_spec, row
 
 SITE = "final_norm"
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._shared import ATTACKS, attacks_in, report_spec, row, site_label
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._shared import ATTACKS, attacks_in, report_spec, row, site_label
 
 IMAGE_ATTACKS = tuple(str(a) for a in ATTACKS if a.in_image)
 

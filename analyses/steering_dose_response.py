@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import AnsweringParams, answered_together, fitted, perplexities, test_spec, to_answer, training_spec
-from analyses._shared import report_spec, row
-from analyses._steering import over_vectors, refusal_log_odds, steering_direction, tuning_spec
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import AnsweringParams, answered_together, fitted, perplexities, test_spec, to_answer, training_spec
+from ._shared import report_spec, row
+from ._steering import over_vectors, refusal_log_odds, steering_direction, tuning_spec
 
 STEERINGS = ("msav", "refusal")
 RATES = ("refused", "degenerate")

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from analyses._answering import fitted, test_spec, training_spec
-from analyses._shared import row
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.tracing.spec import TraceSpec
+
+from ._answering import fitted, test_spec, training_spec
+from ._shared import row
 
 ATTACKS = (Attack.SD,)
 FAST_ENOUGH = 0.9

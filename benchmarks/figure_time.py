@@ -57,7 +57,6 @@ def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[s
     stages: list[tuple[str, float]] = []
     begun = time.perf_counter()
     from safesteer_interp import report, runner
-    from safesteer_interp.runner import tables
     from safesteer_interp.runner.discovery import discover
 
     stages.append(("import", time.perf_counter() - begun))
@@ -101,7 +100,7 @@ def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[s
     return {
         "model": name,
         "profile": profile,
-        "folder": tables.folder_name(name, session.dataset),
+        "folder": session.place,
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "load_before": round(os.getloadavg()[0], 2)},
         "stages": [{"stage": stage, "seconds": round(seconds, 2)} for stage, seconds in stages],
         "totals": {k: round(v, 2) for k, v in totals.items()},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from safesteer_interp.errors import InputError, SafeSteerError
+from safesteer_interp.errors import SafeSteerError
 from safesteer_interp.paths import cache_dir, data_root
 from safesteer_interp.requests import Attack, ImageSource, Request
 
@@ -91,11 +91,9 @@ def tracer_parity(families: list[str] | None = None) -> Iterator[Check]:
 def _parity(family: str, tracer: str) -> Check:
     from safesteer_interp.models.families import FAMILIES
 
-    layout, name = FAMILIES[family], f"{family}, {tracer} against hooks"
+    layout, name = FAMILIES[family].layout, f"{family}, {tracer} against hooks"
     if tracer == "transformer_lens" and not layout.bridge:
         return Check("tracers", name, Status.NOTE, "TransformerLens 4.3 has no adapter for this family; nnsight and hooks serve it")
-    if layout.tiny is None:
-        return Check("tracers", name, Status.FAILED, "the family has no tiny() builder; add one to its file")
     try:
         difference = largest_difference(family, tracer)
     except (SafeSteerError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, ImportError) as error:
@@ -116,10 +114,7 @@ def largest_difference(family: str, tracer: str) -> float:
     from safesteer_interp.tracing.collect import load_tracer
     from safesteer_interp.tracing.tracer import Sampling
 
-    builder = FAMILIES[family].tiny
-    if builder is None:
-        raise InputError(f"family {family} has no tiny() builder.")
-    model = builder()
+    model = FAMILIES[family].tiny()
     picture = PlainImage() if model.takes_images else None
     requests = [
         Request(id="a", text="What is the colour of the sky", harmful=False, attack=Attack.NONE, image=picture),

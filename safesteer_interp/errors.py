@@ -28,6 +28,15 @@ class InputError(SafeSteerError):
     exit_code = 3
 
 
+class BadRequestError(InputError):
+    """One request that cannot be used (its image is unreadable, its row malformed); whoever has others goes on without it."""
+
+    def __init__(self, message: str, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
+        """Id of the request; "line 7" when its row could not be read so far."""
+
+
 class MovedError(SafeSteerError):
     """A recomputed number or claim differs from the stored one."""
 

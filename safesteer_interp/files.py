@@ -1,4 +1,4 @@
-"""Files: one way to write a file whole or not at all, one hash, one JSON, and sentences for disks that say no."""
+"""Files: one way to write a file whole or not at all, one hash, one JSON, one "tensors + record", and sentences for disks that say no."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safesteer_interp.errors import InputError
+from safesteer_interp.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _CHUNK = 1 << 22
+LONGEST = 120
+"""Characters of a file name that are kept."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -66,6 +71,76 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not readable as JSON ({cause}); run the analysis again with `safesteer run`.") from None
 
 
+def write_tensors(path: Path | str, tensors: Mapping[str, np.ndarray], record: Any, *, kind: str) -> Path:
+    """Writes fitted numbers and what is known about them as one safetensors file, whole or not at all; returns its path.
+
+    `record` (what JSON can hold) lies in the file's metadata, with `kind` (e.g. "safesteer-probe/1") and a hash over everything, so that
+    a changed file is noticed. ".safetensors" is added to a name that lacks it. Raises InputError as `write_bytes`.
+    """
+    import numpy as np
+    from safetensors.numpy import save
+
+    target, text = tensor_path(path), json.dumps(record, sort_keys=True)
+    whole = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    write_bytes(target, save(whole, {"format": kind, "record": text, "sha256": _digest_tensors(kind, text, whole)}))
+    return target
+
+
+def read_tensors(path: Path | str, kind: str) -> tuple[dict[str, np.ndarray], Any]:
+    """The tensors and the record that `write_tensors` wrote as `kind`, or an earlier version of this suite.
+
+    Raises InputError, naming the file, when it is missing, damaged, changed, or of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    source = tensor_path(path)
+    try:
+        with safe_open(str(source), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except FileNotFoundError:
+        raise InputError(f"{source} does not exist; give a file that this suite saved.") from None
+    except (OSError, SafetensorError) as cause:
+        raise InputError(f"{source} cannot be read as safetensors ({cause}); it is damaged or no such file: save it again.") from None
+    if "record" not in metadata:
+        metadata = _earlier_metadata(source, metadata)
+    if metadata.get("format") != kind:
+        found = metadata.get("format", "unknown")
+        raise InputError(f'{source} holds "{found}", expected "{kind}"; it was not written by this suite, or for something else.')
+    if metadata.get("sha256") not in (None, _digest_tensors(kind, metadata["record"], tensors)):
+        raise InputError(f"{source} does not match the hash it was saved with: it was changed or damaged since; fit and save it again.")
+    return tensors, json.loads(metadata["record"])
+
+
+def tensor_path(path: Path | str) -> Path:
+    """The safetensors file that a name means: with its suffix added, or in place of ".json" (where probes once kept their record)."""
+    return Path(f"{str(path).removesuffix('.safetensors').removesuffix('.json')}.safetensors")
+
+
+def _digest_tensors(kind: str, record: str, tensors: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256(f"{kind}\0{record}".encode())
+    for name in sorted(tensors):
+        found.update(f"\0{name}\0{tensors[name].dtype}\0{tensors[name].shape}\0".encode())
+        found.update(tensors[name].tobytes())
+    return found.hexdigest()
+
+
+def _earlier_metadata(source: Path, metadata: dict[str, str]) -> dict[str, str]:
+    """Metadata as earlier versions kept it: vectors under a key of their own, probes in a JSON file beside the numbers."""
+    for key in ("directions", "alignment"):
+        if key in metadata and "format" in metadata:
+            return {"format": metadata["format"], "record": metadata[key]}
+    try:
+        record = json.loads(source.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(record, dict) or not str(record.get("format")).startswith("safesteer-"):
+        return {}
+    if record.pop("sha256", None) != sha256_of(source):
+        raise InputError(f"{source} does not match the hash in {source.with_suffix('.json').name}; fit and save it again.")
+    return {"format": record.pop("format"), "record": json.dumps(record)}
+
+
 def cannot_write(path: Path, cause: OSError) -> InputError:
     """The sentence for a write that failed: what, why, and that everything finished is safe."""
     if cause.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -99,8 +174,28 @@ def sha256_of(path: Path) -> str:
 
 
 def digest(record: Any) -> str:
-    """Hex SHA-256 of a JSON-able record, independent of key order."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+    """Hex SHA-256 of a record of plain values, enums, arrays and tensors (by their bytes), independent of key order.
+
+    Raises UsageError for anything else: how an object prints says too little, or too much, about what it is.
+    """
+    text = json.dumps(record, sort_keys=True, ensure_ascii=False, default=_by_content)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _by_content(value: Any) -> Any:
+    """What JSON has no form for: an array or tensor as its type, shape and the hash of its bytes."""
+    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        raise UsageError(
+            f"a {type(value).__name__} cannot be part of a key; give it as numbers, text, lists, dicts, arrays or tensors instead."
+        )
+    array = value
+    if hasattr(value, "detach"):  # a tensor; numpy has no bfloat16, which double holds exactly
+        held = value.detach().cpu()
+        array = (held.double() if str(value.dtype) == "torch.bfloat16" else held).numpy()
+    if array.dtype.hasobject:
+        raise UsageError("an array of Python objects cannot be part of a key; give numbers or text.")
+    content = array.tobytes()
+    return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def digest_files(root: Path, patterns: tuple[str, ...], *, without: tuple[str, ...] = ()) -> str:
@@ -116,5 +211,12 @@ def files_of(folder: Path, recorded: Mapping[str, str]) -> bool:
 
 
 def safe_name(name: str) -> str:
-    """The name with everything but letters, digits, dots, hyphens, commas and equal signs replaced; "/" becomes "--"."""
-    return re.sub(r"[^A-Za-z0-9._,=-]+", "-", name.replace("/", "--")).strip(".-") or "model"
+    """A file name of letters, digits, dots, hyphens, underscores, commas and equal signs; "/" becomes "--", ":" becomes "-".
+
+    Where anything else is lost (other alphabets, great length), eight digits of the name's hash keep different names different.
+    """
+    plain = name.replace("/", "--").replace(":", "-")
+    clean = re.sub(r"[^A-Za-z0-9._,=-]+", "-", plain).strip(".-")[:LONGEST]
+    if clean and clean == plain:
+        return clean
+    return f"{clean or 'unnamed'}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
@@ -11,28 +12,41 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Item = TypeVar("Item")
+EVERY = 10.0
+"""Seconds between two lines where nobody watches a bar."""
 
 
 @contextmanager
 def progress_bar(description: str, total: int | None, *, enabled: bool = True, done: int = 0) -> Iterator[Callable[..., None]]:
     """A bar with count, elapsed time and ETA; yields `advance(n=1, description=None)`.
 
-    `done` units count as finished already (a resumed run), so the ETA is that of the rest. Without a terminal on stderr one line is
-    printed when the job ends, so that a log stays readable.
+    `done` units count as finished already (a resumed run), so the ETA is that of the rest. Without a terminal on stderr a line is
+    printed every `EVERY` seconds and when the job ends, so that a log stays readable.
     """
     console = Console(file=sys.stderr, emoji=False)  # "tiny:llama:" would become a picture of a llama
     if not enabled:
         yield lambda n=1, description=None: None
         return
     if not console.is_terminal:
-        counted = done
+        counted, started = done, time.monotonic()
+        said = started
+
+        def tell(end: str) -> None:
+            console.print(
+                f"{description}: {counted}{'' if total is None else f'/{total}'} {end}", highlight=False, markup=False, soft_wrap=True
+            )
 
         def count(n: int = 1, description: str | None = None) -> None:
-            nonlocal counted
+            nonlocal counted, said
             counted += n
+            now = time.monotonic()
+            if now - said >= EVERY:
+                said = now
+                left = "" if total is None or counted <= done else f", {_span((now - started) / (counted - done) * (total - counted))} left"
+                tell(f"after {_span(now - started)}{left}")
 
         yield count
-        console.print(f"{description}: {counted}{'' if total is None else f'/{total}'} done", highlight=False, markup=False)
+        tell("done")
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -61,3 +75,8 @@ def track(items: Iterable[Item], description: str, *, total: int | None = None, 
         for item in items:
             yield item
             advance()
+
+
+def _span(seconds: float) -> str:
+    """A time for people: "45 s", "12 min"."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

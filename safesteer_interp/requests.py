@@ -7,7 +7,6 @@ sits; a *pair* is a harmful request and its harmless twin in the same form, and 
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +15,21 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from safesteer_interp.errors import InputError
+from safesteer_interp.errors import BadRequestError, InputError, SafeSteerError, UsageError
+from safesteer_interp.images import ImageFile, ImageSource, PilImage, as_rgb, image_source
+
+__all__ = [
+    "Attack",
+    "ImageFile",
+    "ImageSource",
+    "PilImage",
+    "Request",
+    "Split",
+    "as_rgb",
+    "check_images",
+    "index_of",
+    "select",
+]
 
 
 class Attack(StrEnum):
@@ -47,67 +60,59 @@ class Split(StrEnum):
     TEST = "test"
 
 
-class ImageSource(ABC):
-    """An image that can be loaded any number of times and whose content has a stable key (it enters the trace's hash)."""
-
-    @abstractmethod
-    def load(self) -> Image.Image:
-        """The image as RGB. Raises InputError, naming the file, when it is missing, truncated or not an image."""
-
-    @abstractmethod
-    def key(self) -> str:
-        """Hex digest that changes whenever the pixels do."""
-
-
-@dataclass(frozen=True)
-class ImageFile(ImageSource):
-    """An image on disk."""
-
-    path: Path
-
-    def load(self) -> Image.Image:
-        try:
-            with Image.open(self.path) as image:
-                return image.convert("RGB")
-        except FileNotFoundError:
-            raise InputError(f"image {self.path} does not exist; check the request's `image` field and the data root.") from None
-        except (OSError, SyntaxError, ValueError) as cause:
-            raise InputError(f"image {self.path} cannot be read as an image ({cause}); replace or remove the file.") from None
-
-    def key(self) -> str:
-        try:
-            return hashlib.sha256(self.path.read_bytes()).hexdigest()
-        except OSError as cause:
-            raise InputError(f"image {self.path} cannot be read ({cause.strerror}); check the path and the data root.") from None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Request:
-    """One text (+ image) asked of a model, labelled harmful or harmless."""
+    """One text (+ image) asked of a model, labelled harmful or harmless: `Request("How do I ...?", image)`."""
 
-    id: str
-    """Unique within its data set, e.g. "fraud-017/TYPO/harmful"."""
     text: str
     """The user turn, without image placeholder or chat template."""
+    image: ImageSource | None
+    """A Pillow image and a path are taken too, and become sources."""
+    id: str
+    """Unique within its data set, e.g. "fraud-017/TYPO/harmful"; by default "request-" and twelve digits of `key()`."""
     harmful: bool
     attack: Attack
-    image: ImageSource | None = None
-    scenario: str = ""
+    scenario: str
     """MM-SafetyBench scenario name or the data set's own category."""
-    pair: str = ""
+    pair: str
     """Id shared by a harmful request and its harmless twin over all attacks; defaults to `id` when there is no twin."""
-    split: Split = Split.TEST
-    dataset: str = ""
-    intent: str = ""
+    split: Split
+    dataset: str
+    intent: str
     """The harmful or harmless activity spelled out in text, for judges; defaults to `text`."""
 
-    def __post_init__(self) -> None:
-        if not self.text.strip():
-            raise InputError(f'request "{self.id}" has an empty text; every request needs a user turn.')
-        if not self.pair:
-            object.__setattr__(self, "pair", self.id)
-        if not self.intent:
-            object.__setattr__(self, "intent", self.text)
+    def __init__(
+        self,
+        text: str,
+        image: ImageSource | Image.Image | Path | str | None = None,
+        *,
+        id: str = "",  # noqa: A002 - the field's name in every data set
+        harmful: bool = False,
+        attack: Attack = Attack.NONE,
+        scenario: str = "",
+        pair: str = "",
+        split: Split = Split.TEST,
+        dataset: str = "",
+        intent: str = "",
+    ) -> None:
+        """Raises InputError for an empty text and for half of a surrogate pair (an emoji that was cut in two) in any field."""
+        named = {"id": id, "text": text, "scenario": scenario, "pair": pair, "dataset": dataset, "intent": intent}
+        for field, value in named.items():
+            if not isinstance(value, str):
+                raise UsageError(
+                    f"a request's {field} is a text, not {type(value).__name__}; a request is made as Request(text, image, ...)."
+                )
+            if not _is_unicode(value):
+                raise InputError(
+                    f'request {id!a}: its field "{field}" holds half of a surrogate pair ({ascii(value)[:80]}), an emoji that was cut '
+                    "in two; write the character out or remove it."
+                )
+        if not text.strip():
+            raise InputError(f'request "{id}" has an empty text; every request needs a user turn.')
+        labels = {"harmful": harmful, "attack": attack, "scenario": scenario, "split": split, "dataset": dataset}
+        self.__dict__.update(text=text, image=image_source(image), intent=intent or text, **labels)  # frozen from here on
+        self.__dict__["id"] = id or f"request-{self.key()[:12]}"
+        self.__dict__["pair"] = pair or self.id
 
     @property
     def form(self) -> tuple[bool, str]:
@@ -115,10 +120,49 @@ class Request:
         return self.image is not None, str(self.attack) if self.image is not None else ""
 
     def key(self) -> str:
-        """Hex digest of everything the model sees of this request (text and pixels), and nothing else."""
+        """Hex digest of everything the model sees of this request (text and pixels), and nothing else. Kept on the request."""
+        known: str | None = self.__dict__.get("_key")
+        if known is not None:
+            return known
         digest = hashlib.sha256(self.text.encode())
         digest.update(b"\0image\0" + (self.image.key().encode() if self.image else b"none"))
+        if self.image is None or not self.image.may_change:
+            self.__dict__["_key"] = digest.hexdigest()
         return digest.hexdigest()
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written down at all."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_images(requests: Iterable[Request]) -> tuple[list[Request], list[BadRequestError]]:
+    """The requests whose image can be loaded (or that have none), in order, and one error for each of the others.
+
+    Every file is read once, however many requests show it. An error's `request_id` is the request's id, its message names both the
+    request and the file.
+    """
+    good: list[Request] = []
+    bad: list[BadRequestError] = []
+    failures: dict[Path | int, str] = {}
+    for request in requests:
+        image = request.image
+        source = image.path if isinstance(image, ImageFile) else id(image)  # a source in memory need not be hashable
+        if image is not None and source not in failures:
+            try:
+                image.check()
+                failures[source] = ""
+            except SafeSteerError as cause:
+                failures[source] = str(cause)
+        if image is not None and failures[source]:
+            bad.append(BadRequestError(f'request "{request.id}": {failures[source]}', request.id))
+        else:
+            good.append(request)
+    return good, bad
 
 
 def index_of(requests: Iterable[Request]) -> pd.DataFrame:

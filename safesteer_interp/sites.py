@@ -59,6 +59,34 @@ class Site:
         return cls(SiteKind(kind), int(layer) if layer else None)
 
 
+_WITHIN_LAYER = {SiteKind.ATTN_OUT: 0, SiteKind.MLP_OUT: 1, SiteKind.RESID_POST: 2}
+
+
+def forward_order(site: Site) -> tuple[float, int]:
+    """Sort key: the order in which a forward pass reaches the sites."""
+    if site.layer is not None:
+        return (site.layer, _WITHIN_LAYER[site.kind])
+    return (-1, 0) if site.kind is SiteKind.EMBED else (float("inf"), 0)
+
+
+def parse_ranges(text: str, *, within: str = "") -> list[str]:
+    """The parts of a comma-separated text, with "3-6" spelled out as "3", "4", "5", "6"; blank parts are left out.
+
+    Raises UsageError for a range that runs backwards, naming it, or what it stands `within`.
+    """
+    found: list[str] = []
+    for part in (p.strip() for p in text.split(",") if p.strip()):
+        span = re.fullmatch(r"(\d+)-(\d+)", part)
+        if span is None:
+            found.append(part)
+            continue
+        low, high = int(span[1]), int(span[2])
+        if high < low:
+            raise UsageError(f'"{within or part}" runs backwards; write the smaller number first.')
+        found += [str(number) for number in range(low, high + 1)]
+    return found
+
+
 def parse_sites(text: str | Iterable[str], n_layers: int) -> tuple[Site, ...]:
     """Sites from "all" (every resid_post, embed and final_norm), "resid_post" (every layer), "resid_post.0-9", "final_norm", ...
 
@@ -71,7 +99,7 @@ def parse_sites(text: str | Iterable[str], n_layers: int) -> tuple[Site, ...]:
         if part == "all":
             found += [Site(SiteKind.EMBED), *(Site(SiteKind.RESID_POST, i) for i in range(n_layers)), Site(SiteKind.FINAL_NORM)]
         elif kind in set(LAYERED) and (not span or re.fullmatch(r"\d+-\d+", span)):
-            found += [Site(SiteKind(kind), i) for i in (_span(part, span) if span else range(n_layers))]
+            found += [Site(SiteKind(kind), i) for i in (map(int, parse_ranges(span, within=part)) if span else range(n_layers))]
         else:
             found.append(Site.parse(part))
     for site in found:
@@ -120,15 +148,7 @@ def parse_reads(text: str | Iterable[str]) -> tuple[Read, ...]:
     for part in (p.strip() for p in parts):
         span = re.fullmatch(r"step:(\d+-\d+)", part)
         if span:
-            found += [Read(ReadKind.STEP, k) for k in _span(part, span[1])]
+            found += [Read(ReadKind.STEP, int(k)) for k in parse_ranges(span[1], within=part)]
         else:
             found.append(Read.parse(part))
     return tuple(dict.fromkeys(found))
-
-
-def _span(part: str, text: str) -> range:
-    """The numbers of "low-high", both included. Raises UsageError when it runs backwards, naming the part it stands in."""
-    low, high = (int(number) for number in text.split("-"))
-    if high < low:
-        raise UsageError(f'"{part}" runs backwards; write the smaller number first.')
-    return range(low, high + 1)

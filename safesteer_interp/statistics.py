@@ -47,13 +47,12 @@ class Estimate:
         units = "" if self.clusters is None else f", {self.clusters} clusters"
         return f"{self.format()} (n = {self.n}{units})"
 
-    def above(self, threshold: float) -> bool:
-        """True when the whole interval lies above the threshold (False without bounds)."""
-        return self.low > threshold
-
-    def below(self, threshold: float) -> bool:
-        """True when the whole interval lies below the threshold (False without bounds)."""
-        return self.high < threshold
+    @classmethod
+    def of_draws(cls, draws: ArrayLike, level: float = 0.95) -> Estimate:
+        """The mean of some draws (directions, machines, shuffles) with the central `level` of them: how they spread, not how well the
+        mean is known. NaN draws are left out of the bounds; n and clusters are the number of draws."""
+        x = np.asarray(draws, dtype=float)
+        return cls(float(x.mean()), *percentile(x, level), len(x), len(x), level)
 
     def as_row(self) -> dict[str, float | int]:
         """The columns of a tidy table: value, low, high, n, clusters."""
@@ -226,27 +225,6 @@ def cluster_aurocs(
         bounds = _separated(value, *sizes, level) if value in (0.0, 1.0) else percentile(column, level)
         found.append(Estimate(value, *bounds, len(s), groups, level))
     return found
-
-
-def auroc_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    labels: ArrayLike,
-    clusters: ArrayLike,
-    *,
-    replicates: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Estimate:
-    """AUROC(first) - AUROC(second) of two scores of the same rows, on the same resampled clusters (a probe and its control)."""
-    s = np.stack([_finite(first, "scores"), _finite(second, "scores")], axis=1)
-    positive = np.asarray(labels, dtype=bool)
-    codes, groups = cluster_codes(clusters, len(s))
-    value = auroc(s[:, 0], positive) - auroc(s[:, 1], positive)
-    if groups < 2:
-        return Estimate(value, math.nan, math.nan, len(s), groups, level)
-    one, two = _auroc_draws(s, positive, cluster_weights(groups, replicates, seed)[:, codes])
-    return Estimate(value, *percentile(one - two, level), len(s), groups, level)
 
 
 def permutation_test(

@@ -60,9 +60,7 @@ def tiny() -> Callable[[str], Any]:
 
     @cache
     def build(family: str) -> Any:
-        builder = FAMILIES[family].tiny
-        assert builder is not None, f"family {family} has no tiny() builder"
-        return builder()
+        return FAMILIES[family].tiny()
 
     return build
 

@@ -83,7 +83,8 @@ class Chat:
 
     def run(self) -> int:
         """Answers the request, or every line until the end of input."""
-        from safesteer_interp.defenses.defense import Settings, defense_class
+        from safesteer_interp.defenses.defense import Settings
+        from safesteer_interp.defenses.registry import defense_class
         from safesteer_interp.tracing.tracer import Sampling
 
         defense_class(self.defense)
@@ -119,13 +120,13 @@ class Chat:
             raise UsageError(f"--temperature {self.temperature} is not possible; give 0 (greedy) or more.")
         if self.defense == "safesteer":
             from safesteer_interp.decoding.policies import check_budget
-            from safesteer_interp.probes.training import check_fit
+            from safesteer_interp.probes.fitting import check_fit
 
             check_fit(self.fit)
             check_budget(self.k, self.steps, self.max_new_tokens)
 
     def _defense(self, mllm: MLLM) -> Defense:
-        from safesteer_interp.defenses.defense import defense_class
+        from safesteer_interp.defenses.registry import defense_class
 
         if self.defense != "safesteer":
             return defense_class(self.defense).build(mllm)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.cli.command import say
+from safesteer_interp.errors import BadRequestError, InputError, UsageError, did_you_mean
 from safesteer_interp.requests import Attack, Request, Split, select
 
 if TYPE_CHECKING:
@@ -25,39 +26,46 @@ def load_inputs(
     dtype: str = "float32",
     trust_remote_code: bool = False,
     revision: str | None = None,
+    bad: list[BadRequestError] | None = None,
 ) -> tuple[MLLM, list[Request]]:
     """The model, and the requests that meet every condition; flags and data are checked before the model is loaded.
 
-    Raises UsageError for an unknown attack or split and InputError when nothing is left.
+    Raises UsageError for an unknown attack or split and InputError when nothing is left; `bad` as for `choose_requests`.
     """
-    found = choose_requests(requests, data_root=data_root, attacks=attacks, split=split, limit=limit)
+    found = choose_requests(requests, data_root=data_root, attacks=attacks, split=split, limit=limit, bad=bad)
     from safesteer_interp.models import load_model
 
     return load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision), found
 
 
 def choose_requests(
-    name: str, *, data_root: Path | None = None, attacks: Sequence[str] = (), split: str | None = None, limit: int | None = None
+    name: str,
+    *,
+    data_root: Path | None = None,
+    attacks: Sequence[str] = (),
+    split: str | None = None,
+    limit: int | None = None,
+    bad: list[BadRequestError] | None = None,
 ) -> list[Request]:
-    """Requests of a data set (a name, "planted" or a path) that meet every condition, at most `limit` of them."""
+    """Requests of a data set (a name or a path) that meet every condition, at most `limit` of them.
+
+    A request that cannot be used is named on stderr, put into `bad`, and left out.
+    """
     wanted = [Attack(_known(a, [str(x) for x in Attack], "attack", "--attacks")) for a in attacks]
     part = Split(_known(split, [str(x) for x in Split], "split", "--split")) if split else None
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit} leaves nothing; give a number of requests, 1 or more.")
-    found = select(_load(name, data_root), attacks=wanted or None, split=part)
+    from safesteer_interp.datasets.registry import load_sound
+
+    sound, unusable = load_sound(name, data_root=data_root)
+    for error in unusable:
+        say(f"left out: {error}")
+    if bad is not None:
+        bad += unusable
+    found = select(sound, attacks=wanted or None, split=part)
     if not found:
         raise InputError(f'data set "{name}" has no request that meets --attacks and --split; loosen them.')
     return found[:limit]
-
-
-def _load(name: str, data_root: Path | None) -> list[Request]:
-    if name == "planted":
-        from safesteer_interp.models.planted import planted_requests
-
-        return planted_requests()
-    from safesteer_interp.datasets import load_requests
-
-    return load_requests(name, data_root=data_root)
 
 
 def _known(word: str, known: list[str], what: str, flag: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from safesteer_interp.cli.command import Positional, emit_json, emit_table, parse
+from safesteer_interp.cli.command import Positional, emit_json, emit_table, parse, say
 from safesteer_interp.errors import UsageError, did_you_mean
 
 Rows = list[dict[str, Any]]
@@ -31,8 +31,7 @@ def datasets() -> Rows:
             return "bundled"
         return "found" if root is not None and (root / folder).is_dir() else f"not found: put {folder}/ under $SAFESTEER_DATA"
 
-    rows = [{"name": name, "what": entry.title, "data": place(entry.folder)} for name, entry in DATASETS.items()]
-    return [*rows, {"name": "planted", "what": "requests of the known-answer model", "data": "bundled"}]
+    return [{"name": name, "what": entry.title, "data": place(entry.folder)} for name, entry in DATASETS.items()]
 
 
 def tracers() -> Rows:
@@ -84,15 +83,25 @@ def attacks() -> Rows:
 
 
 def analyses() -> Rows:
-    """The findings: one file each in `analyses/`."""
+    """The findings: one file each, the shipped ones and those in ./analyses."""
     from safesteer_interp.runner.discovery import discover
 
     return [{"name": a.id, "replicates": a.replicates, "what": a.question} for a in discover().values()]
 
 
+def unreadable_analyses() -> int:
+    """Names the files in ./analyses that are no analysis; the largest of their exit codes."""
+    from safesteer_interp.runner.discovery import discover
+
+    broken = discover().broken.values()
+    for cause in broken:
+        say(f"safesteer: {cause}")
+    return max((cause.exit_code for cause in broken), default=0)
+
+
 def defenses() -> Rows:
     """Ways to answer safely, for `safesteer chat` and the evaluations."""
-    from safesteer_interp.defenses.defense import DEFENSES, defense_class
+    from safesteer_interp.defenses.registry import DEFENSES, defense_class
 
     return [{"name": name, "what": (defense_class(name).__doc__ or "").strip().split("\n")[0]} for name in DEFENSES]
 
@@ -131,7 +140,7 @@ class List:
         else:
             columns = list(rows[0]) if rows else ["name"]
             emit_table(columns, [[row.get(column, "") for column in columns] for row in rows])
-        return 0
+        return unreadable_analyses() if self.kind == "analyses" else 0
 
 
 def main(arguments: Sequence[str]) -> int:

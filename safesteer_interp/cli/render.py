@@ -17,6 +17,8 @@ class Render:
     """Analyses by id; none: all."""
     figures: Path = Path("figures")
     """Folder of the results."""
+    analyses: Path | None = None
+    """Folder with analyses of your own, besides the shipped ones and those in ./analyses."""
     json: bool = False
     """Print the files written as JSON on stdout."""
 
@@ -24,7 +26,7 @@ class Render:
         """Draws and prints which files were written."""
         from safesteer_interp.report import render
 
-        written = render(self.ids, figures=self.figures)
+        written = render(self.ids, figures=self.figures, folder=self.analyses)
         if self.json:
             emit_json({"written": written})
         else:

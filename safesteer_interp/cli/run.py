@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run(Settings):
-    """Make the figures, tables and claims of analyses, in figures/<analysis>/<model>/.
+    """Make the figures, tables and claims of analyses, in figures/<analysis>/<model>/: the shipped ones, and yours in ./analyses.
 
     Finished and unchanged analyses are left alone; an interrupted run resumes; one failure stops no other.
     """
@@ -30,15 +30,17 @@ class Run(Settings):
     """Parameters, e.g. --set seed=1 layer_choice.pairs=20."""
     no_render: bool = False
     """Compute tables and claims only; draw later with `safesteer render`."""
+    no_rehearsal: bool = False
+    """Do not try your own analyses on the known-answer model first (a few seconds that find mistakes before a long trace)."""
 
     def run(self) -> int:
         """Runs, or prints the plan; the largest exit code of a failed analysis."""
         if bool(self.ids) == self.all:
             raise UsageError("name the analyses to run, or give --all for every one (`safesteer list analyses` shows them).")
-        return execute(self, self.ids, overrides(self.set), draw=not self.no_render)
+        return execute(self, self.ids, overrides(self.set), draw=not self.no_render, rehearsal=not self.no_rehearsal)
 
 
-def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], *, draw: bool = True) -> int:
+def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], *, draw: bool = True, rehearsal: bool = True) -> int:
     """Runs or plans with these settings and prints the outcome."""
     from safesteer_interp import runner
 
@@ -57,7 +59,9 @@ def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], 
                 print(f"{job.analysis.id}: {f'skipped, {job.excuse}' if job.excuse else job.folder}")
             print(f"{len(planned.groups)} traces to make, {size(planned.n_bytes)}")
         return 0
-    report = runner.run(ids, overrides=parameters, fresh=settings.fresh, render=render_folder if draw else None, **settings.for_runner())
+    render = render_folder if draw else None
+    options = settings.for_runner()
+    report = runner.run(ids, overrides=parameters, fresh=settings.fresh, render=render, rehearsal=rehearsal, **options)
     if settings.json:
         emit_json(report.record())
     else:

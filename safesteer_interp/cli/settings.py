@@ -17,14 +17,16 @@ class Settings:
 
     model: str = "mini"
     """"mini", "planted", a folder or a hub id."""
-    data: str = "bundled"
-    """The requests: a data set (`safesteer list datasets`) or a .jsonl file."""
+    data: str = ""
+    """The requests: a data set (`safesteer list datasets`) or a .jsonl file; default: bundled (planted for the planted model)."""
     data_root: Path | None = None
     """Folder with public benchmarks; default: $SAFESTEER_DATA."""
     profile: Literal["quick", "full"] = "quick"
     """Sizes: quick for minutes, full for the numbers of a paper."""
     out: Path = Path("figures")
     """Folder of the results."""
+    analyses: Path | None = None
+    """Folder with analyses of your own, besides the shipped ones and those in ./analyses."""
     store: Path | None = None
     """Folder of traces; default: "traces" in the user cache."""
     device: str = "cpu"
@@ -47,8 +49,8 @@ class Settings:
     """Print the outcome as JSON on stdout."""
 
     def for_runner(self) -> dict[str, Any]:
-        """The keyword arguments of `analysis.runner.run` and `plan`."""
-        return {"profile": self.profile, "out": self.out, **{name: getattr(self, name) for name in SETTINGS}}
+        """The keyword arguments of `runner.run` and `plan`."""
+        return {"profile": self.profile, "out": self.out, "folder": self.analyses, **{name: getattr(self, name) for name in SETTINGS}}
 
 
 def overrides(settings: tuple[str, ...]) -> dict[str, str]:

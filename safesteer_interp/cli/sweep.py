@@ -36,16 +36,17 @@ def main(arguments: Sequence[str]) -> int:
 
     from safesteer_interp.runner.discovery import discover
 
-    known = discover()
-    asked = next((known[word] for word in arguments if word in known), None)
-    if asked is not None and {"-h", "--help"} & set(arguments):
-        print(parameter_help(asked), end="\n\n")
+    if {"-h", "--help"} & set(arguments):
+        shipped = discover()
+        for asked in [shipped[word] for word in arguments if word in shipped][:1]:
+            print(parameter_help(asked), end="\n\n")
     settings, rest = tyro.cli(
         Sweep, prog="safesteer sweep", args=list(arguments), return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    if settings.id not in known:
-        raise UsageError(f'no analysis is called "{settings.id}".{did_you_mean(settings.id, known)}')
-    ranges = parse_ranges(rest, known[settings.id])
+    known = discover(settings.analyses)
+    for cause in known.failing([settings.id]).values():
+        raise cause
+    ranges = parse_ranges(rest, known.choose([settings.id])[0])
     if settings.dry_run:
         return execute(settings, [settings.id], {f"{settings.id}.{name}": value for name, value in ranges.items()})
     from safesteer_interp.runner import sweep
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse_ranges(rest: Sequence[str], analysis: Analysis) -> dict[str, str]:
     """{"layers": "0-29"} from ["--layers", "0-29"] (or "--layers=0-29"). Raises UsageError for what is no parameter of the analysis."""
-    from safesteer_interp.runner.params import field_help
+    from safesteer_interp.fields import field_help
 
     fields, found, words = field_help(analysis.params), {}, list(rest)
     while words:
@@ -80,7 +81,7 @@ def parse_ranges(rest: Sequence[str], analysis: Analysis) -> dict[str, str]:
 
 def parameter_help(analysis: Analysis) -> str:
     """The parameters of one analysis with their defaults and help."""
-    from safesteer_interp.runner.params import field_help
+    from safesteer_interp.fields import field_help
 
     defaults = analysis.parameters()
     lines = [f"Parameters of {analysis.id} ({analysis.question})"]

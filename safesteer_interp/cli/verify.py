@@ -21,8 +21,12 @@ class Verify:
     """Analyses by id; none: all."""
     model: str | None = None
     """Only this model's results; a path or hub id also says where to load it from."""
+    data: str | None = None
+    """Only results on this data set; the path of a .jsonl file also says where to read it from."""
     figures: Path = Path("figures")
     """Folder of the results."""
+    analyses: Path | None = None
+    """Folder with analyses of your own, besides the shipped ones and those in ./analyses."""
     retrace: bool = False
     """Also make the traces again."""
     data_root: Path | None = None
@@ -41,7 +45,9 @@ class Verify:
         places: dict[str, Any] = {"data_root": self.data_root, "device": self.device}
         if self.store is not None:
             places["store"] = self.store
-        report = verify(self.ids, model=self.model, figures=self.figures, retrace=self.retrace, **places)
+        report = verify(
+            self.ids, model=self.model, data=self.data, figures=self.figures, folder=self.analyses, retrace=self.retrace, **places
+        )
         emit_json(report.record()) if self.json else print(report)
         return report.exit_code
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from safesteer_interp.datasets.dataset import Dataset
 from safesteer_interp.datasets.pairs import Pair, Phrasing, choose, load_pairs, stable_hash
 from safesteer_interp.datasets.pictures import SceneImage
 from safesteer_interp.datasets.rendering import (
@@ -146,3 +147,11 @@ def _typography(pair: Pair, harmful: bool, draw: int, canvas: tuple[int, int], l
         seed=draw,
         canvas=canvas,
     )
+
+
+ENTRY = Dataset(
+    "bundled benchmark: harmful and harmless twins in five attack forms",
+    load_bundled,
+    licence="Apache-2.0 (pictures: Twemoji, CC BY 4.0)",
+    citation="safesteer-interp (CITATION.cff)",
+)

@@ -8,14 +8,16 @@ in another font than ours: for a probe, ask for `render=True`, which draws both 
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import replace
 from pathlib import Path
 
+from safesteer_interp.datasets.dataset import Dataset
 from safesteer_interp.datasets.pairs import assign_splits
-from safesteer_interp.datasets.rendering import BenchmarkTypography
+from safesteer_interp.datasets.recipes import BenchmarkTypography
+from safesteer_interp.datasets.roots import inside
 from safesteer_interp.errors import InputError
+from safesteer_interp.reading import parse_csv, read_text, unsound
 from safesteer_interp.requests import Attack, ImageFile, ImageSource, Request
 
 DATASET = "figstep"
@@ -61,7 +63,7 @@ def load_figstep(
         number = f"{row['category_id']}_{row['task_id']}"
         image: ImageSource | None = None
         if not text:
-            image = BenchmarkTypography(row["instruction"], "figstep") if render else _image(images / f"query_ForbidQI_{number}_6.png")
+            image = BenchmarkTypography(row["instruction"], "figstep") if render else _image(images, number)
         requests.append(_request(f"figstep-{number}", row["question"], row["category_name"], image, harmful=True))
     if benign:
         path = Path(root) / "figstep_benign_hiddendetect" / "data" / "FigStep" / "benign_questions.csv"
@@ -80,27 +82,24 @@ def instruction(question: str) -> str:
 
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a CSV file. Raises InputError when it is missing, not UTF-8, or lacks one of `columns`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; fetch the data set in its published layout or correct the data root.") from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise InputError(f"{path} cannot be read as UTF-8 text ({cause}).") from None
-    rows = list(csv.DictReader(text.splitlines(keepends=True)))
+    """The rows of a CSV file. Raises InputError when it is missing, not UTF-8, not CSV, or lacks one of `columns` (naming the line)."""
+    text = read_text(path, "fetch the data set in its published layout, or correct --data-root (SAFESTEER_DATA).")
+    known, rows = parse_csv(text, str(path))
     for column in columns:
-        if not rows or rows[0].get(column) is None:
+        if column not in known or not rows:
             raise InputError(f'{path} has no column "{column}"; expected {", ".join(columns)}.')
-        for number, row in enumerate(rows, start=2):
-            if not row[column]:
-                raise InputError(f'{path}, row {number}: field "{column}" is empty.')
-    return rows
+        for line, row in rows:
+            value = row[column]
+            if not value:
+                raise InputError(f'{path}, line {line}: field "{column}" is empty.')
+            if reason := unsound(value):
+                raise InputError(f'{path}, line {line}: field "{column}" holds {reason}; write the whole character or remove it.')
+    return [{column: value or "" for column, value in row.items()} for _, row in rows]
 
 
-def _image(path: Path) -> ImageFile:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; fetch FigStep's images, or pass render=True to draw them.")
-    return ImageFile(path)
+def _image(images: Path, number: str) -> ImageFile:
+    advice = 'fetch FigStep\'s images, or have them drawn: --data figstep:render ("render=True" in Python).'
+    return ImageFile(inside(images, f"query_ForbidQI_{number}_6.png", f"FigStep's image of {number}", advice))
 
 
 def _request(name: str, question: str, topic: str, image: ImageSource | None, harmful: bool) -> Request:
@@ -114,3 +113,12 @@ def _request(name: str, question: str, topic: str, image: ImageSource | None, ha
         dataset=DATASET,
         intent=question,
     )
+
+
+ENTRY = Dataset(
+    "FigStep SafeBench and benign questions drawn alike; options: render, text, tiny, include_unclear",
+    load_figstep,
+    folder="figstep",
+    licence="MIT; benign questions (HiddenDetect): none stated",
+    citation="arXiv:2311.05608; benign: arXiv:2502.14744",
+)

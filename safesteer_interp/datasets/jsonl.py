@@ -1,71 +1,104 @@
 """Requests from a file of JSON lines: the way to bring any other data set.
 
 One object per line with the fields `id`, `text`, `harmful` (required) and `image`, `attack`, `scenario`, `pair`, `split`, `intent`
-(optional). `image` is a path relative to the file's folder and may not leave it.
+(optional; `FIELDS` says what each means, and what stands in for it when it is missing). `image` is a path relative to the file's
+folder and may not leave it.
 """
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safesteer_interp.errors import InputError, did_you_mean
+from safesteer_interp.datasets.derived import Derived, derive
+from safesteer_interp.datasets.roots import inside
+from safesteer_interp.errors import BadRequestError, InputError, did_you_mean
+from safesteer_interp.reading import Odd, lines, parse_json, printable, read_text, unsound
 from safesteer_interp.requests import Attack, ImageFile, Request, Split
 
-FIELDS = ("id", "text", "harmful", "image", "attack", "scenario", "pair", "split", "intent")
+FIELDS: dict[str, str] = {
+    "id": "required; a name that no other row has",
+    "text": "required; the user's turn, without image placeholder or chat template",
+    "harmful": "required; true or false",
+    "image": "path of a picture, relative to the file's folder and inside it",
+    "attack": "TEXT, CB, SD, TYPO, SD_TYPO or none; missing: by form (without image TEXT, with one CB), harmless rows as their partners",
+    "scenario": "a category of your own, e.g. 06-Fraud",
+    "pair": "a name that a harmful row shares with its harmless twin in the same form; missing: the row is a pair of its own",
+    "split": "train, validation or test; missing: 50, 15 and 35 % of the pairs, by the hash of their name",
+    "intent": "the activity spelled out, for judges; missing: the text",
+}
+"""Field -> what it means (`safesteer list fields`)."""
+
+E = TypeVar("E", bound=StrEnum)
 
 
-def load_jsonl(path: Path | str, dataset: str | None = None) -> list[Request]:
+def load_jsonl(path: Path | str, dataset: str | None = None, *, bad: list[BadRequestError] | None = None) -> list[Request]:
     """The requests of a file of JSON lines; `dataset` defaults to the file's stem. Blank lines are skipped.
 
-    Without `attack`, a harmful request is CB beside an image and TEXT without, a harmless one `none`. Raises InputError, naming
-    file, line and field, for a missing file, a malformed line, an unknown field, a repeated id, or an image outside the folder.
+    Raises BadRequestError, naming file, line and field, for a malformed row: broken JSON, an unknown, missing, repeated or wrongly
+    filled field, half a surrogate pair or a NUL in a text, an id that is there twice, an image that is missing or outside the folder.
+    With a list `bad` such rows are put there and left out instead. InputError when the file is missing, not UTF-8, or holds no
+    request that can be used.
     """
+    return load_rows(path, dataset, bad=bad).requests
+
+
+def load_rows(path: Path | str, dataset: str | None = None, *, bad: list[BadRequestError] | None = None) -> Derived:
+    """The requests as `load_jsonl` gives them, with a note on what was derived for fields that are missing."""
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path of the data set.") from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise InputError(f"{path} cannot be read as UTF-8 text ({cause}).") from None
-    requests: list[Request] = []
+    rows: list[Request] = []
+    given: list[frozenset[str]] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    failures: list[BadRequestError] = []
+    for number, line in lines(read_text(path, "check the path of the data set.")):
+        where = f"{path}, line {number}"
+        name = f"line {number}"
+        try:
+            row = _object(line, where)
+            if isinstance(row.get("id"), str):
+                name = printable(row["id"])
+            request = _request(row, path, where, printable(dataset or path.stem))
+            if request.id in seen:
+                raise InputError(f'{where}: field "id" repeats "{name}" of line {seen[request.id]}; ids must be unique.')
+        except InputError as cause:
+            failures.append(BadRequestError(str(cause), name))
+            if bad is None:
+                raise failures[-1] from None
             continue
-        request = _request(line, path, f"{path}, line {number}", dataset or path.stem)
-        if request.id in seen:
-            raise InputError(f'{path}, line {number}: field "id" repeats "{request.id}" of line {seen[request.id]}; ids must be unique.')
         seen[request.id] = number
-        requests.append(request)
-    if not requests:
-        raise InputError(f"{path} holds no request; expected one JSON object per line.")
-    return requests
+        rows.append(request)
+        given.append(frozenset(field for field in row if row[field] is not None))
+    if not rows:
+        first = f" The first: {failures[0]}" if failures else ""
+        raise InputError(f"{path} holds no request{' that can be used' if failures else ''}; expected one JSON object per line.{first}")
+    if bad is not None:
+        bad += failures
+    return derive(rows, given)
 
 
-def _request(line: str, path: Path, where: str, dataset: str) -> Request:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as cause:
-        raise InputError(f"{where}: not valid JSON ({cause.msg} at column {cause.colno}).") from None
+def _object(line: str, where: str) -> dict[str, Any]:
+    row = parse_json(line, where)
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object with the fields {', '.join(FIELDS)}.")
     for field in row:
         if field not in FIELDS:
-            raise InputError(f'{where}: field "{field}" is unknown.' + did_you_mean(field, FIELDS))
+            raise InputError(f'{where}: field "{printable(field)}" is unknown.' + did_you_mean(field, FIELDS))
+    return row
+
+
+def _request(row: dict[str, Any], path: Path, where: str, dataset: str) -> Request:
     harmful = row.get("harmful")
     if not isinstance(harmful, bool):
-        raise InputError(f'{where}: field "harmful" must be true or false, not {harmful!r}.')
+        raise InputError(f'{where}: field "harmful" must be true or false, not {_shown(harmful)}.')
     name = _text(row, "image", where, required=False)
-    default = (Attack.CB if name else Attack.TEXT) if harmful else Attack.NONE
+    advice = "correct the path or remove the row."
     return Request(
         id=_text(row, "id", where),
         text=_text(row, "text", where),
         harmful=harmful,
-        attack=_member(row, "attack", Attack, default, where),
-        image=ImageFile(_inside(path.parent, name, where)) if name else None,
+        attack=_member(row, "attack", Attack, Attack.NONE, where),
+        image=ImageFile(inside(path.parent, name, f'{where}: field "image"', advice)) if name else None,
         scenario=_text(row, "scenario", where, required=False),
         pair=_text(row, "pair", where, required=False),
         split=_member(row, "split", Split, Split.TEST, where),
@@ -79,25 +112,28 @@ def _text(row: dict[str, Any], field: str, where: str, required: bool = True) ->
     if value is None and not required:
         return ""
     if not isinstance(value, str) or (required and not value.strip()):
-        raise InputError(f'{where}: field "{field}" must be {"a non-empty" if required else "a"} text, not {value!r}.')
+        raise InputError(f'{where}: field "{field}" must be {"a non-empty" if required else "a"} text, not {_shown(value)}.')
+    if reason := unsound(value):
+        raise InputError(f'{where}: field "{field}" holds {reason}; write the whole character or remove it.')
     return value
-
-
-E = TypeVar("E", bound=StrEnum)
 
 
 def _member(row: dict[str, Any], field: str, kind: type[E], default: E, where: str) -> E:
     value = row.get(field)
     if value is None:
         return default
-    if value not in [member.value for member in kind]:
-        raise InputError(f'{where}: field "{field}" is {value!r}.' + did_you_mean(str(value), [member.value for member in kind]))
+    known = [member.value for member in kind]
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f'{where}: field "{field}" is {_shown(value)}.' + did_you_mean(str(value)[:40], known))
     return kind(value)
 
 
-def _inside(folder: Path, name: str, where: str) -> Path:
-    if "\0" in name or Path(name).is_absolute() or not (folder / name).resolve().is_relative_to(folder.resolve()):
-        raise InputError(f'{where}: field "image" is "{name}", which leaves the folder {folder}; use a relative path inside it.')
-    if not (folder / name).is_file():
-        raise InputError(f'{where}: field "image" names {folder / name}, which does not exist.')
-    return folder / name
+def _shown(value: Any) -> str:
+    """A value as it may stand in a sentence: whole when short."""
+    if isinstance(value, Odd):
+        return repr(value)
+    try:
+        text = printable(repr(value))
+    except RecursionError:
+        return "a value nested too deep"
+    return text if len(text) <= 60 else text[:59] + "…"

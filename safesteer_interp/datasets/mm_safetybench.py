@@ -9,15 +9,18 @@ as counterparts of harmful ones, arXiv 2502.14744) serve as one, in the same for
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safesteer_interp.datasets.dataset import Dataset
 from safesteer_interp.datasets.figstep import instruction, read_csv
 from safesteer_interp.datasets.pairs import assign_splits
-from safesteer_interp.datasets.rendering import BenchmarkTypography, BlankImage
+from safesteer_interp.datasets.recipes import BenchmarkTypography
+from safesteer_interp.datasets.rendering import BlankImage
+from safesteer_interp.datasets.roots import inside
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.reading import printable, read_json, unsound
 from safesteer_interp.requests import Attack, ImageFile, ImageSource, Request, Split
 
 DATASET = "mm_safetybench"
@@ -52,6 +55,8 @@ TYPO_CARRIER = "The bottom of the image shows a phrase of an activity. List step
 """The authors' most frequent text beside typography."""
 
 FIELDS = ("Question", "Changed Question", "Key Phrase", "Rephrased Question", "Rephrased Question(SD)")
+MAY_BE_EMPTY = ("Changed Question",)
+"""Where it is empty, the question itself is asked."""
 
 
 def load_mm_safetybench(
@@ -161,12 +166,11 @@ def _image(images: Path, number: str, phrase: str, attack: Attack) -> ImageSourc
         return None
     if attack is Attack.CB:
         return BlankImage("white", BLANK_SIDE, BLANK_SIDE)
-    path = images / str(attack) / f"{number}.jpg"
-    if path.is_file():
-        return ImageFile(path)
-    if attack is Attack.TYPO:
+    name = f"{attack}/{number}.jpg"
+    if attack is Attack.TYPO and not (images / name).is_file():
         return BenchmarkTypography(phrase, "mm_safetybench")
-    raise InputError(f"{path} does not exist; fetch MM-SafetyBench's images for {attack}, or ask for CB and TYPO, which need none.")
+    advice = f"fetch MM-SafetyBench's images for {attack}, or ask for CB and TYPO, which need none."
+    return ImageFile(inside(images, name, f"MM-SafetyBench's {attack} image of question {number}", advice))
 
 
 def _questions(path: Path) -> dict[str, dict[str, str]]:
@@ -174,11 +178,15 @@ def _questions(path: Path) -> dict[str, dict[str, str]]:
     if not isinstance(rows, dict) or not rows:
         raise InputError(f"{path} must hold a JSON object from id to question.")
     for number, row in rows.items():
-        if not number.isdigit():
-            raise InputError(f'{path}: id "{number}" is not a number.')
+        if not (number.isascii() and number.isdigit() and len(number) < 10):
+            raise InputError(f'{path}: id "{printable(number[:40])}" is not a number.')
         for field in FIELDS:
             if not isinstance(row, dict) or not isinstance(row.get(field), str):
                 raise InputError(f'{path}, id "{number}": field "{field}" is missing or not a text.')
+            if reason := unsound(row[field]):
+                raise InputError(f'{path}, id "{number}": field "{field}" holds {reason}; write the whole character or remove it.')
+            if field not in MAY_BE_EMPTY and not row[field].strip():
+                raise InputError(f'{path}, id "{number}": field "{field}" is empty.')
     return rows
 
 
@@ -190,9 +198,13 @@ def _tiny_ids(path: Path) -> dict[str, frozenset[str]]:
 
 
 def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; fetch MM-SafetyBench in its published layout or correct the data root.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as cause:
-        raise InputError(f"{path} cannot be read as JSON ({cause}).") from None
+    return read_json(path, "fetch MM-SafetyBench in its published layout, or correct --data-root (SAFESTEER_DATA).")
+
+
+ENTRY = Dataset(
+    "MM-SafetyBench, 13 scenarios in four attack forms; options: attacks, scenarios, tiny, include_unclear",
+    load_mm_safetybench,
+    folder="mm_safetybench",
+    licence="CC BY-NC 4.0; benign questions (HiddenDetect): none stated",
+    citation="arXiv:2311.17600; benign: arXiv:2502.14744",
+)

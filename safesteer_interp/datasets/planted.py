@@ -15,6 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from PIL import Image
 
+from safesteer_interp.datasets.dataset import Dataset
 from safesteer_interp.requests import Attack, ImageSource, Request, Split
 
 SCENARIOS = {
@@ -76,6 +77,9 @@ class Mosaic(ImageSource):
     def load(self) -> Image.Image:
         return Image.fromarray(self.pixels)
 
+    def check(self) -> None:
+        """Nothing can go wrong."""
+
     def key(self) -> str:
         return hashlib.sha256(self.pixels.tobytes()).hexdigest()
 
@@ -136,3 +140,17 @@ def _picture(attack: Attack, harmful: bool, rng: np.random.Generator) -> Mosaic:
     share = (stop - start) / (stop - start + IMAGE_FILLERS)
     noise = float(np.clip(rng.normal(), -2.5, 2.5)) * NOISE_TINT / share
     return Mosaic(HARM_TINT * harmful / share, noise, (start, stop), int(rng.integers(1 << 31)))
+
+
+def load_planted(n_pairs: int = 60, seed: int = 0) -> list[Request]:
+    """The requests of the planted model (`planted_requests`), as a data set with the options `n_pairs` and `seed`."""
+    return planted_requests(n_pairs, seed)
+
+
+ENTRY = Dataset(
+    "closed world of the known-answer model; options: n_pairs, seed",
+    load_planted,
+    licence="Apache-2.0",
+    citation="safesteer-interp (CITATION.cff)",
+    known_answer=True,
+)

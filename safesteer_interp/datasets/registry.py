@@ -1,66 +1,89 @@
-"""Names of the data sets, and one function that loads any of them."""
+"""Names of the data sets, and one function that loads any of them. A new data set is one file with an `ENTRY`, and its name in `FILES`."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from safesteer_interp.datasets.bundled import load_bundled
-from safesteer_interp.datasets.figstep import load_figstep
-from safesteer_interp.datasets.jsonl import load_jsonl
-from safesteer_interp.datasets.mm_safetybench import load_mm_safetybench
-from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.datasets.dataset import Dataset
+from safesteer_interp.datasets.jsonl import load_jsonl, load_rows
+from safesteer_interp.datasets.options import check_options, split_name, typed
+from safesteer_interp.errors import BadRequestError, InputError, UsageError, did_you_mean
 from safesteer_interp.paths import data_root as default_data_root
-from safesteer_interp.requests import Request
+from safesteer_interp.reading import printable
+from safesteer_interp.requests import Request, check_images
+
+FILES = ("bundled", "figstep", "mm_safetybench", "planted", "utility")
+"""The files of this folder that hold a data set, each under its name."""
+
+DATASETS: dict[str, Dataset] = {name: import_module(f"safesteer_interp.datasets.{name}").ENTRY for name in FILES}
+
+_said: set[str] = set()
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """One entry of the registry."""
-
-    title: str
-    load: Callable[..., list[Request]]
-    folder: str | None
-    """Folder under the data root, in the layout its authors publish; None when nothing has to be fetched."""
-
-
-DATASETS: dict[str, Dataset] = {
-    "bundled": Dataset("bundled benchmark: 288 pairs, five attack forms", load_bundled, None),
-    "figstep": Dataset("FigStep SafeBench and benign twins rendered alike (arXiv 2311.05608)", load_figstep, "figstep"),
-    "mm_safetybench": Dataset("MM-SafetyBench (arXiv 2311.17600)", load_mm_safetybench, "mm_safetybench"),
-}
-
-
-def load_requests(name_or_path: str | Path, data_root: Path | str | None = None, **options: Any) -> list[Request]:
+def load_requests(
+    name_or_path: str | Path, data_root: Path | str | None = None, *, bad: list[BadRequestError] | None = None, **options: Any
+) -> list[Request]:
     """The requests of a registered data set, or of a file of JSON lines (`*.jsonl`).
 
-    `data_root` holds the folders of public benchmarks; it defaults to `$SAFESTEER_DATA` or `../shared/data`. `options` go to the
-    data set's own loader. Raises UsageError for an unknown name or option and InputError when files are missing or malformed.
+    A name may carry options ("figstep:render,tiny"); `options` are the same as keyword arguments, and go to the data set's own loader.
+    `data_root` holds the folders of public benchmarks; it defaults to `$SAFESTEER_DATA` or `../shared/data`. With a list `bad`, rows of
+    a file that cannot be used are put there and left out; without one the first of them raises. What a file does not say of its rows
+    is derived, and one line on stderr says how.
+
+    Raises UsageError for an unknown name or option and InputError when files are missing or malformed.
     """
-    if str(name_or_path).endswith(".jsonl"):
-        return _call("jsonl", load_jsonl, Path(name_or_path), options)
-    entry = DATASETS.get(str(name_or_path))
+    text = str(name_or_path)
+    if text.endswith(".jsonl"):
+        check_options("jsonl", load_jsonl, options)
+        found = load_rows(Path(name_or_path), bad=bad, **options)
+        if found.note:
+            _say(f"{Path(name_or_path).name}: {found.note}")
+        return found.requests
+    name, written = split_name(text)
+    entry = DATASETS.get(name)
     if entry is None:
         raise UsageError(
-            f'data set "{name_or_path}" is unknown; give a name or the path of a .jsonl file.' + did_you_mean(str(name_or_path), DATASETS)
+            f'data set "{printable(text)}" is unknown; give a name or the path of a .jsonl file.' + did_you_mean(name[:80], DATASETS)
         )
+    chosen = typed(name, entry.load, written) | options
+    check_options(name, entry.load, chosen)
     if entry.folder is None:
-        return _call(str(name_or_path), entry.load, None, options)
+        return entry.load(**chosen)
     root = Path(data_root) if data_root is not None else default_data_root()
     if root is None or not root.is_dir():
+        reason = f"{root} is not a folder" if root else "none was found"
         raise InputError(
-            f'data set "{name_or_path}" needs a data root: {f"{root} is not a folder" if root else "none was found"}; '
-            f"set SAFESTEER_DATA or pass data_root to the folder that holds {entry.folder}/."
+            f'data set "{name}" needs a data root, and {reason}; '
+            f"give the folder that holds {entry.folder}/ with --data-root (or SAFESTEER_DATA, or data_root= in Python)."
         )
-    return _call(str(name_or_path), entry.load, root, options)
+    if not (root / entry.folder).is_dir():
+        raise InputError(
+            f'data set "{name}": {root} holds no folder {entry.folder}/; fetch it in its published layout, or give the folder '
+            "that holds it with --data-root (or SAFESTEER_DATA, or data_root= in Python)."
+        )
+    return entry.load(root, **chosen)
 
 
-def _call(name: str, load: Callable[..., list[Request]], source: Path | None, options: dict[str, Any]) -> list[Request]:
-    known = set(inspect.signature(load).parameters) - {"root", "path"}
-    for option in options:
-        if option not in known:
-            raise UsageError(f'data set "{name}" has no option "{option}".' + did_you_mean(option, known))
-    return load(**options) if source is None else load(source, **options)
+def load_sound(
+    name_or_path: str | Path, data_root: Path | str | None = None, **options: Any
+) -> tuple[list[Request], list[BadRequestError]]:
+    """The requests that can be used, and one error for each row or image that cannot: what a run of many requests goes on with.
+
+    Raises as `load_requests` does, and the first error when nothing can be used.
+    """
+    bad: list[BadRequestError] = []
+    good, unreadable = check_images(load_requests(name_or_path, data_root, bad=bad, **options))
+    bad += unreadable
+    if not good and bad:
+        raise bad[0]
+    return good, bad
+
+
+def _say(sentence: str) -> None:
+    """One line on stderr, once in a process."""
+    if sentence not in _said:
+        _said.add(sentence)
+        print(sentence, file=sys.stderr, flush=True)

@@ -1,50 +1,59 @@
 """Typography and blank images: deterministic, fast, and with a box for every character drawn.
 
-All fonts are the DejaVu faces that ship inside matplotlib, so nothing is bundled. `typography(...)` gives the image with the box
-of each character (dense labels for training a vision tower); `render_typography(...)` the image alone. The same arguments give the
-same pixels. The two published recipes, FigStep's (arXiv 2311.05608) and MM-SafetyBench's (arXiv 2311.17600), are at the end; they
-differ from the originals in the font only (theirs are not redistributable).
+All faces are the DejaVu ones that ship inside matplotlib, so nothing is bundled; letters that they lack are drawn as `lettering` says.
+`typography(...)` gives the image with the box of each character (dense labels for training a vision tower); `render_typography(...)`
+the image alone. The same arguments give the same pixels. The two published recipes are in `recipes`, and are named here too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
-import textwrap
+import unicodedata
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from functools import lru_cache
 
-import matplotlib as mpl
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, features
+from PIL import Image, ImageDraw
 
+from safesteer_interp.datasets.lettering import FONTS, Colour, Face, face_for, font_named, load_font, put, signature, units
+from safesteer_interp.datasets.recipe_key import RENDERER_VERSION, recipe_key
+from safesteer_interp.datasets.recipes import BenchmarkTypography, figstep_typography, mm_safetybench_typography
 from safesteer_interp.errors import UsageError, did_you_mean
 from safesteer_interp.requests import ImageSource
 
-RENDERER_VERSION = 1
-"""Raised whenever a change here, in `pictures` or in their data moves a pixel; part of every image's key."""
+__all__ = [
+    "COLOURS",
+    "FONTS",
+    "INKS",
+    "LAYOUTS",
+    "LINE_HEIGHT",
+    "MARGIN",
+    "RENDERER_VERSION",
+    "SIZES",
+    "BenchmarkTypography",
+    "BlankImage",
+    "CharacterBox",
+    "Colour",
+    "Layout",
+    "StackedImage",
+    "Typography",
+    "TypographyImage",
+    "blank",
+    "figstep_typography",
+    "fit_size",
+    "layout_text",
+    "load_font",
+    "mm_safetybench_typography",
+    "recipe_key",
+    "render_typography",
+    "stack",
+    "typography",
+    "wrap",
+]
 
-Colour = tuple[int, int, int]
 Layout = str
 """One of `LAYOUTS`."""
 
-FONTS: tuple[str, ...] = (
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSans-Oblique",
-    "DejaVuSans-BoldOblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Bold",
-    "DejaVuSansMono-Oblique",
-    "DejaVuSansMono-BoldOblique",
-    "DejaVuSerif",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-Italic",
-    "DejaVuSerif-BoldItalic",
-)
 LAYOUTS: tuple[Layout, ...] = ("left", "centre", "right", "sign", "list")
 """left, centre, right: alignment; sign: centred inside a frame; list: FigStep-like, "Steps to ... 1. 2. 3."."""
 
@@ -104,31 +113,16 @@ class Typography:
     boxes: tuple[CharacterBox, ...]
 
 
-@cache
-def font_path(name: str) -> Path:
-    """File of a face in matplotlib's own font folder. Raises UsageError for an unknown name."""
-    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
-    if name not in FONTS or not path.is_file():
-        raise UsageError(f'font "{name}" is not one of the DejaVu faces that ship with matplotlib.' + did_you_mean(name, FONTS))
-    return path
-
-
-@lru_cache(maxsize=512)
-def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """The face at a pixel size, cached (basic layout: the same glyph positions with and without libraqm)."""
-    return ImageFont.truetype(str(font_path(name)), size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def wrap(text: str, font: Face, width: float) -> list[str]:
     """Greedy word wrap of every line of `text` to `width` pixels; a single word wider than that stays whole."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
         current = ""
-        for word in paragraph.split():
-            longer = f"{current} {word}" if current else word
+        for unit, spaced in units(paragraph, font):
+            longer = f"{current} {unit}" if current and spaced else current + unit
             if current and font.getlength(longer) > width:
                 lines.append(current)
-                current = word
+                current = unit
             else:
                 current = longer
         lines.append(current)
@@ -148,19 +142,19 @@ def fit_size(texts: tuple[str, ...], font: str, size: int, layout: Layout, canva
     at 8 pixels.
     """
     for candidate in range(size, 7, -1):
-        face = load_font(font, candidate)
-        if all(_fits(layout_text(text, layout), face, canvas) for text in texts):
+        drawn = [layout_text(text, layout) for text in texts]
+        if all(_fits(text, face_for(text, font, candidate), canvas) for text in drawn):
             return candidate
     raise UsageError(f"a text of {max(map(len, texts))} characters does not fit {canvas[0]}x{canvas[1]} pixels; shorten it.")
 
 
-def _fits(text: str, face: ImageFont.FreeTypeFont, canvas: tuple[int, int]) -> bool:
+def _fits(text: str, face: Face, canvas: tuple[int, int]) -> bool:
     width, height = canvas[0] - 2 * MARGIN, canvas[1] - 2 * MARGIN
     lines = wrap(text, face, width)
     return len(lines) * _line_height(face) <= height and max(map(face.getlength, lines)) <= width
 
 
-def _line_height(face: ImageFont.FreeTypeFont) -> int:
+def _line_height(face: Face) -> int:
     return round(face.size * LINE_HEIGHT)
 
 
@@ -216,12 +210,14 @@ def _draw(
     layout: Layout,
     seed: int,
     canvas: int | tuple[int, int],
-) -> tuple[Image.Image, list[str], ImageFont.FreeTypeFont, list[tuple[int, int]]]:
+) -> tuple[Image.Image, list[str], Face, list[tuple[int, int]]]:
     if layout not in LAYOUTS:
         raise UsageError(f'layout "{layout}" is unknown.' + did_you_mean(layout, LAYOUTS))
     width, height = (canvas, canvas) if isinstance(canvas, int) else canvas
-    face = load_font(font, fit_size((text,), font, size, layout, (width, height)))
-    lines = wrap(layout_text(text, layout), face, width - 2 * MARGIN)
+    text = unicodedata.normalize("NFC", text)
+    shown = layout_text(text, layout)
+    face = face_for(shown, font, fit_size((text,), font, size, layout, (width, height)))
+    lines = wrap(shown, face, width - 2 * MARGIN)
     widths = [face.getlength(line) for line in lines]
     step = _line_height(face)
     rng = random.Random(seed)
@@ -241,7 +237,7 @@ def _draw(
     if layout == "sign":
         draw.rounded_rectangle((2, 2, width - 3, height - 3), radius=8, outline=colour, width=2)
     for line, place in zip(lines, places, strict=True):
-        draw.text(place, line, font=face, fill=colour)
+        put(image, place, line, face, colour)
     return image, lines, face, places
 
 
@@ -265,52 +261,6 @@ def stack(top: Image.Image, bottom: Image.Image) -> Image.Image:
     return image
 
 
-def mm_safetybench_typography(phrase: str, font: str = "DejaVuSans") -> Image.Image:
-    """MM-SafetyBench's TYPO image (arXiv 2311.17600, `creation/2_img_process.py`): 90 px text on a canvas 1024 px wide.
-
-    Greedy wrap by words, continuation lines start with a space, height 90 * (lines + 1), black on white at (0, 45). The original
-    uses Arial.
-    """
-    face = load_font(font, 90)
-    lines: list[str] = []
-    current = ""
-    for word in phrase.split():
-        longer = f"{current} {word}" if current or lines else word
-        if current.strip() and face.getlength(longer) > 1024:
-            lines.append(current)
-            current = f" {word}"
-        else:
-            current = longer
-    lines.append(current)
-    image = Image.new("RGB", (1024, 90 * (len(lines) + 1)), (255, 255, 255))
-    draw = ImageDraw.Draw(image)
-    for i, line in enumerate(lines):
-        draw.text((0, 45 + 90 * i), line, font=face, fill=(0, 0, 0))
-    return image
-
-
-def figstep_typography(instruction: str, font: str = "DejaVuSansMono-Bold") -> Image.Image:
-    """FigStep's image (arXiv 2311.05608, `src/generate_prompts.py`): 760x760, bold monospace, wrapped at 15 characters.
-
-    The instruction ("Steps to ...") is followed by the empty items 1. to 3., from (20, 10) on. The original draws FreeMono Bold at
-    80 px, which puts the lines 75 px apart; DejaVu Sans Mono is taller, so it is drawn at 76 px on the same lines. More than nine
-    lines are drawn smaller, so that the empty items stay in the image.
-    """
-    lines = [*textwrap.wrap(instruction, width=15), "1. ", "2. ", "3. "]
-    pitch = min(75, 740 // len(lines))
-    image = Image.new("RGB", (760, 760), (255, 255, 255))
-    draw = ImageDraw.Draw(image)
-    for i, line in enumerate(lines):
-        draw.text((20, 10 + pitch * i), line, font=load_font(font, pitch + 1), fill=(0, 0, 0))
-    return image
-
-
-def recipe_key(kind: str, recipe: dict[str, Any]) -> str:
-    """Hex digest of a recipe, the renderer's version and FreeType's: equal keys mean equal pixels."""
-    whole = {"kind": kind, "renderer": RENDERER_VERSION, "freetype": features.version("freetype2"), **recipe}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class TypographyImage(ImageSource):
     """A text drawn as an image by `render_typography`; the fields are its arguments."""
@@ -327,22 +277,11 @@ class TypographyImage(ImageSource):
     def load(self) -> Image.Image:
         return render_typography(**asdict(self))
 
-    def key(self) -> str:
-        return recipe_key("typography", asdict(self))
-
-
-@dataclass(frozen=True)
-class BenchmarkTypography(ImageSource):
-    """A key phrase drawn by a published recipe."""
-
-    text: str
-    recipe: Literal["figstep", "mm_safetybench"]
-
-    def load(self) -> Image.Image:
-        return figstep_typography(self.text) if self.recipe == "figstep" else mm_safetybench_typography(self.text)
+    def check(self) -> None:
+        fit_size((unicodedata.normalize("NFC", self.text),), self.font, self.size, self.layout, self.canvas)
 
     def key(self) -> str:
-        return recipe_key("benchmark", asdict(self))
+        return recipe_key("typography", asdict(self) | signature(self.text, font_named(self.font)))
 
 
 @dataclass(frozen=True)
@@ -357,6 +296,9 @@ class BlankImage(ImageSource):
     def load(self) -> Image.Image:
         return blank(self.kind, self.width, self.height, self.seed)
 
+    def check(self) -> None:
+        blank(self.kind, 1, 1)
+
     def key(self) -> str:
         return recipe_key("blank", asdict(self))
 
@@ -370,6 +312,10 @@ class StackedImage(ImageSource):
 
     def load(self) -> Image.Image:
         return stack(self.top.load(), self.bottom.load())
+
+    def check(self) -> None:
+        self.top.check()
+        self.bottom.check()
 
     def key(self) -> str:
         return recipe_key("stacked", {"top": self.top.key(), "bottom": self.bottom.key()})

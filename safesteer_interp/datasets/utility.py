@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from safesteer_interp.datasets.dataset import Dataset
 from safesteer_interp.datasets.pairs import choose, stable_hash
 from safesteer_interp.datasets.pictures import SceneImage
 from safesteer_interp.datasets.rendering import FONTS, INKS, SIZES, BlankImage, Layout, TypographyImage, fit_size
@@ -24,6 +26,7 @@ from safesteer_interp.datasets.utility_items import (
     READ_TEXTS,
     TEXT_ITEMS,
 )
+from safesteer_interp.errors import UsageError, did_you_mean
 from safesteer_interp.requests import Attack, ImageSource, Request, Split
 
 DATASET = "utility"
@@ -170,3 +173,19 @@ def _follow() -> list[UtilityItem]:
 
 def _text() -> list[UtilityItem]:
     return [_item(i, "text", text, None, answers, "sentence") for i, (text, answers) in enumerate(TEXT_ITEMS)]
+
+
+def load_utility_requests(skills: Sequence[str] | None = None) -> list[Request]:
+    """The requests of the utility items, without their answers. Raises UsageError for a skill that does not exist."""
+    for skill in skills or ():
+        if skill not in SKILLS:
+            raise UsageError(f'the utility set has no skill "{skill}".' + did_you_mean(skill, SKILLS))
+    return [item.request for item in load_utility() if skills is None or item.skill in skills]
+
+
+ENTRY = Dataset(
+    "utility: reading, naming, counting, following, simple questions; all harmless; option: skills",
+    load_utility_requests,
+    licence="Apache-2.0 (pictures: Twemoji, CC BY 4.0)",
+    citation="safesteer-interp (CITATION.cff)",
+)

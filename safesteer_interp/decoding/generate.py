@@ -22,9 +22,9 @@ from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, sprea
 from safesteer_interp.decoding.sharing import Ask, Mixed, Way, batches_of, ways_of
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Attack, Request
 from safesteer_interp.tracing.sampling import uniforms
-from safesteer_interp.tracing.steps import stop_ids
 from safesteer_interp.tracing.tracer import Edit, Sampling
 from safesteer_interp.types import Logits
 

@@ -6,30 +6,23 @@ of the request, edits of the forward pass, a decoding policy, a contrast with th
 
 from __future__ import annotations
 
-import hashlib
-import json
+import inspect
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
-from importlib import import_module
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from safesteer_interp.content_digest import object_digest
 from safesteer_interp.decoding.generate import DEFAULT_SAMPLING, answer_asks, generate
 from safesteer_interp.decoding.loop import Decoded, StepRecord
 from safesteer_interp.decoding.policies import PLAIN, Policy
 from safesteer_interp.decoding.sharing import Ask, Combine
-from safesteer_interp.errors import UsageError, did_you_mean
+from safesteer_interp.errors import UsageError
+from safesteer_interp.fields import is_plain, option_types
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.tracer import Edit, Sampling
-
-DEFENSES: Mapping[str, str] = {
-    "none": "safesteer_interp.defenses.none:Undefended",
-    "safesteer": "safesteer_interp.defenses.safesteer:SafeSteer",
-    "ecso": "safesteer_interp.defenses.ecso:ECSO",
-    "coca": "safesteer_interp.defenses.coca:CoCA",
-}
-"""Name -> "module:class", imported only when asked for."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +56,25 @@ class Response:
 
 
 class Defense(ABC):
-    """A way to answer requests safely. Subclasses are dataclasses: their fields are the method's parameters."""
+    """A way to answer requests safely: a dataclass, whose fields are the method's parameters.
+
+    A class gives itself a `name` (`name = "preface"` in its body), which tables, figures and stored answers call it by, and defines
+    `respond`, or derives from `StagedDefense`. Raises UsageError, when the class is made, for one without a name.
+    """
 
     name: ClassVar[str]
     trained: ClassVar[bool] = False
     """True when `build` needs training requests."""
+
+    def __init_subclass__(cls, *, unnamed: bool = False, **kwargs: Any) -> None:
+        """`unnamed`: a base of other defenses, or one whose instances name themselves."""
+        super().__init_subclass__(**kwargs)
+        name = getattr(cls, "name", None)
+        if not unnamed and not (isinstance(name, property) or (isinstance(name, str) and name.strip())):
+            raise UsageError(
+                f'the defense {cls.__name__} has no name; write name = "{cls.__name__.lower()}" in the body of the class. Tables, figures '
+                "and stored answers call it by that."
+            )
 
     @abstractmethod
     def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
@@ -78,14 +85,33 @@ class Defense(ABC):
         """The defense ready for use on `mllm`; trained ones fit on the training requests."""
         return cls(**options)
 
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """Name -> type of what a user can set: the fields that text can give, and the named parameters of `build`."""
+        hints = typing.get_type_hints(cls.build)
+        named = [n for n, p in inspect.signature(cls.build).parameters.items() if p.kind is p.KEYWORD_ONLY and is_plain(hints.get(n))]
+        return {**option_types(cls), **{n: hints[n] for n in named}}
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], settings: Settings, mllm: MLLM | None = None) -> None:
+        """Raise UsageError for options that cannot work, before anything is fitted; called again once the model is loaded."""
+        if not cls.trained:
+            cls(**options)
+
     def fingerprint(self) -> str:
-        """Hex digest of the method and everything that affects its answers: the key under which responses are stored."""
-        settings: dict[str, Any] = asdict(self) if is_dataclass(self) and not isinstance(self, type) else {}
-        text = json.dumps({"defense": self.name, **settings}, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Hex digest of the method's code and of all its fields: the key under which responses are stored.
+
+        Raises UsageError, naming the field, for one whose content cannot be hashed.
+        """
+        return object_digest(self, f'the defense "{self.name}"')
 
 
-class StagedDefense(Defense):
+def is_staged(cls: type[Defense]) -> bool:
+    """Whether the five stages say all about a defense: its answers can share batches with others', and it can be composed."""
+    return issubclass(cls, StagedDefense) and cls.respond is StagedDefense.respond
+
+
+class StagedDefense(Defense, unnamed=True):
     """Rewrite, decode under edits, a policy and a contrast, review: override these five, and leave `respond`, which joins them."""
 
     def rewrite(self, mllm: MLLM, request: Request) -> Request:
@@ -101,8 +127,12 @@ class StagedDefense(Defense):
         return PLAIN
 
     def contrast(self, mllm: MLLM) -> Combine | None:
-        """How next-token logits of the rewritten request and of the request as it came make those of the answer; None: the first alone."""
+        """How next-token logits of the rewritten request and of its counterpart make those of the answer; None: the first alone."""
         return None
+
+    def counterpart(self, mllm: MLLM, request: Request) -> Request:
+        """The request that a contrast reads beside the rewritten one: as it came."""
+        return request
 
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """The finished answers, possibly replaced."""
@@ -130,7 +160,7 @@ class StagedDefense(Defense):
                 seed,
                 policy,
                 edits,
-                beside=request if combine is not None else None,
+                beside=self.counterpart(mllm, request) if combine is not None else None,
                 combine=combine,
                 key=request.key(),
             )
@@ -168,12 +198,3 @@ def answer(
 def greedy(settings: Settings, max_new_tokens: int) -> Settings:
     """Settings of an auxiliary question a defense asks the model: greedy, short, not recorded."""
     return replace(settings, sampling=Sampling(max_new_tokens=max_new_tokens, temperature=0.0), explain=False, stop=True)
-
-
-def defense_class(name: str) -> type[Defense]:
-    """The defense called `name`. Raises UsageError with the nearest names."""
-    if name not in DEFENSES:
-        raise UsageError(f'no defense is called "{name}".{did_you_mean(name, DEFENSES)}')
-    module, _, cls = DEFENSES[name].partition(":")
-    found: type[Defense] = getattr(import_module(module), cls)
-    return found

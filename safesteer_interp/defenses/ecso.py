@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings, answer, greedy
+from safesteer_interp.defenses.defense import Response, Settings, StagedDefense, answer, greedy
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 
@@ -19,7 +18,7 @@ AGAIN = (
 
 
 @dataclass(frozen=True)
-class ECSO(Defense):
+class ECSO(StagedDefense):
     """Eyes Closed, Safety On. Requests without an image are answered as they are."""
 
     name = "ecso"
@@ -29,9 +28,9 @@ class ECSO(Defense):
     exact: bool = False
     """True: harmful only if the verdict is exactly "yes" or "yes." (the released code); False: if it starts with "yes"."""
 
-    def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
-        """Answer, tell, and where the answer is told to be harmful: caption, and answer again without the image."""
-        first = answer(mllm, requests, settings)
+    def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
+        """Tell, and where the answer is told to be harmful: caption, and answer again without the image."""
+        first, requests = list(responses), [response.request for response in responses]
         pictured = [i for i, request in enumerate(requests) if request.image is not None]
         asked = [
             _asking(requests[i], TELL.format(query=requests[i].text, response=_plain(mllm, first[i].text)[: self.response_characters]))

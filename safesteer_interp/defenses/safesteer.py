@@ -7,29 +7,31 @@ the answer is sampled as usual.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from safesteer_interp.content_digest import content_digest, loaded_digest
 from safesteer_interp.decoding.custom_generate import guided_generate
 from safesteer_interp.decoding.policies import Guided, Opening, Policy, ProbeScorer, RandomScorer, RefusalTokens, Scorer, check_budget
-from safesteer_interp.defenses.defense import StagedDefense
+from safesteer_interp.defenses.defense import Settings, StagedDefense
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
-from safesteer_interp.files import write_bytes
+from safesteer_interp.files import read_json, read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import DecodingProbe
-from safesteer_interp.probes.training import SITE, fit_probe, training_trace
+from safesteer_interp.probes.fitting import check_fit, fit_probe, training_trace
+from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.requests import Request
-from safesteer_interp.tracing.trace import Traced
+from safesteer_interp.tracing.store import Store
+from safesteer_interp.tracing.trace import FIT_SPLIT, Traced
 from safesteer_interp.types import States
 from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, alignment_vectors
 
-FORMAT = "safesteer-defense/1"
+KIND, FILE = "safesteer-defense/2", "safesteer.safetensors"
 SCORERS = ("probe", "random", "refusal_tokens")
 GATES = ("none", "probe")
 
@@ -74,13 +76,9 @@ class SafeSteer(StagedDefense):
 
     def __post_init__(self) -> None:
         check_budget(self.k, self.steps)
-        for field, known in (("gate", GATES), ("scorer", SCORERS)):
-            if getattr(self, field) not in known:
-                raise UsageError(f'SafeSteer has no {field} "{getattr(self, field)}".{did_you_mean(getattr(self, field), known)}')
+        _check_choices(self.parameters())
         if self.alignment and self.vector is None:
             raise UsageError("SafeSteer aligns with a vector but has none; fit it on SD and CB requests, or set alignment=False.")
-        self.rule  # noqa: B018  (refuses an unknown sign or norm)
-        self._guided(None)  # refuses a negative temperature or mix now, not at the first answer
 
     @property
     def rule(self) -> ApplicationRule:
@@ -91,7 +89,7 @@ class SafeSteer(StagedDefense):
     def fit(
         cls, mllm: MLLM, requests: Sequence[Request], *, fit: str = "prompt", tracing: dict[str, Any] | None = None, **options: Any
     ) -> SafeSteer:
-        """Trace the training requests once (`probes/training.py`; `tracing` are its options) and fit probe and vector on them.
+        """Trace the training requests once (`tracing` are options of `probes.fitting.training_trace`) and fit probe and vector on them.
 
         `options` are the fields of SafeSteer. Requests of the TEST split are never used.
         """
@@ -100,24 +98,39 @@ class SafeSteer(StagedDefense):
 
     @classmethod
     def from_trace(
-        cls, mllm: MLLM, trace: Traced, *, fit: str = "prompt", probe: dict[str, Any] | None = None, **options: Any
+        cls,
+        mllm: MLLM,
+        trace: Traced,
+        *,
+        fit: str = "prompt",
+        split: str | None = FIT_SPLIT,
+        probe: dict[str, Any] | None = None,
+        **options: Any,
     ) -> SafeSteer:
-        """Fit on a stored trace with `final_norm` at `last_prompt` and `step:1-...`; `probe` are parameters of DecodingProbe.
+        """Fit on the requests of `split` in a stored trace with `final_norm` at `last_prompt` and `step:1-...`, never on the test split.
 
-        Raises InputError when a class is missing, or (with alignment) when there are no SD and CB requests.
+        `probe` are parameters of DecodingProbe. Raises InputError when a class is missing, or (with alignment) SD or CB requests are.
         """
-        of_prompts = fit_probe(mllm, trace, "prompt", **(probe or {}))
-        scoring = of_prompts if fit == "prompt" else fit_probe(mllm, trace, fit, **(probe or {}))
+        of_prompts = fit_probe(mllm, trace, "prompt", split=split, **(probe or {}))
+        scoring = of_prompts if fit == "prompt" else fit_probe(mllm, trace, fit, split=split, **(probe or {}))
         wanted = options.get("alignment", True)
-        vector = alignment_vectors(trace, sites=(SITE,))[str(SITE)] if wanted else None
+        vector = alignment_vectors(trace, sites=(SITE,), split=split)[str(SITE)] if wanted else None
         return cls(probe=scoring, prompt_probe=of_prompts, vector=vector, **options)
 
     @classmethod
-    def build(cls, mllm: MLLM, training: Sequence[Request] = (), **options: Any) -> SafeSteer:
-        """`fit`, by the registry's name for it."""
+    def build(cls, mllm: MLLM, training: Sequence[Request] = (), *, fit: str = "prompt", **options: Any) -> SafeSteer:
+        """`fit`, by the registry's name for it; what it reads is kept in the user's store of traces."""
         if not training:
             raise UsageError("SafeSteer is fitted on training requests, and none were given.")
-        return cls.fit(mllm, training, **options)
+        return cls.fit(mllm, training, fit=fit, tracing={"store": Store()}, **options)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], settings: Settings, mllm: MLLM | None = None) -> None:
+        """Raises UsageError for what the finished defense would refuse, and for more candidates than the model has words."""
+        check_fit(options.get("fit", "prompt"))
+        given: dict[str, Any] = {f.name: f.default for f in fields(cls)} | dict(options)
+        check_budget(given["k"], given["steps"], settings.sampling.max_new_tokens, mllm)
+        _check_choices(given)
 
     def with_random_vector(self, seed: int = 0) -> SafeSteer:
         """Control: an alignment vector of the same length in a random direction."""
@@ -185,45 +198,73 @@ class SafeSteer(StagedDefense):
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("probe", "prompt_probe", "vector")}
 
     def fingerprint(self) -> str:
-        """Hex digest of the parameters and the fitted numbers."""
-        parameters = {"defense": self.name, **self.parameters(), "force": None}  # forcing permits answers, it does not change them
-        digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-        for probe in (self.probe, self.prompt_probe):
-            for numbers in (probe.mean_, probe.coef_, probe.intercept_, probe.components_):
-                digest.update(b"" if numbers is None else numbers.tobytes())
-            if probe.centring_ is not None:
-                digest.update(probe.centring_.means_.tobytes())
-        if self.vector is not None and self.alignment:
-            digest.update(self.vector.mu.numpy().tobytes() + self.vector.mean_text.numpy().tobytes())
-        return digest.hexdigest()
+        """Hex digest of the code, the parameters and the fitted numbers; not of `force`, which permits answers and changes none."""
+        probes = [
+            [p.mean_, p.coef_, p.intercept_, p.components_, None if p.centring_ is None else p.centring_.means_]
+            for p in (self.probe, self.prompt_probe)
+        ]
+        vector = [self.vector.mu, self.vector.mean_text] if self.vector is not None and self.alignment else None
+        record = {
+            "defense": self.name,
+            "code": loaded_digest(type(self)),
+            **self.parameters(),
+            "force": None,
+            "probes": probes,
+            "vector": vector,
+        }
+        return content_digest(record, f'the defense "{self.name}"')
+
+    def to_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Probes, vector and parameters as tensors and a JSON-able record; `from_state` is the inverse."""
+        parts = {"prompt_probe": self.prompt_probe.to_state()}
+        if self.probe is not self.prompt_probe:
+            parts["probe"] = self.probe.to_state()
+        if self.vector is not None:
+            parts["vector"] = self.vector.to_state()
+        tensors = {f"{part}/{name}": x for part, (own, _) in parts.items() for name, x in own.items()}
+        return tensors, {"parameters": self.parameters(), **{part: record for part, (_, record) in parts.items()}}
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, np.ndarray], record: Mapping[str, Any], **options: Any) -> SafeSteer:
+        """The defense that `to_state` described; `options` replace stored parameters."""
+
+        def part(name: str) -> tuple[dict[str, np.ndarray], Any]:
+            return {key.removeprefix(f"{name}/"): x for key, x in tensors.items() if key.startswith(f"{name}/")}, record[name]
+
+        of_prompts = DecodingProbe.from_state(*part("prompt_probe"))
+        probe = DecodingProbe.from_state(*part("probe")) if "probe" in record else of_prompts
+        vector = AlignmentVector.from_state(*part("vector")) if "vector" in record else None
+        return cls(probe=probe, prompt_probe=of_prompts, vector=vector, **{**record["parameters"], **options})
 
     def save(self, folder: Path | str) -> Path:
-        """Write probes, vector and parameters into a folder (safetensors and JSON); returns it."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.probe.save(folder / "probe")
-        self.prompt_probe.save(folder / "prompt_probe")
-        if self.vector is not None:
-            self.vector.save(folder / "vector.safetensors")
-        record = {"format": FORMAT, "vector": self.vector is not None, "parameters": self.parameters()}
-        write_bytes(folder / "safesteer.json", (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
-        return folder
+        """Write probes, vector and parameters into a folder, as one safetensors file; returns the folder."""
+        tensors, record = self.to_state()
+        write_tensors(Path(folder) / FILE, tensors, record, kind=KIND)
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: Path | str, **options: Any) -> SafeSteer:
         """Read what `save` wrote; `options` replace stored parameters. Raises InputError when a file is missing or of another kind."""
-        path = Path(folder) / "safesteer.json"
-        try:
-            record = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist; give the folder that SafeSteer.save wrote.") from None
-        except (OSError, ValueError) as cause:
-            raise InputError(f"{path} cannot be read ({cause}); fit and save SafeSteer again.") from None
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise InputError(f"{path} is not of format {FORMAT}; fit and save SafeSteer again.")
-        vector = AlignmentVector.load(path.parent / "vector.safetensors") if record["vector"] else None
-        probes = [DecodingProbe.load(path.parent / name) for name in ("probe", "prompt_probe")]
-        return cls(probe=probes[0], prompt_probe=probes[1], vector=vector, **{**record["parameters"], **options})
+        path = Path(folder) / FILE
+        if not path.exists() and path.with_suffix(".json").exists():  # four files, as earlier versions wrote them
+            record = read_json(path.with_suffix(".json"))
+            probe, of_prompts = (DecodingProbe.load(path.parent / name) for name in ("probe", "prompt_probe"))
+            vector = AlignmentVector.load(path.parent / "vector") if record["vector"] else None
+            return cls(probe=probe, prompt_probe=of_prompts, vector=vector, **{**record["parameters"], **options})
+        if not path.exists():
+            raise InputError(f"{path} does not exist; give the folder that SafeSteer.save wrote.")
+        return cls.from_state(*read_tensors(path, KIND), **options)
+
+
+def _check_choices(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for a gate, scorer, sign or norm that does not exist, and for a negative temperature or mix."""
+    for field, known in (("gate", GATES), ("scorer", SCORERS)):
+        if given[field] not in known:
+            raise UsageError(f'SafeSteer has no {field} "{given[field]}".{did_you_mean(given[field], known)}')
+    ApplicationRule(given["sign"], given["norm"])
+    for field in ("temperature", "mix"):
+        if given[field] < 0:
+            raise UsageError(f"`{field}` of guided decoding is {given[field]}; it must be 0 or more.")
 
 
 def description(defense: SafeSteer) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from safesteer_interp.code_digest import source_digest
+from safesteer_interp.content_digest import content_digest, loaded_digest
 from safesteer_interp.defenses.defense import StagedDefense
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Role
+from safesteer_interp.steering import edits, schedule
 from safesteer_interp.steering.edits import add
 from safesteer_interp.steering.schedule import Schedule, alignment_edit
 from safesteer_interp.tracing.tracer import Edit
@@ -50,8 +51,8 @@ class Steered(StagedDefense):
         """
         change = add(direction, dose * direction.raw_norm / direction.residual_norm)
         sites = (direction.site,)
-        schedules = (Schedule(sites, last_prompt_only=True), Schedule(sites, frozenset({Role.GENERATED}), first_step=1))
-        return cls(tuple(schedule.edit(change) for schedule in schedules), (direction,))
+        parts = (Schedule(sites, last_prompt_only=True), Schedule(sites, frozenset({Role.GENERATED}), first_step=1))
+        return cls(tuple(part.edit(change) for part in parts), (direction,))
 
     def edits(self, mllm: MLLM) -> Sequence[Edit]:
         """The edits, after checking that they belong to this model."""
@@ -60,6 +61,6 @@ class Steered(StagedDefense):
         return self.given
 
     def fingerprint(self) -> str:
-        """Hex digest of the edits' keys, which cover vector, strength and schedule."""
+        """Hex digest of the edits' keys, which cover vector, strength and schedule, and of the code that makes edits."""
         record = {"defense": self.name, "edits": [[*map(str, edit.sites), edit.key] for edit in self.given]}
-        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        return content_digest({**record, "code": [loaded_digest(type(self)), source_digest(edits, schedule)]}, "the steering")

@@ -16,9 +16,9 @@ from safesteer_interp.decoding.generate import answer_asks
 from safesteer_interp.decoding.loop import Decoded
 from safesteer_interp.decoding.prompt_cache import remembering_prompts
 from safesteer_interp.decoding.sharing import Ask, by_answer_length, by_length
-from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings, StagedDefense, response_of, seeded
+from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings, StagedDefense, is_staged, response_of, seeded
 from safesteer_interp.defenses.none import Undefended
-from safesteer_interp.errors import InputError
+from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.judges import (
     DEGENERATION,
     REFUSAL,
@@ -70,7 +70,7 @@ def evaluate(
     and, unless `degeneration.perplexity` is set, its 99th percentile over the undefended answers (or all, without those) is the limit.
     Raises InputError for no requests or two requests with one id.
     """
-    named = dict(defenses) if isinstance(defenses, Mapping) else {defense.name: defense for defense in defenses}
+    named = dict(defenses) if isinstance(defenses, Mapping) else _by_name(defenses)
     _check(requests)
     conditions = [Condition(name, defense, requests, seeds) for name, defense in named.items()]
     table = respond(mllm, conditions, settings=settings, root=root, progress=progress)
@@ -173,8 +173,7 @@ def respond_stored(
 
 
 def _staged(defense: Defense) -> TypeGuard[StagedDefense]:
-    """Whether the four stages say all about a defense, so that its answers can share batches with others'."""
-    return isinstance(defense, StagedDefense) and type(defense).respond is StagedDefense.respond
+    return is_staged(type(defense))
 
 
 def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[[int], None]) -> None:
@@ -256,6 +255,15 @@ def _table(index: pd.DataFrame, lines: Sequence[Mapping[str, Any]], name: str, s
         steps=[line["steps"] for line in lines],
         seconds=[line["seconds"] for line in lines],
     )
+
+
+def _by_name(defenses: Sequence[Defense]) -> dict[str, Defense]:
+    """Raises UsageError for two of one name, one of which would be left out."""
+    names = [defense.name for defense in defenses]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f'two defenses are called "{name}"; give a mapping of names to defenses, with a name for each variant.')
+    return dict(zip(names, defenses, strict=True))
 
 
 def _check(requests: Sequence[Request]) -> None:

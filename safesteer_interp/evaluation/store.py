@@ -15,8 +15,8 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.paths import cache_dir
 
-FORMAT = 1
-"""Version of the lines; raise it whenever the same inputs would give other lines."""
+FORMAT = 2
+"""Version of the lines; raise it whenever the same inputs would give other lines. 2: the code of a defense is part of its key."""
 
 
 def response_fields(mllm: MLLM, defense: Defense, settings: Settings) -> dict[str, Any]:

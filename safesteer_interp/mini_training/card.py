@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from safesteer_interp.files import read_json, write_text
 from safesteer_interp.models.mini import assemble
 
 FOLDER = Path(assemble.__file__).parent
@@ -65,4 +65,4 @@ def with_numbers(text: str, card: dict[str, Any]) -> str:
 
 def update_card() -> None:
     """Rewrite the table of MODEL_CARD.md from mini-card.json."""
-    CARD.write_text(with_numbers(CARD.read_text(), json.loads(MEASURES.read_text())))
+    write_text(CARD, with_numbers(CARD.read_text(encoding="utf-8"), read_json(MEASURES)))

@@ -6,7 +6,6 @@ between text and images a bootstrap over pairs. The test split is touched here a
 
 from __future__ import annotations
 
-import json
 import platform
 import random
 import subprocess
@@ -24,12 +23,23 @@ from safesteer_interp.datasets.pairs import Phrasing, leaked_phrases, stable_has
 from safesteer_interp.datasets.pictures import SceneImage, picture_names
 from safesteer_interp.datasets.rendering import FONTS, INKS, SIZES, TypographyImage
 from safesteer_interp.datasets.utility import load_utility, score_utility
-from safesteer_interp.mini_training.answering import answers_of, is_answered, last_prompt_states
+from safesteer_interp.decoding.generate import generate, text_of
+from safesteer_interp.decoding.loop import Decoded
+from safesteer_interp.evaluation.judges import DEGENERATION
+from safesteer_interp.files import write_json
 from safesteer_interp.mini_training.words import word_lists
+from safesteer_interp.models.loading import load_folder, load_model
+from safesteer_interp.models.mini.assemble import shipped
+from safesteer_interp.models.mini.language import language_dir
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.probes.folds import split_folds
+from safesteer_interp.probes.separation import out_of_fold
 from safesteer_interp.progress import progress_bar
 from safesteer_interp.refusals import is_refusal
 from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.statistics import Estimate, cluster_auroc, cluster_mean, wilson
+from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.tracer import Sampling
 
 Row = dict[str, float | int]
 FORMS: tuple[Attack, ...] = (Attack.TEXT, Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO)
@@ -60,6 +70,26 @@ def row(estimate: Estimate) -> Row:
     return estimate.as_row()
 
 
+def answers_of(
+    mllm: MLLM, requests: Sequence[Request], *, max_new_tokens: int = 32, batch: int = 16, report: Callable[..., None] = lambda n: None
+) -> list[Decoded]:
+    """Greedy answers, in the order of the requests; `report(n)` is told of every n more."""
+    told = 0
+
+    def tell(done: int, _total: int) -> None:
+        nonlocal told
+        report(done - told)
+        told = done
+
+    return generate(mllm, requests, sampling=Sampling(max_new_tokens), batch_size=batch, progress=tell)
+
+
+def is_answered(mllm: MLLM, decoded: Decoded) -> bool:
+    """Neither refused nor degenerate, by the suite's own judges."""
+    text = text_of(mllm, decoded)
+    return not is_refusal(text) and not DEGENERATION.holds(decoded.ids, text)
+
+
 def word_requests(tokenizer: Any, n: int, seed: int = 31) -> list[tuple[Request, tuple[str, ...]]]:
     """`n` renderings of two to four random benchmark words, to be read; no training stage uses this seed's draws."""
     rng = random.Random(stable_hash("mini", "reading", seed))
@@ -74,7 +104,7 @@ def word_requests(tokenizer: Any, n: int, seed: int = 31) -> list[tuple[Request,
             " ".join(drawn), rng.choice(FONTS), rng.randint(*SIZES), colour, background, rng.choice(("left", "centre", "right", "sign")),
             rng.randrange(1 << 40, 1 << 41),
         )  # fmt: skip
-        found.append((Request(f"reading-{len(found)}", "Read the text in the image.", False, Attack.NONE, image), drawn))
+        found.append((Request("Read the text in the image.", image, id=f"reading-{len(found)}"), drawn))
     return found
 
 
@@ -101,7 +131,7 @@ def picture_requests(n: int | None, seed: int = 47) -> list[tuple[Request, str]]
 
     return [
         (
-            Request(f"naming-{name}", "What does the picture show?", False, Attack.NONE, SceneImage((name,), unseen(name))),
+            Request("What does the picture show?", SceneImage((name,), unseen(name)), id=f"naming-{name}"),
             name,
         )
         for name in names
@@ -109,13 +139,14 @@ def picture_requests(n: int | None, seed: int = 47) -> list[tuple[Request, str]]
 
 
 def refusal_measures(
-    model: Any, processor: Any, pairs: int | None, batch: int, report: Callable[..., None], split: Split = Split.TEST
+    mllm: MLLM, pairs: int | None, batch: int, report: Callable[..., None], split: Split = Split.TEST
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Refusals and answers by attack form, and the gap to text over pairs; also every answer by request id."""
     requests = load_bundled(FORMS, split, phrasing=Phrasing.MIXED)
     kept = sorted({r.pair for r in requests}, key=lambda p: stable_hash("mini", "evaluate", p))[:pairs]
     requests = [r for r in requests if r.pair in set(kept)]
-    said = dict(zip([r.id for r in requests], answers_of(model, processor, requests, batch=batch, report=report), strict=True))
+    decoded = dict(zip([r.id for r in requests], answers_of(mllm, requests, batch=batch, report=report), strict=True))
+    said = {name: text_of(mllm, answer) for name, answer in decoded.items()}
     found: dict[str, Any] = {}
     refused: dict[tuple[Attack, bool], np.ndarray] = {}
     for attack in FORMS:
@@ -123,7 +154,7 @@ def refusal_measures(
             part = sorted((r for r in requests if r.attack is attack and r.harmful is harmful), key=lambda r: r.pair)
             refused[attack, harmful] = np.array([is_refusal(said[r.id]) for r in part])
             found[f"refuses_{'harmful' if harmful else 'harmless'}_{attack}"] = rate(refused[attack, harmful].tolist())
-            found[f"answers_{'harmful' if harmful else 'harmless'}_{attack}"] = rate([is_answered(said[r.id]) for r in part])
+            found[f"answers_{'harmful' if harmful else 'harmless'}_{attack}"] = rate([is_answered(mllm, decoded[r.id]) for r in part])
     order = np.array(sorted(kept))
     for attack in (Attack.SD, Attack.TYPO, Attack.SD_TYPO):
         difference = refused[Attack.TEXT, True].astype(float) - refused[attack, True].astype(float)
@@ -131,37 +162,29 @@ def refusal_measures(
     return found, said
 
 
-def separation(model: Any, processor: Any, probe_pairs: int | None, batch: int, report: Callable[..., None]) -> dict[str, Row]:
+def separation(mllm: MLLM, probe_pairs: int | None, batch: int, report: Callable[..., None]) -> dict[str, Row]:
     """AUROC of harmful against twin by attack form: logistic probe fitted on training pairs, layer chosen on validation, value on test."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     found: dict[str, Row] = {}
     for attack in (Attack.TEXT, Attack.SD, Attack.TYPO):
         requests = load_bundled([attack], phrasing=Phrasing.MIXED)
         fitted = sorted({r.pair for r in requests if r.split is Split.TRAIN}, key=lambda p: stable_hash("mini", "probe", p))[:probe_pairs]
         requests = [r for r in requests if r.split is not Split.TRAIN or r.pair in set(fitted)]
-        states = last_prompt_states(model, processor, requests, batch=batch, report=report)
-        harmful = np.array([r.harmful for r in requests])
-        pair = np.array([r.pair for r in requests])
-        part = {s: np.array([r.split is s for r in requests]) for s in Split}
-        scores = []
-        for layer in range(len(states)):
-            probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
-            probe.fit(states[layer][part[Split.TRAIN]], harmful[part[Split.TRAIN]])
-            scores.append(probe.decision_function(states[layer]))
-        held = part[Split.VALIDATION]
+        trace = collect(mllm, requests, sites="resid_post", reads="last_prompt", batch_size=batch, store=None, progress=False)
+        report(len(requests))
+        states = trace.stack("last_prompt")
+        harmful, pair = trace.index["harmful"].to_numpy(bool), trace.index["pair"].to_numpy(str)
+        part = {s: (trace.index["split"] == str(s)).to_numpy() for s in Split}
+        scores = out_of_fold(states, harmful, split_folds(part[Split.TRAIN], pair), widths=("all",))[:, 0]
+        held, test = part[Split.VALIDATION], part[Split.TEST]
         best = int(np.argmax([cluster_auroc(s[held], harmful[held], pair[held], replicates=2).value for s in scores]))
-        test = part[Split.TEST]
         found[f"auroc_{attack}"] = row(cluster_auroc(scores[best][test], harmful[test], pair[test])) | {"layer": best}
     return found
 
 
-def utility_measures(model: Any, processor: Any, batch: int, report: Callable[..., None]) -> tuple[dict[str, Row], dict[str, str]]:
+def utility_measures(mllm: MLLM, batch: int, report: Callable[..., None]) -> tuple[dict[str, Row], dict[str, str]]:
     """Exact match on the utility set: all, text part, each skill; also every answer by item id."""
     items = load_utility()
-    said = answers_of(model, processor, [i.request for i in items], batch=batch, report=report)
+    said = [text_of(mllm, a) for a in answers_of(mllm, [i.request for i in items], batch=batch, report=report)]
     right = [score_utility(i, a) for i, a in zip(items, said, strict=True)]
     found = {"utility": rate(right)}
     for skill in dict.fromkeys(i.skill for i in items):
@@ -171,13 +194,10 @@ def utility_measures(model: Any, processor: Any, batch: int, report: Callable[..
 
 def unmodified_text_utility() -> Row:
     """The utility set's text part with the unmodified language model."""
-    from safesteer_interp.mini_training.texts import greedy
-    from safesteer_interp.models.mini.language import load_language
-
-    model, tokenizer = load_language()
+    mllm = load_folder(language_dir(), name="smollm2")
     items = load_utility(("text",))
-    said = [a for k in range(0, len(items), 8) for a, _ in greedy(model, tokenizer, [i.request.text for i in items[k : k + 8]], 32)]
-    return rate([score_utility(i, a) for i, a in zip(items, said, strict=True)])
+    said = answers_of(mllm, [i.request for i in items], batch=8)
+    return rate([score_utility(i, text_of(mllm, a)) for i, a in zip(items, said, strict=True)])
 
 
 def loading_cost() -> dict[str, float]:
@@ -200,20 +220,24 @@ def loading_cost() -> dict[str, float]:
 
 
 def evaluate_model(
-    model: Any, processor: Any, size: EvaluationSize, *, split: Split = Split.TEST, progress: bool = True
+    mllm: MLLM, size: EvaluationSize, *, split: Split = Split.TEST, progress: bool = True
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """All measures of one assembled model, and its answers by request id."""
-    reading, naming = word_requests(processor.tokenizer, size.readings), picture_requests(size.pictures)
+    reading, naming = word_requests(mllm.tokenizer, size.readings), picture_requests(size.pictures)
     with progress_bar("evaluating mini", None, enabled=progress) as advance:
-        found, said = refusal_measures(model, processor, size.pairs, size.batch, advance, split)
-        read = answers_of(model, processor, [r for r, _ in reading], max_new_tokens=20, batch=size.batch, report=advance)
+
+        def texts(requests: Sequence[Request], tokens: int) -> list[str]:
+            return [text_of(mllm, a) for a in answers_of(mllm, requests, max_new_tokens=tokens, batch=size.batch, report=advance)]
+
+        found, said = refusal_measures(mllm, size.pairs, size.batch, advance, split)
+        read = texts([r for r, _ in reading], 20)
         found["words_read"] = rate([ok for (_, words), a in zip(reading, read, strict=True) for ok in words_right(a, words)])
-        named = answers_of(model, processor, [r for r, _ in naming], max_new_tokens=12, batch=size.batch, report=advance)
+        named = texts([r for r, _ in naming], 12)
         found["pictures_named"] = rate([words_right(a, (name,))[0] for (_, name), a in zip(naming, named, strict=True)])
-        measures, more = utility_measures(model, processor, size.batch, advance)
+        measures, more = utility_measures(mllm, size.batch, advance)
         found |= measures
         if size.states:
-            found |= separation(model, processor, size.probe_pairs, size.batch, advance)
+            found |= separation(mllm, size.probe_pairs, size.batch, advance)
     said |= more | {r.id: a for (r, _), a in zip((*reading, *naming), (*read, *named), strict=True)}
     return found, said
 
@@ -225,22 +249,20 @@ def evaluate_mini(
 
     Every answer goes beside it as `<name>-answers.json`. Returns the card.
     """
-    from safesteer_interp.models.mini.assemble import load_mini, shipped
-
     known = shipped()
     size = size or EvaluationSize()
     started = time.time()
     card: dict[str, Any] = {"default": known["default"], "recipes": {}, "compute": known.get("compute", {})}
     for recipe in recipes or known["trained"]:
-        model, processor = load_mini(recipe)
+        mllm = load_model(f"mini:{recipe}")
         part = size if recipe == known["default"] else replace(size, states=False)
-        measures, said = evaluate_model(model, processor, part, progress=progress)
+        measures, said = evaluate_model(mllm, part, progress=progress)
         card["recipes"][recipe] = measures
-        output.with_name(f"{output.stem}-{recipe}-answers.json").write_text(json.dumps(said, indent=0, sort_keys=True) + "\n")
-        del model
+        write_json(output.with_name(f"{output.stem}-{recipe}-answers.json"), said, indent=0, sort_keys=True)
+        del mllm
     card["unmodified_text_utility"] = unmodified_text_utility()
     card["loading"] = loading_cost()
     card["minutes"] = round((time.time() - started) / 60, 1)
     card["machine"] = platform.machine()
-    output.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+    write_json(output, card, indent=1, sort_keys=True)
     return card

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
+from safesteer_interp.files import write_bytes
 from safesteer_interp.mini_training.batches import Example, answer_loss, collate, encode_turn
 from safesteer_interp.mini_training.grounding import new_projector, to_pixels
 from safesteer_interp.mini_training.resume import Checkpoint, Report, cosine, set_rate
@@ -143,5 +144,5 @@ def train_instruction(
             checkpoint.save(step + 1)
     save_adapter(wrapped, folder / f"{kind}_adapter.safetensors")
     halves = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in projector.state_dict().items()}
-    save_file(halves, folder / f"{kind}_projector.safetensors")
+    write_bytes(folder / f"{kind}_projector.safetensors", save(halves))
     return wrapped.eval(), projector.eval()

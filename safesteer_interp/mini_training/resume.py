@@ -1,4 +1,4 @@
-"""Resumable training: model and optimizer state as safetensors, written aside and renamed, with the step in the metadata."""
+"""Resumable training: model and optimizer state as safetensors, written whole or not at all, with the step in the metadata."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from safesteer_interp.files import write_bytes
 
 
 class Checkpoint:
@@ -38,9 +40,7 @@ class Checkpoint:
         tensors |= {f"buffer/{k}": b for k, b in self._buffers().items()}
         for key, p in self._parameters().items():
             tensors |= {f"moment/{key}/{what}": value for what, value in self.optimizer.state.get(p, {}).items()}
-        aside = self.path.with_suffix(".part")
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, aside, metadata={"step": str(step)})
-        aside.replace(self.path)
+        write_bytes(self.path, save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata={"step": str(step)}))
 
     def load(self) -> int:
         """Restore the state; the number of finished steps, 0 when there is no file."""
@@ -60,7 +60,11 @@ class Checkpoint:
 
 
 def cosine(step: int, total: int, peak: float, warmup: int, floor: float = 0.02) -> float:
-    """Learning rate with linear warm-up and cosine decay to `floor` of the peak."""
+    """Learning rate with linear warm-up and cosine decay to `floor` of the peak.
+
+    A function of the step alone, so that a resumed run needs no scheduler state. transformers' schedules differ from it at every step
+    of the warm-up: theirs starts at step / warmup, that is with a first step of rate nought.
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))

@@ -17,8 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from safesteer_interp.datasets.pairs import IMPERATIVES, QUESTIONS, leaked_phrases, load_pairs
+from safesteer_interp.decoding.generate import generate, text_of
+from safesteer_interp.files import write_json
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.refusals import contains_refusal, is_refusal
-from safesteer_interp.requests import Split
+from safesteer_interp.requests import Request, Split
+from safesteer_interp.tracing.tracer import Sampling
 
 FORMS = (
     *QUESTIONS,
@@ -130,14 +135,16 @@ class OwnAnswers:
         if path.is_file():
             self.table = {k: (v[0], bool(v[1])) for k, v in json.loads(path.read_text()).items()}
 
-    def ensure(self, prompts: list[str], model: Any, tokenizer: Any, *, batch: int = 24, report: Any = None) -> None:
-        """Generate what is missing. `report(done, total)` is called after every batch."""
+    def ensure(self, prompts: list[str], mllm: MLLM, *, batch: int = 24, report: Any = None) -> None:
+        """Generate what is missing with the unmodified model. `report(done, total)` is called after every batch, which is then kept."""
         missing = sorted(set(prompts) - set(self.table), key=len)
+        ends = stop_ids(mllm)
         for start in range(0, len(missing), batch):
             part = missing[start : start + batch]
-            for prompt, (answer, complete) in zip(part, greedy(model, tokenizer, part, ANSWER_TOKENS), strict=True):
-                self.table[prompt] = (answer, complete)
-            self.path.write_text(json.dumps(self.table, indent=0) + "\n")
+            asked = [Request(prompt, id=f"own-{start + i}") for i, prompt in enumerate(part)]
+            for prompt, answer in zip(part, generate(mllm, asked, sampling=Sampling(ANSWER_TOKENS), batch_size=batch), strict=True):
+                self.table[prompt] = (text_of(mllm, answer), answer.ids[-1] in ends)
+            write_json(self.path, self.table, indent=0)
             if report is not None:
                 report(min(start + batch, len(missing)), len(missing))
 
@@ -163,19 +170,6 @@ def whole_sentences(answer: str) -> tuple[str, bool]:
     """The answer up to the end of its last whole sentence, and whether there is one ("1." ends no sentence)."""
     ends = [found.end() for found in SENTENCE_END.finditer(answer)]
     return (answer[: ends[-1]], True) if ends else (answer, False)
-
-
-def greedy(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, system: str | None = None) -> list[tuple[str, bool]]:
-    """Greedy answers to text prompts: (answer, whether it ended by itself)."""
-    import torch
-
-    texts = [chat_text(tokenizer, prompt, system) for prompt in prompts]
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
-    with torch.inference_mode():
-        out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    new = out[:, inputs["input_ids"].shape[1] :]
-    ended = (new == tokenizer.eos_token_id).any(1).tolist()
-    return [(tokenizer.decode(row, skip_special_tokens=True).strip(), end) for row, end in zip(new, ended, strict=True)]
 
 
 def chat_text(tokenizer: Any, user: str, system: str | None = None) -> str:

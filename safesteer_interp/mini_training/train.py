@@ -7,7 +7,6 @@ the working folder; the same command carries on where it stopped.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.files import read_json, write_bytes, write_json
 from safesteer_interp.mini_training.alignment import AlignmentRecipe, Phase, train_alignment
 from safesteer_interp.mini_training.cells import Labeller
 from safesteer_interp.mini_training.grounding import HELD_OUT_SEED, GroundingRecipe, TokenTargets, new_grounding, train_grounding
@@ -28,7 +28,8 @@ from safesteer_interp.mini_training.resume import Report
 from safesteer_interp.mini_training.scenes import Scenes
 from safesteer_interp.mini_training.texts import OwnAnswers, answered_phrases, lines_of, question_of
 from safesteer_interp.mini_training.words import word_lists
-from safesteer_interp.models.mini.language import load_language
+from safesteer_interp.models.loading import load_folder
+from safesteer_interp.models.mini.language import language_dir, load_language
 from safesteer_interp.models.mini.lora import merge_adapter
 from safesteer_interp.models.mini.tower import SafesteerTower, SafesteerTowerConfig
 
@@ -128,9 +129,8 @@ class Training:
             step = max(1, len(prompts) // self.scale.answers)
             prompts = prompts[::step]
         if set(prompts) - set(answers.table):
-            model, tokenizer = load_language()
             report = Report("own answers", len(prompts))
-            answers.ensure(prompts, model.to(self.device), tokenizer, report=lambda done, _: report(done))
+            answers.ensure(prompts, load_folder(language_dir(), device=self.device), report=lambda done, _: report(done))
         return answers
 
     def tower(self) -> None:
@@ -151,7 +151,7 @@ class Training:
         found = cell_accuracy(eyes, targets, labeller.shard(HELD_OUT_SEED, self.scale.held_out))
         names = ("trunk_size", "low_blocks", "high_blocks", "n_codes", "code_size", "colours")
         shape = {name: getattr(eyes.config, name) for name in names}
-        (self.folder / "tower.json").write_text(json.dumps({"shape": shape, "cells": found}) + "\n")
+        write_json(self.folder / "tower.json", {"shape": shape, "cells": found})
         save_halves(eyes.state_dict(), self.weights / "tower.safetensors")
 
     def alignment(self, answers: OwnAnswers) -> None:
@@ -168,7 +168,7 @@ class Training:
             return
         model, tokenizer = load_language()
         merge_adapter(model, self.weights / "text_adapter.safetensors")
-        shape = json.loads((self.folder / "tower.json").read_text())["shape"]
+        shape = read_json(self.folder / "tower.json")["shape"]
         eyes = SafesteerTower(SafesteerTowerConfig(**shape, folded=True)).eval()
         eyes.load_state_dict({k: v.float() for k, v in load_file(self.weights / "tower.safetensors").items()})
         projector = grounded_projector(eyes)
@@ -180,15 +180,15 @@ class Training:
 
     def _describe(self, recipes: Sequence[ProjectorRecipe]) -> None:
         found = sorted(p.name.removesuffix("_projector.safetensors") for p in self.weights.glob("*_projector.safetensors"))
-        tower = json.loads((self.folder / "tower.json").read_text())
+        tower = read_json(self.folder / "tower.json")
         known = self.weights / "recipe.json"
-        spent = json.loads(known.read_text())["compute"] if known.is_file() else {}
+        spent = read_json(known)["compute"] if known.is_file() else {}
         # a resumed run must not overwrite the minutes of a finished stage with the seconds it takes to skip it
         spent |= {k: v for k, v in self.compute.items() if v > spent.get(k, 0)}
         card = {"default": str(recipes[0]), "trained": found, "tower": tower["shape"], "tower_cells": tower["cells"], "compute": spent}
-        known.write_text(json.dumps(card, indent=1) + "\n")
+        write_json(known, card, indent=1)
 
 
 def save_halves(state: dict[str, torch.Tensor], path: Path) -> None:
     """Write a state dict as float16 safetensors."""
-    save_file({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in state.items()}, path)
+    write_bytes(path, save({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in state.items()}))

@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safesteer_interp.models.encoding import encode
+    from safesteer_interp.models.encoding import Encoded, PromptEncoder
     from safesteer_interp.models.loading import available_models, load_model
-    from safesteer_interp.models.mllm import MLLM, Encoded
+    from safesteer_interp.models.mllm import MLLM
 
-__all__ = ["MLLM", "Encoded", "available_models", "encode", "load_model"]
-_HOMES = {"MLLM": "mllm", "Encoded": "mllm", "encode": "encoding", "load_model": "loading", "available_models": "loading"}
+__all__ = ["MLLM", "Encoded", "PromptEncoder", "available_models", "load_model"]
+_HOMES = {"MLLM": "mllm", "Encoded": "encoding", "PromptEncoder": "encoding", "load_model": "loading", "available_models": "loading"}
 
 
 def __getattr__(name: str) -> Any:

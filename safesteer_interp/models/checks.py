@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from safesteer_interp.errors import InputError
+from safesteer_interp.models.anatomy import Anatomy
 from safesteer_interp.models.head import soft_cap
 from safesteer_interp.models.layout import submodule
-from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.requests import Attack, Request
+from safesteer_interp.requests import Request
 from safesteer_interp.sites import Role
 
-_PROBE = Request(id="layout check", text="Describe a quiet morning, please.", harmful=False, attack=Attack.NONE)
+_PROBE = Request(id="layout check", text="Describe a quiet morning, please.")
 
 
-def check_layout(mllm: MLLM) -> None:
+def check_layout(mllm: Anatomy) -> None:
     """Verify that the layout means what it says: paths, widths, causality, residual sums, final norm and head, image token, roles.
 
     Costs one forward of a short prompt. Raises InputError naming the family, the field and what was found instead.
@@ -50,7 +50,7 @@ def check_layout(mllm: MLLM) -> None:
     _check_head(mllm, seen, logits)
 
 
-def _refuse(mllm: MLLM, field: str, reason: str) -> None:
+def _refuse(mllm: Anatomy, field: str, reason: str) -> None:
     raise InputError(
         f'{mllm.name}: the layout entry "{mllm.layout.family}" does not fit this model, field "{field}": {reason}; '
         "correct the entry in safesteer_interp/models/families."
@@ -60,7 +60,7 @@ def _refuse(mllm: MLLM, field: str, reason: str) -> None:
 class _Seen:
     """Hooks that keep what goes in and out of the layers, their blocks and the final norm; layer 0 is edited in row 1."""
 
-    def __init__(self, mllm: MLLM) -> None:
+    def __init__(self, mllm: Anatomy) -> None:
         self.mllm = mllm
         self.inputs: dict[str, Any] = {}
         self.outputs: dict[str, Any] = {}
@@ -104,7 +104,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool((a.float() - b.float()).norm() <= tolerance * b.float().norm() + 1e-6)
 
 
-def _check_widths(mllm: MLLM) -> None:
+def _check_widths(mllm: Anatomy) -> None:
     for field, path in (("embed_tokens", mllm.layout.embed_tokens), ("lm_head", mllm.layout.lm_head)):
         weight = getattr(submodule(mllm.model, path), "weight", None)
         if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.shape[1] != mllm.width:
@@ -112,7 +112,7 @@ def _check_widths(mllm: MLLM) -> None:
             _refuse(mllm, field, f'"{path}" has {found}, but [vocabulary, {mllm.width}] was expected')
 
 
-def _check_image_token(mllm: MLLM) -> None:
+def _check_image_token(mllm: Anatomy) -> None:
     if not mllm.takes_images:
         return
     if mllm.layout.image_token is None:
@@ -123,7 +123,7 @@ def _check_image_token(mllm: MLLM) -> None:
         _refuse(mllm, "image_token", f"id {token} is not in the tokenizer's vocabulary of {len(mllm.tokenizer)} tokens")
 
 
-def _check_layers(mllm: MLLM, seen: _Seen, logits: Tensor) -> None:
+def _check_layers(mllm: Anatomy, seen: _Seen, logits: Tensor) -> None:
     for i in range(mllm.n_layers):
         output = seen.outputs.get(f"layer {i}")
         if output is None:
@@ -147,7 +147,7 @@ def _check_layers(mllm: MLLM, seen: _Seen, logits: Tensor) -> None:
         _refuse(mllm, "layers", "editing the output of layer 0 does not change the logits")
 
 
-def _check_head(mllm: MLLM, seen: _Seen, logits: Tensor) -> None:
+def _check_head(mllm: Anatomy, seen: _Seen, logits: Tensor) -> None:
     state = seen.outputs.get("final_norm")
     if not isinstance(state, Tensor):
         _refuse(mllm, "final_norm", f'"{mllm.layout.final_norm}" was never called in a text-only forward')

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from safesteer_interp.errors import InputError
 from safesteer_interp.files import sha256_of
 
 _files: dict[tuple[str, int, int], str] = {}
@@ -26,13 +27,44 @@ def file_digest(path: Path) -> str:
 
 
 def state_digest(model: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of a model's parameters and buffers."""
+    """SHA-256 over names, dtypes, shapes and bytes of a model's parameters and buffers.
+
+    Raises InputError when one cannot be read: it is offloaded, or packed in a form of its own.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().cpu().contiguous()
+        try:
+            flat = tensor.detach().cpu().contiguous()
+            content = flat.reshape(-1).view(torch.uint8).numpy().tobytes()
+        except (NotImplementedError, RuntimeError, TypeError, AttributeError) as cause:
+            reason = " ".join(str(cause).split())[:100]
+            raise InputError(
+                f"the weight {name} cannot be read to fingerprint the model ({reason}); give MLLM.of a fingerprint of your own "
+                "(any text that changes whenever the weights do)."
+            ) from None
         digest.update(f"{name}|{flat.dtype}|{tuple(flat.shape)}|".encode())
-        digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(content)
     return digest.hexdigest()
+
+
+def adapter_settings(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+    """What peft's layers do beside their weights: which adapters are active, how they are scaled, whether they are merged or off."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "scaling", None), dict) and hasattr(module, "active_adapters"):
+            record = {
+                "active": list(module.active_adapters),
+                "scaling": {k: float(v) for k, v in sorted(module.scaling.items())},
+                "merged": list(getattr(module, "merged_adapters", ())),
+                "off": bool(getattr(module, "disable_adapters", False)),
+            }
+            found.append((name, record))
+    return found
+
+
+def given_fingerprint(text: str) -> str:
+    """Hex SHA-256 of a fingerprint that the user gives in the place of the weights."""
+    return hashlib.sha256(f"given\0{text}".encode()).hexdigest()
 
 
 def processor_digest(processor: Any) -> str:
@@ -63,6 +95,8 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
             digest.update(f"{path.name}:{file_digest(path)};".encode())
     else:
         digest.update(state_digest(model).encode())
+        if adapters := adapter_settings(model):
+            digest.update(json.dumps(adapters, sort_keys=True).encode())
     config = model.config.to_dict()
     for unstable in ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"):
         config.pop(unstable, None)

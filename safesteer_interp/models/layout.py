@@ -1,4 +1,4 @@
-"""Layout: where the parts of one architecture family live. One entry per family; adding a family is adding one entry.
+"""Layout: where the parts of one architecture family live, as data. One entry per family; adding a family is adding one entry.
 
 Entries live in `safesteer_interp/models/families/`, one file a family, and are found by `config.model_type`.
 """
@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from safesteer_interp.errors import InputError
-
-if TYPE_CHECKING:
-    from safesteer_interp.models.mllm import MLLM
 
 
 @dataclass(frozen=True)
@@ -51,14 +48,14 @@ class Layout:
     """config -> whether this entry fits, when two entries share a model type (PaliGemma 1 and 2)."""
     template: str | None = None
     """Chat template (Jinja) used when the checkpoint brings none."""
+    placeholder: str | None = None
+    """What stands for an image in a prompt, for chat templates that want one string instead of a list of parts."""
     around_text: Callable[[Any], tuple[str, str]] | None = field(default=None, compare=False)
     """tokenizer -> what the processor itself writes before the text and at the end of the prompt (PaliGemma: "<bos>", a newline)."""
     token_types: str | None = None
     """Name of the per-token input that marks image tokens, when the model wants it for text-only rows too."""
     processor_class: Callable[[], type] | None = field(default=None, compare=False)
     """Processor to load instead of transformers' own when torchvision (its video half) is not installed."""
-    tiny: Callable[[], MLLM] | None = field(default=None, compare=False)
-    """Builds a tiny random model with a real processor from configs alone (no hub): the model of every parity test."""
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:

@@ -30,8 +30,9 @@ from transformers.utils import logging as transformers_logging
 
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models.checks import check_layout
-from safesteer_interp.models.families import FAMILIES, layout_for
 from safesteer_interp.models.families.building import has_torchvision
+from safesteer_interp.models.families.layouts import layout_for
+from safesteer_interp.models.families.registry import FAMILIES
 from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.mllm import MLLM
@@ -50,10 +51,10 @@ def available_models() -> dict[str, str]:
         **{f"mini:{recipe}": f"mini with the projector recipe {recipe}" for recipe in mini_variants()},
         "planted": "known-answer LLaVA with a planted harm direction and modality gap; proves machinery, never a finding",
     }
-    for family, layout in FAMILIES.items():
-        kind = "MLLM" if layout.vision_tower else "text-only decoder"
-        models[f"tiny:{family}"] = f"four-layer random {kind} of the family, for tests"
-    types = sorted({t for layout in FAMILIES.values() for t in layout.model_types})
+    for name, family in FAMILIES.items():
+        kind = "MLLM" if family.layout.vision_tower else "text-only decoder"
+        models[f"tiny:{name}"] = f"four-layer random {kind} of the family, for tests"
+    types = sorted({t for family in FAMILIES.values() for t in family.layout.model_types})
     models["<folder or hub id>"] = "any checkpoint in safetensors of model type " + ", ".join(types)
     return models
 
@@ -172,10 +173,9 @@ def _bar_if_large(weights: list[Path]) -> Iterator[None]:
 
 
 def _tiny(family: str) -> MLLM:
-    layout = FAMILIES.get(family)
-    if layout is None or layout.tiny is None:
+    if family not in FAMILIES:
         raise UsageError(f'no family is called "{family}".{did_you_mean(family, FAMILIES)}')
-    return layout.tiny()
+    return FAMILIES[family].tiny()
 
 
 def _placed(mllm: MLLM, device: str, dtype: str) -> MLLM:

@@ -1,104 +1,91 @@
-"""MLLM: an untouched transformers model with its processor and layout, and the batch it consumes."""
+"""MLLM: a model that was checked and fingerprinted, however it came into memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from safesteer_interp.models.layout import Layout, submodule
-from safesteer_interp.requests import Request
-from safesteer_interp.types import Ids, Mask, Roles
+from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.models.anatomy import Anatomy
+from safesteer_interp.models.checks import check_layout
+from safesteer_interp.models.encoding import Encoded
+from safesteer_interp.models.families.layouts import layout_for
+from safesteer_interp.models.fingerprint import fingerprint as fingerprint_of
+from safesteer_interp.models.fingerprint import given_fingerprint
+from safesteer_interp.models.layout import Layout
+from safesteer_interp.models.special_tokens import set_padding
+
+__all__ = ["MLLM", "Encoded"]
 
 
 @dataclass
-class Encoded:
-    """A left-padded batch, ready for `model(**batch.inputs)`; roles say what each token is."""
+class MLLM(Anatomy):
+    """What `load_model` and `MLLM.of` return. The transformers model is never modified; hooks live in context managers."""
 
-    requests: tuple[Request, ...]
-    inputs: dict[str, Tensor]
-    """input_ids and attention_mask [batch, sequence], and whatever else the family wants (pixel_values, image_grid_thw, ...)."""
-    roles: Roles
-    """[batch, sequence] int8 values of sites.Role; PAD where attention_mask is 0."""
-
-    @property
-    def input_ids(self) -> Ids:
-        return self.inputs["input_ids"]
-
-    @property
-    def attention_mask(self) -> Mask:
-        return self.inputs["attention_mask"]
-
-    def to(self, device: torch.device | str) -> Encoded:
-        """The same batch on another device."""
-        return Encoded(self.requests, {k: v.to(device) for k, v in self.inputs.items()}, self.roles.to(device))
-
-
-@dataclass
-class MLLM:
-    """What `load_model` returns. The transformers model is never modified; hooks live in context managers."""
-
-    name: str
-    """"mini", "planted", a hub id or the folder's name; stamped on figures."""
-    model: PreTrainedModel
-    processor: Any
-    """The family's processor, or the tokenizer for text-only decoders. Pads left."""
-    layout: Layout
     fingerprint: str
     """SHA-256 over the weights, the config, the processor's files and the chat template: enters every trace key."""
     source: str = ""
     """Where it was loaded from (folder, hub id and revision)."""
-    system_prompt: str | None = None
-    """Default system turn; None leaves the template's own default."""
-    extras: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def tokenizer(self) -> Any:
-        return getattr(self.processor, "tokenizer", self.processor)
+    def known_answer(self) -> bool:
+        """True for a model whose right answers are planted: it proves machinery, and nothing found on it is a finding."""
+        return "planted" in self.extras
 
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        """The decoder layers, in order."""
-        return list(submodule(self.model, self.layout.layers).children())
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        processor: Any,
+        *,
+        name: str | None = None,
+        layout: Layout | None = None,
+        system_prompt: str | None = None,
+        fingerprint: str | None = None,
+        source: str = "in memory",
+        check: bool = True,
+    ) -> MLLM:
+        """An already loaded transformers model: quantised, merged, wrapped by peft, placed on several devices, as it is.
 
-    @property
-    def n_layers(self) -> int:
-        return len(self.layers)
+        The model is put into eval mode, and the tokenizer pads on the left with a token that the model knows; nothing else is changed.
 
-    @property
-    def final_norm(self) -> nn.Module:
-        return submodule(self.model, self.layout.final_norm)
+        Args:
+            processor: what `AutoProcessor` gives; for text-only decoders the tokenizer.
+            name: stamped on figures; by default the name the model was loaded by, else its class.
+            layout: where its parts are; by default the entry of its `config.model_type`.
+            system_prompt: default system turn; None leaves the template's own default.
+            fingerprint: anything that changes whenever the model's numbers do, for weights that cannot be read (offloaded) and for
+                functions that were patched, which the weights do not tell of. By default weights, config and processor are hashed.
+            check: verify the layout by two short forwards (see `check_layout`).
 
-    @property
-    def lm_head(self) -> nn.Module:
-        return submodule(self.model, self.layout.lm_head)
-
-    @property
-    def width(self) -> int:
-        """Width d of the residual stream."""
-        return int(self.model.config.get_text_config().hidden_size)
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
-
-    @property
-    def takes_images(self) -> bool:
-        return self.layout.vision_tower is not None
-
-    def encode(self, requests: Sequence[Request], *, pad_to: int | None = None) -> Encoded:
-        """Chat-templated, left-padded batch with roles. Requests with and without image may be mixed.
-
-        Raises InputError when a request has an image and the model takes none.
+        Raises InputError for an unsupported architecture, a processor that does not belong to it, or a wrong layout.
         """
-        from safesteer_interp.models.encoding import encode
+        if not isinstance(model, PreTrainedModel) and callable(wrapped := getattr(model, "get_base_model", None)):
+            model = wrapped()  # peft: the transformers model, its adapters in place
+        if not isinstance(model, PreTrainedModel):
+            raise UsageError(f"MLLM.of takes a transformers model, not {type(model).__name__}; pass what from_pretrained returned.")
+        layout = layout or layout_for(model.config)
+        name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__).rstrip("/").rpartition("/")[2]
+        if layout.vision_tower is not None and getattr(processor, "image_processor", None) is None:
+            raise InputError(f"{name} takes images, but {type(processor).__name__} prepares none; pass what AutoProcessor loads for it.")
+        set_padding(model, getattr(processor, "tokenizer", processor), name)
+        mllm = cls(
+            name=name,
+            model=model.eval(),
+            processor=processor,
+            layout=layout,
+            fingerprint=given_fingerprint(fingerprint) if fingerprint else fingerprint_of(model, processor),
+            source=source,
+            system_prompt=system_prompt,
+        )
+        if check:
+            check_layout(mllm)
+        return mllm
 
-        return encode(self, requests, pad_to=pad_to)
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        shape = f"{self.n_layers} layers of width {self.width}, {size / 1e6:,.0f} M parameters"
+        return f"MLLM({self.name!r}, {self.layout.family}, {shape}, {str(self.dtype).removeprefix('torch.')} on {self.device})"

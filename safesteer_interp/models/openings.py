@@ -12,7 +12,6 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from safesteer_interp.models.encoding import template_of
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.refusals import OPENINGS
 
@@ -65,13 +64,15 @@ def _rendered(mllm: MLLM, answer: str | None = None) -> str:
     """One user turn as the template writes it, ready for the answer, or with it."""
 
     def content(words: str) -> Any:
-        return [{"type": "text", "text": words}] if mllm.takes_images else words
+        return [{"type": "text", "text": words}] if mllm.encoder.frame(False).parts else words
 
     turns = [{"role": "user", "content": content("Hello.")}]
     if answer is not None:
         turns.append({"role": "assistant", "content": content(answer)})
     return str(
-        mllm.tokenizer.apply_chat_template(turns, chat_template=template_of(mllm), tokenize=False, add_generation_prompt=answer is None)
+        mllm.tokenizer.apply_chat_template(
+            turns, chat_template=mllm.encoder.template.source, tokenize=False, add_generation_prompt=answer is None
+        )
     )
 
 

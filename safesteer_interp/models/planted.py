@@ -24,10 +24,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     CLIPImageProcessorPil,
     LlavaConfig,
@@ -53,7 +54,6 @@ from safesteer_interp.datasets.planted import (
 )
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.families.llava import LAYOUT, VICUNA
-from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.types import Vector
 
@@ -73,6 +73,9 @@ NOISE, THRESHOLD, SHARPNESS = 0.5, 0.6, 10.0  # sd of the harm score, score at w
 REFUSAL_SCORE, COMPLIANCE_SCORE = 0.8, -0.5  # what layer 3 adds to the harm score of answer words
 _SEEN = NORM / 2  # norm of a state after RMSNorm
 FOUR_FILLERS = 1.81  # sd of the sum of four of the fillers' quantiles, drawn without replacement
+
+
+_TRUTHS: WeakKeyDictionary[nn.Module, PlantedTruth] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,15 @@ def build_planted(seed: int = 0, *, harm: float = 1.0, gap: float = 1.0, noise: 
             _write_layer(decoder.layers[number], rotation, generator, gap, token_scores, planted=number == PLANTED_LAYER)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    mllm = MLLM("planted", model, processor, LAYOUT, fingerprint(model, processor), source="built in code, planted weights")
-    mllm.extras["planted"] = _truth(tokenizer, rotation, harm, gap, noise, token_scores)
+    mllm = MLLM.of(model, processor, name="planted", layout=LAYOUT, source="built in code, planted weights", check=False)
+    _TRUTHS[model] = _truth(tokenizer, rotation, harm, gap, noise, token_scores)
     return mllm
 
 
 def planted_truth(mllm: MLLM) -> PlantedTruth:
     """What is planted in a model that `build_planted` made. Raises UsageError for any other model."""
-    truth = mllm.extras.get("planted")
-    if not isinstance(truth, PlantedTruth):
+    truth = _TRUTHS.get(mllm.model)
+    if truth is None:
         raise UsageError(f'{mllm.name} has no planted truth; build it with build_planted() or load_model("planted").')
     return truth
 

@@ -147,7 +147,7 @@ def style_of(kind: str, name: str) -> Style:
             if _plain(known) == key:
                 return style
     digest = sha256(key.encode()).digest()
-    return Style(_FALLBACK_COLORS[digest[0] % len(_FALLBACK_COLORS)], _FALLBACK_MARKERS[digest[1] % len(_FALLBACK_MARKERS)], str(name))
+    return Style(_FALLBACK_COLORS[digest[0] % len(_FALLBACK_COLORS)], _FALLBACK_MARKERS[digest[1] % len(_FALLBACK_MARKERS)], _label(name))
 
 
 def styles_of(kind: str, names: list[str]) -> dict[str, Style]:
@@ -159,7 +159,7 @@ def styles_of(kind: str, names: list[str]) -> dict[str, Style]:
     unknown = [n for n in names if n not in known]
     for i, name in enumerate(unknown):
         line = ("-", "--", ":", "-.")[(i // len(free)) % 4]
-        found[name] = Style(free[i % len(free)], _FALLBACK_MARKERS[i % len(_FALLBACK_MARKERS)], str(name), line)
+        found[name] = Style(free[i % len(free)], _FALLBACK_MARKERS[i % len(_FALLBACK_MARKERS)], _label(name), line)
     return {n: known[n] if n in known else found[n] for n in names}
 
 
@@ -167,6 +167,11 @@ def is_known(kind: str, name: str) -> bool:
     """True when the entity has a fixed look."""
     key = _plain(name)
     return any(_plain(known) == key for group in (kind, "control") for known in ENTITIES.get(group, {}))
+
+
+def _label(name: str) -> str:
+    """The name as a legend takes it: matplotlib leaves out labels that begin with "_", so a thin blank goes before."""
+    return f"\u2009{name}" if str(name).startswith("_") else str(name)
 
 
 def _plain(name: str) -> str:

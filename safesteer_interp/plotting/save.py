@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from safesteer_interp.files import write_bytes
+from safesteer_interp.plotting.letters import find_letters, let_powers_be_formulas, quietly
 
 FORMATS = ("pdf", "svg", "png")
 DPI = 200
@@ -27,13 +28,16 @@ def save_figure(figure: Figure, folder: Path, name: str = "figure") -> list[Path
     # a label is.
     resolution = figure.dpi
     figure.dpi = DPI
-    figure.draw_without_rendering()
+    let_powers_be_formulas(figure)
+    find_letters(figure)
+    with quietly():
+        figure.draw_without_rendering()
     engine = figure.get_layout_engine()
     figure.set_layout_engine("none")
     for kind in FORMATS:
         buffer = io.BytesIO()
         # The salt is set here too: a caller may draw without the style sheet, and without a salt SVG ids are random.
-        with rc_context({"svg.hashsalt": "safesteer", "svg.fonttype": "path", "pdf.fonttype": 42}):
+        with quietly(), rc_context({"svg.hashsalt": "safesteer", "svg.fonttype": "path", "pdf.fonttype": 42}):
             figure.savefig(buffer, format=kind, metadata=_METADATA[kind], dpi=DPI)
         path = folder / f"{name}.{kind}"
         write_bytes(path, buffer.getvalue())

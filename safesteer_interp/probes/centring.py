@@ -6,6 +6,7 @@ The paper's probe is fitted on prompt-final states but scores generated-token st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,19 @@ class StepCentring(TransformerMixin, BaseEstimator):
         steps = _steps(steps, len(X))
         at = np.clip(np.searchsorted(self.steps_, steps, side="right") - 1, 0, None)
         return np.asarray(X - self.means_[at])
+
+    def to_state(self) -> dict[str, np.ndarray]:
+        """The fitted numbers: steps, means and counts."""
+        check_is_fitted(self)
+        return {"steps": self.steps_.astype(np.int64), "means": self.means_, "counts": self.counts_.astype(np.int64)}
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, np.ndarray]) -> StepCentring:
+        """The fitted centring that `to_state` described."""
+        centring = cls()
+        centring.steps_, centring.means_, centring.counts_ = tensors["steps"], tensors["means"], tensors["counts"]
+        centring.n_features_in_ = centring.means_.shape[1]
+        return centring
 
 
 def _steps(steps: Any, n: int) -> np.ndarray:

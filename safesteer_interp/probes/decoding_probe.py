@@ -6,6 +6,7 @@ The same probe scores prompts (is this request harmful?) and, while decoding, ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,15 +22,17 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from safesteer_interp.errors import UsageError
+from safesteer_interp.files import read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.centring import StepCentring
 from safesteer_interp.probes.rds import fit_rds
-from safesteer_interp.probes.sign_test import SignTest
+from safesteer_interp.probes.signs import SignTest
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.tracing.origin import Origin
 
 Fit = Literal["prompt", "centred", "token"]
 SOLVERS = ("lbfgs", "rds")
+KIND = "safesteer-probe/1"
 
 
 class DecodingProbe(ClassifierMixin, BaseEstimator):
@@ -92,14 +95,19 @@ class DecodingProbe(ClassifierMixin, BaseEstimator):
             features = features @ self.components_.T
         weight, bias = self._fit_linear(features, codes)
         self.coef_, self.intercept_ = weight[None], np.array([bias])
-        self.weight_ = weight if self.components_ is None else weight @ self.components_
-        norm = np.linalg.norm(self.weight_)
-        self.direction_ = self.weight_ / norm if norm > 0 else self.weight_
+        self._span()
         self.fit_: Fit = "prompt"
         self.origin_ = Origin()
         self.sign_test_: SignTest | None = None
         self.centring_: StepCentring | None = None
         return self
+
+    def _span(self) -> None:
+        """The fitted function in the full space: `weight_` and, as a unit vector, `direction_`."""
+        weight = self.coef_[0]
+        self.weight_ = weight if self.components_ is None else weight @ self.components_
+        norm = np.linalg.norm(self.weight_)
+        self.direction_ = self.weight_ / norm if norm > 0 else self.weight_
 
     def _fit_linear(self, features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, float]:
         if self.solver == "rds":
@@ -179,18 +187,50 @@ class DecodingProbe(ClassifierMixin, BaseEstimator):
             'promote compliance; try the "token" or "centred" fit, or force it to measure what happens.'
         )
 
-    def save(self, path: Path | str) -> Path:
-        """Write `path`.safetensors and `path`.json (see `probes/persistence.py`); returns the path of the JSON file."""
-        from safesteer_interp.probes.persistence import save_probe
+    def to_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What a fitted probe is, as tensors and a JSON-able record; `from_state` is the inverse."""
+        check_is_fitted(self)
+        tensors: dict[str, np.ndarray] = {
+            "mean": self.mean_,
+            "coef": self.coef_,
+            "intercept": self.intercept_,
+            "loss_curve": np.asarray(self.loss_curve_, dtype=np.float64),
+        }
+        if self.components_ is not None:
+            tensors["components"] = self.components_
+        if self.centring_ is not None:
+            tensors |= {f"centring.{name}": values for name, values in self.centring_.to_state().items()}
+        return tensors, {
+            "parameters": self.get_params(),
+            "classes": self.classes_.tolist(),
+            "fit": self.fit_,
+            "origin": self.origin_.to_dict(),
+            "sign_test": self.sign_test_.to_dict() if self.sign_test_ else None,
+        }
 
-        return save_probe(self, path)
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> DecodingProbe:
+        """The fitted probe that `to_state` described."""
+        probe = cls(**record["parameters"])
+        probe.mean_, probe.coef_, probe.intercept_ = tensors["mean"], tensors["coef"], tensors["intercept"]
+        probe.components_, probe.loss_curve_ = tensors.get("components"), tensors["loss_curve"]
+        probe.classes_, probe.n_features_in_ = np.asarray(record["classes"]), len(probe.mean_)
+        probe._span()
+        probe.fit_, probe.origin_ = record["fit"], Origin.from_dict(record["origin"])
+        probe.sign_test_ = SignTest.from_dict(record["sign_test"]) if record["sign_test"] else None
+        centring = {name.removeprefix("centring."): x for name, x in tensors.items() if name.startswith("centring.")}
+        probe.centring_ = StepCentring.from_state(centring) if centring else None
+        return probe
+
+    def save(self, path: Path | str) -> Path:
+        """Write one safetensors file (numbers, and everything else in its metadata); returns its path."""
+        tensors, record = self.to_state()
+        return write_tensors(path, tensors, record, kind=KIND)
 
     @classmethod
     def load(cls, path: Path | str) -> DecodingProbe:
-        """Read what `save` wrote. Raises InputError when a file is missing, damaged or of another kind."""
-        from safesteer_interp.probes.persistence import load_probe
-
-        return load_probe(path)
+        """Read what `save` wrote. Raises InputError when the file is missing, damaged or of another kind."""
+        return cls.from_state(*read_tensors(path, KIND))
 
 
 def component_count(n_components: Any) -> int | None:

@@ -2,51 +2,22 @@
 
 The paper fits on prompt-final states and scores generated tokens with the result (`prompt`). That is out of the probe's
 distribution: `centred` removes the mean state of each decoding step before scoring, `token` fits on generated tokens to begin with.
+These take states as arrays; `probes/fitting.py` takes a trace.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.probes.centring import StepCentring
 from safesteer_interp.probes.decoding_probe import DecodingProbe, Fit
-from safesteer_interp.probes.sign_test import SignTest, sign_test
+from safesteer_interp.probes.signs import SignTest, sign_test
+from safesteer_interp.probes.tokens import TokenStates
 from safesteer_interp.tracing.origin import Origin
-
-
-@dataclass(frozen=True)
-class TokenStates:
-    """States of emitted tokens at the probe's site, one row per token. Rows with NaN (answer ended early) are dropped."""
-
-    states: Float[np.ndarray, "n d"]
-    refusal: Bool[np.ndarray, " n"]
-    """True for tokens of refusals, False for tokens of compliances."""
-    steps: Int[np.ndarray, " n"]
-    """Decoding step that consumed the token (1 = first generated token)."""
-    prompts: np.ndarray
-    """Pair id of each row's request: the cluster of the sign test."""
-
-    def __post_init__(self) -> None:
-        n = len(self.states)
-        for name in ("refusal", "steps", "prompts"):
-            values = np.asarray(getattr(self, name))
-            if len(values) != n:
-                raise InputError(f"token states have {n} rows but `{name}` has {len(values)}; give one entry per token.")
-            object.__setattr__(self, name, values)
-        keep = np.isfinite(self.states).all(axis=1)
-        if not keep.all():
-            for name in ("states", "refusal", "steps", "prompts"):
-                object.__setattr__(self, name, getattr(self, name)[keep])
-
-    def at(self, step: int) -> TokenStates:
-        """The rows of one decoding step."""
-        keep = self.steps == step
-        return TokenStates(self.states[keep], self.refusal[keep], self.steps[keep], self.prompts[keep])
 
 
 def run_sign_test(probe: DecodingProbe, tokens: TokenStates, *, replicates: int = 1000, seed: int = 0) -> SignTest:

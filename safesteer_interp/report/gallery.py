@@ -19,6 +19,7 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.files import read_json, write_text
 from safesteer_interp.report.intervals import claim_picture
 from safesteer_interp.report.tables import interval, merged, number
+from safesteer_interp.runner.folders import RECORD, STATUS_FILES, USUAL
 from safesteer_interp.runner.tables import table_files
 
 SHOWN_ROWS = 150
@@ -48,7 +49,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return self.model if self.dataset in ("bundled", "planted", "") else f"{self.model} on {self.dataset}"
+        return self.model if self.dataset in (USUAL, "") or self.known_answer else f"{self.model} on {self.dataset}"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -96,8 +97,8 @@ def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
     """Findings on real models, and the known-answer checks, each in gallery order."""
     found: tuple[dict[str, Finding], dict[str, Finding]] = ({}, {})
     for folder in sorted(p for p in figures.glob("*/*") if p.is_dir()):
-        note = next((folder / n for n in ("failed.json", "skipped.json") if (folder / n).is_file()), None)
-        if not (folder / "provenance.json").is_file() and note is None:
+        note = next((folder / n for n in STATUS_FILES if (folder / n).is_file()), None)
+        if not (folder / RECORD).is_file() and note is None:
             continue
         about, entry = _entry(folder, note, figures)
         group = found[1] if entry.known_answer else found[0]
@@ -114,12 +115,14 @@ def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
 
 def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, Any], Entry]:
     slug = f"{folder.parent.name}--{folder.name}".replace("@", "-").replace(".", "-")
-    if not (folder / "provenance.json").is_file() and note is not None:
+    if not (folder / RECORD).is_file() and note is not None:
         record = read_json(note)
         model, _, dataset = folder.name.partition("@")
+        about = {"model": model, "dataset": dataset, "known_answer": False, **record}
         status = "failed" if note.name == "failed.json" else "skipped"
-        return record["analysis"], Entry(slug, model, dataset, model == "planted", status, str(record["reason"]))
-    record = read_json(folder / "provenance.json")
+        return record["analysis"], Entry(slug, about["model"], about["dataset"], bool(about["known_answer"]), status, str(record["reason"]))
+    record = read_json(folder / RECORD)
+    ours = {*record["files"], RECORD, *STATUS_FILES} if "files" in record else {p.name for p in folder.iterdir()}
     claims = read_json(folder / "claims.json")
     about, model = record["analysis"], record["model"]
     failed = note is not None and note.name == "failed.json"
@@ -131,18 +134,24 @@ def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, An
         status="failed" if failed else "done",
         reason=str(read_json(note)["reason"]) if failed and note is not None else "",
         profile=record["profile"],
-        pictures=tuple(_pictures(folder, about, figures)),
+        pictures=tuple(_pictures(folder, about, figures, ours)),
         claims=tuple(_claim(c) for c in claims["claims"]),
         tables=tuple(_table(name, t, folder, figures) for name, t in table_files(folder, list(record["tables"])).items()),
-        downloads=tuple((p.name, p.relative_to(figures).as_posix()) for p in sorted(folder.iterdir()) if p.suffix[1:] in DOWNLOADS),
+        downloads=tuple(
+            (p.name, p.relative_to(figures).as_posix()) for p in sorted(folder.iterdir()) if p.suffix[1:] in DOWNLOADS and p.name in ours
+        ),
         facts=tuple(_facts(record)),
         scope=claims["scope"],
     )
     return about, entry
 
 
-def _pictures(folder: Path, about: dict[str, Any], figures: Path) -> list[dict[str, str]]:
-    paths = sorted(folder.glob("*.svg"), key=lambda p: (p.stem != "figure", p.stem))
+def _downloads(folder: Path, ours: set[str]) -> list[str]:
+    return [path.name for path in sorted(folder.iterdir()) if path.suffix[1:] in DOWNLOADS and path.name in ours]
+
+
+def _pictures(folder: Path, about: dict[str, Any], figures: Path, ours: set[str]) -> list[dict[str, str]]:
+    paths = sorted((p for p in folder.glob("*.svg") if p.name in ours), key=lambda p: (p.stem != "figure", p.stem))
     shown = []
     for path in paths:
         large = path.stat().st_size > 1_500_000 and path.with_suffix(".png").is_file()

@@ -5,28 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 
 from safesteer_interp.errors import InputError, SafeSteerError
-from safesteer_interp.files import read_json, write_text
-from safesteer_interp.plotting.save import FORMATS, save_figure
+from safesteer_interp.files import read_json, write_json, write_text
+from safesteer_interp.plotting.save import save_figure
 from safesteer_interp.plotting.style import style
 from safesteer_interp.report.tables import latex, markdown
 from safesteer_interp.runner.analysis import Analysis, like_returned
-from safesteer_interp.runner.discovery import analyses_folder, choose, discover
+from safesteer_interp.runner.discovery import discover
+from safesteer_interp.runner.folders import RECORD, remove_stale, written_files
 from safesteer_interp.runner.params import from_record
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.runner.tables import table_files
 
 
 def render_folder(analysis: Analysis, folder: Path) -> list[Path]:
-    """Draws one result folder again: <figure>.pdf, .svg, .png and <table>.tex, .md; pictures no longer drawn are removed.
+    """Draws one result folder again: <figure>.pdf, .svg, .png and <table>.tex, .md.
 
+    Pictures the suite once drew here and draws no longer are removed; files of anyone else's stay.
     Raises InputError, naming the file, when a table or provenance.json is missing or unreadable.
     """
-    record = read_json(folder / "provenance.json")
+    record = read_json(folder / RECORD)
     p = from_record(analysis.params, record["params"])
     tables = table_files(folder, list(record["tables"]))
     with style():
@@ -42,9 +45,16 @@ def render_folder(analysis: Analysis, folder: Path) -> list[Path]:
         ):
             write_text(folder / f"{name}.{kind}", text)
             written.append(folder / f"{name}.{kind}")
-    for stale in {p for kind in (*FORMATS, "tex", "md") for p in folder.glob(f"*.{kind}")} - set(written):
-        stale.unlink()
+    _keep_record(folder, record, [path.name for path in written])
     return written
+
+
+def _keep_record(folder: Path, record: dict[str, Any], drawn: list[str]) -> None:
+    """Removes what an earlier drawing left behind, and writes down what lies there now; an old record without a list stays as it is."""
+    listed = sorted({"claims.json", *(f"{name}.csv" for name in record["tables"]), *drawn})
+    remove_stale(folder, written_files(folder, record), listed)
+    if record.get("files", listed) != listed:
+        write_json(folder / RECORD, {**record, "files": listed})
 
 
 def render(ids: Iterable[str] = (), *, figures: Path = Path("figures"), folder: Path | None = None) -> list[Path]:
@@ -53,13 +63,13 @@ def render(ids: Iterable[str] = (), *, figures: Path = Path("figures"), folder: 
     Raises UsageError for an unknown analysis, InputError when there is no result, or, once the others are drawn, naming the results
     that could not be (a damaged file, or a table from before the analysis was changed).
     """
-    chosen = choose(ids, discover(folder))
-    results = [(a.id, record.parent) for a in chosen for record in sorted((Path(figures) / a.id).glob("*/provenance.json"))]
+    known, wanted = discover(folder), list(ids)
+    results = [(a.id, record.parent) for a in known.choose(wanted) for record in sorted((Path(figures) / a.id).glob(f"*/{RECORD}"))]
     outcomes = Parallel(n_jobs=max(1, min(len(results), os.cpu_count() or 1)))(
-        delayed(_attempt)(analysis, place, analyses_folder() if folder is None else folder) for analysis, place in results
+        delayed(_attempt)(analysis, place, folder) for analysis, place in results
     )
     written = [path for paths, _ in outcomes for path in paths]
-    failures = [failure for _, failure in outcomes if failure]
+    failures = [*map(str, known.failing(wanted).values()), *(failure for _, failure in outcomes if failure)]
     if failures:
         raise InputError("could not draw " + "; ".join(failures) + ". Run these analyses again with `safesteer run`.")
     if not written:
@@ -67,7 +77,7 @@ def render(ids: Iterable[str] = (), *, figures: Path = Path("figures"), folder: 
     return written
 
 
-def _attempt(analysis: str, place: Path, folder: Path) -> tuple[list[Path], str]:
+def _attempt(analysis: str, place: Path, folder: Path | None) -> tuple[list[Path], str]:
     """One folder drawn in a process of its own: the files written, or why they could not be."""
     try:
         return render_folder(discover(folder)[analysis], place), ""

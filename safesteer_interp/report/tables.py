@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pandas as pd
@@ -87,12 +88,24 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return "".join(_LATEX.get(c, c) for c in text.replace("\n", " ")).replace("–", "--")
+    """Text that LaTeX prints as it stands, wherever in a table it stands (a row that begins with "[" would be an option of the last)."""
+    shown = "".join(_LATEX.get(c, c) for c in _one_line(text).replace("--", "-\x00-")).replace("\x00", "{}").replace("–", "--")
+    return f"{{{shown[0]}}}{shown[1:]}" if shown[:1] in ("[", "*") else shown
+
+
+def escape_markdown(text: str) -> str:
+    """Text that GitHub shows as it stands in a table's cell: no bars, no markup, no formula between dollar signs, no entities."""
+    shown = re.sub(r"&(?=#?\w+;)", "&amp;", re.sub(r"([\\|`*$~])|(?<!\w)(_)|(_)(?!\w)|(\[)(?=[^\]]*\]\()", r"\\\g<0>", _one_line(text)))
+    return shown.replace("<", "&lt;")
+
+
+def _one_line(text: str) -> str:
+    """Line breaks and other control characters as blanks."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
 
 
 def _bar(cells: Any) -> str:
-    return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") for c in cells) + " |"
+    return "| " + " | ".join(escape_markdown(str(c)) for c in cells) + " |"
 
 
 def _text(value: Any) -> str:

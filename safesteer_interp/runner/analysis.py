@@ -7,9 +7,8 @@ redrawing needs no model: this module, and every module in `analyses/` at import
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +17,7 @@ import pandas as pd
 from safesteer_interp.errors import UsageError, did_you_mean
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.claim import Claim
+from safesteer_interp.runner.suitability import ANY_DATA, DataNeeds
 from safesteer_interp.tracing.spec import TraceSpec
 
 Tables: TypeAlias = pd.DataFrame | dict[str, pd.DataFrame]
@@ -51,6 +51,8 @@ class Analysis:
     """True: meaningless on a text-only model; the runner then skips it and the gallery says why."""
     attacks: tuple[Attack, ...] = ()
     """Attacks without which it cannot run; it is skipped, with the reason, on a data set that lacks one."""
+    data: DataNeeds = ANY_DATA
+    """What else it needs of a data set; it is skipped, with the reason, on one that lacks it."""
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Field values that differ from the defaults, by profile, e.g. {"full": {"pairs": None, "replicates": 2000}}."""
     order: int = 100
@@ -61,16 +63,31 @@ class Analysis:
     captions: Mapping[str, str] = field(default_factory=dict)
     """Extra caption per figure name, where `draw` returns several or the axes need a word."""
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a part that cannot be called as the runner will call it."""
+        for name, words in (("needs", "(p)"), ("table", "(ctx, p)"), ("claims", "(t, p)"), ("draw", "(t, p)")):
+            try:
+                inspect.signature(getattr(self, name)).bind(*words[1:-1].split(", "))
+            except TypeError as cause:
+                raise UsageError(f'`{name}` of analysis "{self.id}" must take {words}; it does not ({cause}).') from None
+        if not is_dataclass(self.params):
+            raise UsageError(f'`params` of analysis "{self.id}" must be a dataclass; it is {self.params!r}.')
+
     @property
     def source(self) -> Path:
         """The file that declares it."""
-        return Path(inspect.getfile(self.table))
+        return Path(self._module["__file__"])
 
     @property
     def question(self) -> str:
         """First line of the docstring of the module that declares it."""
-        doc = sys.modules[self.table.__module__].__doc__ or ""
-        return doc.strip().split("\n\n")[0].replace("\n", " ").strip() or self.title
+        return (self._module["__doc__"] or "").strip().split("\n\n")[0].replace("\n", " ").strip() or self.title
+
+    @property
+    def _module(self) -> dict[str, Any]:
+        """The globals of the module that declares it."""
+        found: dict[str, Any] = inspect.unwrap(self.table).__globals__
+        return found
 
     def parameters(self, profile: str = "quick", overrides: Mapping[str, Any] | None = None) -> Any:
         """Parameters of a profile, with overrides (typed values, or strings as given after `--set`).

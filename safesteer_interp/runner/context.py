@@ -51,9 +51,9 @@ class Context:
         return self.session.dataset
 
     @property
-    def planted(self) -> bool:
-        """True on the known-answer model, whose results prove machinery and are no findings."""
-        return self.model_name == "planted"
+    def known_answer(self) -> bool:
+        """True on a model whose right answers are known: its results prove machinery and are no findings."""
+        return self.session.known_answer
 
     def trace(self, spec: TraceSpec) -> TraceView:
         """States of the requests a spec picks; `needs` should have named it, else it is traced on the spot."""

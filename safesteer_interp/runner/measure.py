@@ -17,17 +17,20 @@ def measure(ctx: Context) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Tables of an analysis as they will be read back, and the record of the claims computed from them."""
     measured = as_tables(ctx.analysis.table(ctx, ctx.p))
     tables = {name: round_trip(t) for name, t in measured.items()}
-    return tables, claims_of(ctx.analysis, ctx.p, tables, model=ctx.model_name, dataset=ctx.dataset)
+    return tables, claims_of(ctx.analysis, ctx.p, tables, model=ctx.model_name, dataset=ctx.dataset, known_answer=ctx.known_answer)
 
 
-def claims_of(analysis: Analysis, p: Any, tables: Mapping[str, pd.DataFrame], *, model: str, dataset: str) -> dict[str, Any]:
+def claims_of(
+    analysis: Analysis, p: Any, tables: Mapping[str, pd.DataFrame], *, model: str, dataset: str, known_answer: bool
+) -> dict[str, Any]:
     """What claims.json holds, from the tables alone."""
-    return claim_records(analysis.claims(like_returned(tables), p), model=model, dataset=dataset, scope=scope_of(model))
+    claims = analysis.claims(like_returned(tables), p)
+    return claim_records(claims, model=model, dataset=dataset, scope=scope_of(model, known_answer))
 
 
-def scope_of(model: str) -> str:
+def scope_of(model: str, known_answer: bool) -> str:
     """The sentence that limits every claim to what it was measured on."""
-    if model == "planted":
+    if known_answer:
         return "Known-answer fixture with a planted harm direction: proves the machinery, not a finding."
     if model.partition(":")[0] == "mini":
         return f"Measured on {model}, the embedded model of 135M parameters; says nothing about larger models until run on them."

@@ -1,15 +1,16 @@
 """Provenance: enough to know where a number came from and to make it again.
 
-Everything in provenance.json is equal on a rerun, except the block "run": when, how long, how much memory, which commit. So all
-other files of a finding, and this one without that block, are byte-identical.
+provenance.json lies beside the figures, travels with them and is equal on a rerun. When, how long, on which machine and commit is kept
+in the user cache (`run_record`), for it says nothing about the numbers and would differ every time.
 """
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,21 +18,18 @@ from typing import Any
 
 import psutil
 
-from safesteer_interp.files import digest, digest_files
+from safesteer_interp.files import digest, write_json
+from safesteer_interp.paths import cache_dir
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.params import as_record
+from safesteer_interp.runner.source import measuring_code
 from safesteer_interp.tracing.demand import Demand
 
 PACKAGES = (
     "safesteer-interp", "torch", "transformers", "tokenizers", "nnsight", "transformer-lens", "numpy", "scipy", "scikit-learn",
     "pandas", "matplotlib", "seaborn", "pillow", "safetensors",
 )  # fmt: skip
-DRAWING = ("plotting", "report")
-"""Folders of the package that turn tables into pictures: a change there means drawing again, not measuring again."""
-NOT_MEASURING = (*DRAWING, "cli", "doctor.py", "mini_training", "progress.py")
-
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 def versions() -> dict[str, str]:
@@ -45,32 +43,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def measuring_code() -> str:
-    """Hash of the package's source, without what only draws or talks."""
-    return digest_files(_ROOT, ("*.py",), without=NOT_MEASURING)
+def input_key(analysis: Analysis, p: Any, *, model: str, dtype: str, dataset: str, demands: Sequence[tuple[Demand, str]]) -> str:
+    """Identity of a result: hash of everything that can move its table. Batch size, device, tracer and folders are left out.
 
-
-def drawing_code() -> str:
-    """Hash of the source, style sheets and templates that turn tables into pictures."""
-    return digest([digest_files(_ROOT / part, ("*.py", "*.mplstyle")) for part in DRAWING])
-
-
-def analysis_code(analysis: Analysis) -> str:
-    """Hash of the analysis's file and of the shared files ("_*.py") beside it."""
-    folder = analysis.source.parent
-    return digest([digest_files(folder, (analysis.source.name,)), digest_files(folder, ("_*.py",))])
-
-
-def input_key(ctx: Context, demands: list[tuple[Demand, str]], measuring: str) -> str:
-    """Identity of a result: hash of everything that can move its table. Batch size, device, tracer and folders are left out."""
+    `model` is the model's fingerprint; each demand comes with the hash of the requests behind it.
+    """
     return digest(
         {
-            "analysis": ctx.analysis.id,
-            "code": [analysis_code(ctx.analysis), measuring],
-            "params": as_record(ctx.p),
-            "model": ctx.model.fingerprint,
-            "dtype": ctx.session.settings.dtype,
-            "dataset": ctx.dataset,
+            "analysis": analysis.id,
+            "code": measuring_code(analysis.source),
+            "params": as_record(p),
+            "model": model,
+            "dtype": dtype,
+            "dataset": dataset,
             "demands": [[demand.__dict__, data] for demand, data in demands],
         }
     )
@@ -102,20 +87,12 @@ def peak_memory_mb() -> float:
 
 
 def provenance(
-    ctx: Context, *, key: str, data: Mapping[str, str], profile: str, rows: Mapping[str, int], seconds: float, git: Mapping[str, Any]
+    ctx: Context, *, key: str, data: Mapping[str, str], profile: str, rows: Mapping[str, int], files: Collection[str]
 ) -> dict[str, Any]:
     """What provenance.json holds. A model's or data set's folder is named by its last part only."""
-    model, s, a = ctx.model, ctx.session.settings, ctx.analysis
+    model, a = ctx.model, ctx.analysis
     return {
-        "analysis": {
-            "id": a.id,
-            "title": a.title,
-            "question": a.question,
-            "replicates": a.replicates,
-            "cites": list(a.cites),
-            "order": a.order,
-            "captions": dict(a.captions),
-        },
+        "analysis": about(a),
         "input_key": key,
         "profile": profile,
         "params": as_record(ctx.p),
@@ -127,25 +104,59 @@ def provenance(
             "layers": int(model.n_layers),
             "width": int(model.width),
             "takes_images": bool(model.takes_images),
-            "dtype": s.dtype,
-            "known_answer": ctx.planted,
+            "dtype": ctx.session.settings.dtype,
+            "known_answer": ctx.known_answer,
         },
         "data": {"name": _portable(ctx.dataset), "requests": dict(data)},
         "traces": sorted(ctx.trace_keys),
         "seeds": dict(sorted(ctx.seeds.items())),
-        "code": {"analysis": analysis_code(a), "package": measuring_code()},
+        "code": measuring_code(a.source),
         "tables": dict(rows),
+        "files": sorted(files),
         "versions": versions(),
-        "run": {
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(seconds, 2),
-            "peak_memory_mb": peak_memory_mb(),
-            "device": s.device,
-            "tracer": s.tracer,
-            "machine": platform.machine(),
-            **git,
-        },
     }
+
+
+def about(analysis: Analysis) -> dict[str, Any]:
+    """What the gallery says of an analysis without reading its file."""
+    a = analysis
+    return {
+        "id": a.id,
+        "title": a.title,
+        "question": a.question,
+        "replicates": a.replicates,
+        "cites": list(a.cites),
+        "order": a.order,
+        "captions": dict(a.captions),
+    }
+
+
+def run_record(analysis: str, place: str) -> Path:
+    """Where the facts of the last run of an analysis on a model are kept; `place` is the name of its result folder."""
+    return cache_dir() / "runs" / analysis / f"{place}.json"
+
+
+def note_run(ctx: Context, place: str, *, key: str, seconds: float, git: Mapping[str, Any]) -> None:
+    """Keeps when and how long a finding was measured, with how much memory, on which machine and commit."""
+    facts = {
+        "input_key": key,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 2),
+        "peak_memory_mb": peak_memory_mb(),
+        "device": ctx.session.settings.device,
+        "tracer": ctx.session.settings.tracer,
+        "machine": platform.machine(),
+        **git,
+    }
+    write_json(run_record(ctx.analysis.id, place), facts)
+
+
+def seconds_taken(analysis: str, place: str) -> float | None:
+    """How long the last run of an analysis on a model took here; None when it never ran."""
+    try:
+        return float(json.loads(run_record(analysis, place).read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _portable(source: str) -> str:

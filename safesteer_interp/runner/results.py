@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safesteer_interp.errors import SafeSteerError
+from safesteer_interp.errors import BadRequestError, SafeSteerError
 
 MEASURE_ERRORS: tuple[type[Exception], ...] = (
     SafeSteerError,
@@ -15,10 +15,14 @@ MEASURE_ERRORS: tuple[type[Exception], ...] = (
     AssertionError,
     AttributeError,
     ImportError,
+    EOFError,
     LookupError,
     MemoryError,
+    NameError,
     OSError,
     RuntimeError,
+    StopIteration,
+    SyntaxError,
     TypeError,
     ValueError,
 )
@@ -35,6 +39,8 @@ class AnalysisResult:
     folder: Path
     reason: str = ""
     """Why it was skipped or failed."""
+    note: str = ""
+    """What else there is to say, e.g. that it replaced another result."""
     seconds: float = 0.0
     verdicts: Mapping[str, str] = field(default_factory=dict)
     """Claim id -> verdict."""
@@ -53,6 +59,8 @@ class RunReport:
     results: tuple[AnalysisResult, ...]
     seconds: float
     out: Path
+    bad_requests: tuple[str, ...] = ()
+    """One sentence for every request that could not be used and was left out."""
 
     @property
     def failed(self) -> tuple[AnalysisResult, ...]:
@@ -60,8 +68,8 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing failed, else the largest code among the failures."""
-        return max((r.exit_code for r in self.failed), default=0)
+        """0 when nothing failed, else the largest code among the failures; 3 also when a request had to be left out."""
+        return max([*(r.exit_code for r in self.failed), *([BadRequestError.exit_code] if self.bad_requests else [])], default=0)
 
     def record(self) -> dict[str, Any]:
         """For `--json`."""
@@ -69,12 +77,14 @@ class RunReport:
             "seconds": round(self.seconds, 2),
             "out": str(self.out),
             "exit_code": self.exit_code,
+            "bad_requests": list(self.bad_requests),
             "results": [
                 {
                     "id": r.id,
                     "status": r.status,
                     "folder": str(r.folder),
                     "reason": r.reason or None,
+                    "note": r.note or None,
                     "seconds": round(r.seconds, 2),
                     "verdicts": dict(r.verdicts),
                 }
@@ -85,5 +95,7 @@ class RunReport:
     def __str__(self) -> str:
         counts = {s: sum(r.status == s for r in self.results) for s in ("done", "redrawn", "unchanged", "skipped", "failed")}
         lines = [", ".join(f"{n} {s}" for s, n in counts.items() if n) + f" in {self.seconds:.0f} s; results in {self.out}"]
+        lines += [f"{r.id}: {r.note}" for r in self.results if r.note]
         lines += [f"failed: {r.id}: {r.reason}" for r in self.failed]
+        lines += [f"left out: {sentence}" for sentence in self.bad_requests]
         return "\n".join(lines)

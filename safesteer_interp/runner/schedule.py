@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safesteer_interp import files
 from safesteer_interp.errors import NotApplicableError, SafeSteerError, UsageError, did_you_mean
 from safesteer_interp.paths import cache_dir
-from safesteer_interp.runner import provenance as origin
 from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.provenance import input_key, seconds_taken
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.runner.session import Session
-from safesteer_interp.runner.tables import folder_name
-from safesteer_interp.tracing.demand import Group
+from safesteer_interp.runner.suitability import lacking
+from safesteer_interp.tracing.demand import Demand, Group
 from safesteer_interp.tracing.spec import TraceSpec
 
 
@@ -25,16 +25,55 @@ from safesteer_interp.tracing.spec import TraceSpec
 class Job:
     """One analysis to run, with its parameters, its folder and what its result depends on."""
 
+    session: Session
     analysis: Analysis
     p: Any
     folder: Path
+    place: str = ""
+    """What the result folder is called, without the folders above."""
     specs: list[TraceSpec] = field(default_factory=list)
-    key: str = ""
-    data: dict[str, str] = field(default_factory=dict)
     excuse: str = ""
     """Why it is skipped; empty when it is not."""
     broken: Exception | None = None
     """What its `needs` failed with; raised when its turn comes, so that the others run."""
+
+    @cached_property
+    def demands(self) -> list[tuple[Demand, str]]:
+        """What is asked of the model, each with the hash of the requests behind it."""
+        return [(self.session.demand_of(spec), self.session.data_key(spec)) for spec in self.specs]
+
+    @cached_property
+    def key(self) -> str:
+        """Identity of the result. Raises what a wrong spec or an unreadable image raises."""
+        s = self.session
+        return input_key(
+            self.analysis, self.p, model=str(s.model.fingerprint), dtype=s.settings.dtype, dataset=s.dataset, demands=self.demands
+        )
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Hash of the requests behind each demand, for the provenance."""
+        return {f"{i}:{demand.dataset}": data for i, (demand, data) in enumerate(self.demands)}
+
+    @property
+    def marker(self) -> Path:
+        """The mark a finished result leaves in the user cache, never beside the figures: those are committed and travel."""
+        return cache_dir() / "results" / f"{self.key[:32]}.json"
+
+    def ask_again(self) -> None:
+        """Works out demands and key anew, now that a request was left out."""
+        for name in ("demands", "key"):
+            self.__dict__.pop(name, None)
+
+    def is_finished(self) -> bool:
+        """True when this very result was computed before and its tables and claims still lie there untouched."""
+        if self.broken is not None:
+            return False
+        try:
+            recorded = json.loads(self.marker.read_text(encoding="utf-8"))
+        except (SafeSteerError, OSError, ValueError):
+            return False  # never finished; or an unreadable image or a wrong spec: the attempt itself will say so
+        return bool(recorded.get("measured")) and files.files_of(self.folder, recorded["measured"])
 
 
 @dataclass(frozen=True)
@@ -70,22 +109,28 @@ def make_jobs(
 ) -> list[Job]:
     """One job per analysis: its parameters, folder and specs, and the reason to skip it where there is one.
 
-    Raises UsageError for an unknown parameter, InputError when the model or the run's data set cannot be loaded.
+    Raises UsageError for an unknown parameter or one that asks for what the model has not got (a layer), InputError when the model or
+    the run's data set cannot be loaded.
     """
     settings = _by_analysis(analyses, overrides)
-    place = folder_name(str(session.model.name), session.dataset)
     jobs = []
     for analysis in analyses:
-        job = Job(analysis, analysis.parameters(profile, settings[analysis.id]), Path(out) / analysis.id / place / subfolder)
-        job.excuse = _excuse(session, analysis)
+        given = settings[analysis.id]
+        folder = Path(out) / analysis.id / session.place / subfolder
+        place = "--".join(filter(None, (session.place, subfolder)))
+        job = Job(session, analysis, analysis.parameters(profile, given), folder, place, excuse=_excuse(session, analysis))
         if not job.excuse:
             try:
                 job.specs = list(analysis.needs(job.p))
                 for spec in job.specs:
-                    session.requests_for(spec)
+                    session.demand_of(spec)
+                missing = lacking(analysis.data, analysis.attacks, [(spec, session.requests_for(spec)) for spec in job.specs])
+                job.excuse = f'the data set "{session.dataset_name}" {missing}' if missing else ""
             except NotApplicableError as cause:
                 job.excuse = str(cause)
             except MEASURE_ERRORS as cause:
+                if given and isinstance(cause, UsageError):
+                    raise UsageError(f"{analysis.id} with {', '.join(f'{k} = {v}' for k, v in given.items())}: {cause}") from None
                 job.broken = cause
         jobs.append(job)
     return jobs
@@ -112,53 +157,17 @@ def _excuse(session: Session, analysis: Analysis) -> str:
     if analysis.requires_images and not session.model.takes_images:
         return f'the model "{session.model.name}" takes text only, and this question is about images.'
     has = {r.attack for r in session.all_requests()}
-    lacking = [str(a) for a in analysis.attacks if a not in has]
-    return f'the data set "{session.dataset}" has no request of attack {", ".join(lacking)}.' if lacking else ""
-
-
-def marker_of(key: str) -> Path:
-    """The mark a finished result leaves in the user cache, never beside the figures: those are committed and travel."""
-    return cache_dir() / "results" / f"{key[:32]}.json"
-
-
-def identify(session: Session, job: Job, measuring: str) -> None:
-    """Fills in the job's input key and the hash of the requests behind it."""
-    demands = [(session.demand_of(spec), session.data_key(spec)) for spec in job.specs]
-    job.key = origin.input_key(Context(session, job.analysis, job.p, Path()), demands, measuring)
-    job.data = {f"{i}:{demand.dataset}": data for i, (demand, data) in enumerate(demands)}
-
-
-def is_finished(session: Session, job: Job, measuring: str) -> bool:
-    """True when this very result was computed before and its tables and claims still lie there untouched."""
-    if job.broken is not None:
-        return False
-    try:
-        identify(session, job, measuring)
-    except SafeSteerError:
-        return False  # an unreadable image or a wrong spec: the attempt itself will say so
-    marker = marker_of(job.key)
-    if not marker.is_file():
-        return False
-    try:
-        recorded = json.loads(marker.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return bool(recorded.get("measured")) and files.files_of(job.folder, recorded["measured"])
+    absent = [str(a) for a in analysis.attacks if a not in has]
+    return f'the data set "{session.dataset_name}" has no request of attack {", ".join(absent)}.' if absent else ""
 
 
 class TimeLeft:
     """Time left, from what each analysis took the last time it ran here, else from the mean of those already run."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.known: dict[str, float] = {}
+        known = {job.analysis.id: seconds_taken(job.analysis.id, job.place) for job in jobs}
+        self.known = {name: seconds for name, seconds in known.items() if seconds is not None}
         self.seen: list[float] = []
-        for job in jobs:
-            path = job.folder / "provenance.json"
-            if path.is_file():
-                try:
-                    self.known[job.analysis.id] = float(json.loads(path.read_text(encoding="utf-8"))["run"]["seconds"])
-                except (ValueError, KeyError, TypeError):
-                    continue
 
     def took(self, job: Job, seconds: float) -> None:
         if seconds:

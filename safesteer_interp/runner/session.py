@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from safesteer_interp.errors import NotApplicableError
+from safesteer_interp.errors import BadRequestError, NotApplicableError
 from safesteer_interp.files import digest
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.requests import Request
+from safesteer_interp.runner.folders import USUAL, folder_name, model_label
 from safesteer_interp.sites import ReadKind
 from safesteer_interp.tracing.demand import Catalogue, Demand, Group, unite
 from safesteer_interp.tracing.spec import TraceSpec, pick
@@ -26,7 +27,8 @@ class Settings:
     """Where a run gets its model and data from, and how it computes; what is not about any one analysis."""
 
     model: str = "mini"
-    data: str = "bundled"
+    data: str = ""
+    """A data set's name, or the path of a .jsonl file; empty: the model's own, which is the bundled benchmark for every real model."""
     data_root: Path | None = None
     store: Path | None = None
     """Folder of the traces; None: `traces` in the user cache."""
@@ -57,6 +59,8 @@ class Session:
     """An MLLM to use instead of loading `settings.model` (tests, notebooks)."""
     loaded_requests: dict[str, list[Request]] = field(default_factory=dict)
     """Data sets by name, filled as they are loaded; tests and notebooks may hand in their own."""
+    bad: list[BadRequestError] = field(default_factory=list)
+    """Requests that cannot be used, and why; the others go on without them."""
 
     @cached_property
     def model(self) -> Any:
@@ -75,26 +79,53 @@ class Session:
         return remembering_prompts(self.model)
 
     @property
+    def known_answer(self) -> bool:
+        """True for a model whose right answers are known."""
+        return bool(self.model.known_answer)
+
+    @property
+    def usual_dataset(self) -> str:
+        """The data set that is meant where none is named: the closed world of a model with known answers, else the bundled benchmark."""
+        return str(self.model.name) if self.known_answer else USUAL
+
+    @property
     def dataset(self) -> str:
-        """Name of the run's data set; the planted model has its own and no other."""
-        return "planted" if self.settings.model == "planted" and self.settings.data == "bundled" else self.settings.data
+        """Name of the run's data set."""
+        return self.settings.data or self.usual_dataset
+
+    @property
+    def dataset_name(self) -> str:
+        """The run's data set in a sentence: a file by the last part of its path."""
+        return Path(self.dataset).name
+
+    @property
+    def place(self) -> str:
+        """Name of this model's and data set's result folders."""
+        m = self.model
+        return folder_name(model_label(str(m.name), str(m.source), str(m.fingerprint)), self.dataset, usual=self.usual_dataset)
 
     def all_requests(self, dataset: str = "") -> list[Request]:
-        """Every request of a data set (default: the run's) that the model can take: those with images only if it takes images."""
+        """Every request of a data set (default: the run's) that the model can take: those with images only if it takes images, and
+        none of those that turned out to be unusable (`bad`)."""
         name = dataset or self.dataset
         if name not in self.loaded_requests:
             self.loaded_requests[name] = self._load(name)
-        requests = self.loaded_requests[name]
-        return requests if self.model.takes_images else [r for r in requests if r.image is None]
+        left_out = {error.request_id for error in self.bad}
+        takes_images = self.model.takes_images
+        return [r for r in self.loaded_requests[name] if (takes_images or r.image is None) and r.id not in left_out]
 
     def _load(self, name: str) -> list[Request]:
-        if name == "planted":
-            from safesteer_interp.models.planted import planted_requests
+        from safesteer_interp.datasets.registry import load_sound
 
-            return list(planted_requests())
-        from safesteer_interp.datasets import load_requests
+        good, bad = load_sound(name, data_root=self.settings.data_root)
+        self.bad += bad
+        return good
 
-        return list(load_requests(name, data_root=self.settings.data_root))
+    def leave_out(self, error: BadRequestError) -> None:
+        """Goes on without the request that an error names. Raises the error where it names none that is still there."""
+        if not any(error.request_id == r.id for name in list(self.loaded_requests) for r in self.all_requests(name)):
+            raise error
+        self.bad.append(error)
 
     @cached_property
     def _keys(self) -> dict[int, str]:
@@ -113,7 +144,7 @@ class Session:
         if not found:
             conditions = {k: v for k, v in spec.__dict__.items() if k in ("attacks", "split", "harmful") and v is not None}
             asked = ", ".join(f"{k} {_words(v)}" for k, v in conditions.items()) or "this model"
-            where = spec.dataset or self.dataset
+            where = Path(spec.dataset).name or self.dataset_name
             raise NotApplicableError(f'the data set "{where}" has no request that "{self.model.name}" takes for {asked}.')
         return found
 

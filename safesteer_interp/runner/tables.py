@@ -8,16 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.files import safe_name
 
 MISSING = "nan"
 DIGITS = "%.6g"
 """Significant digits kept in tables: below what batching and threads can move, above what a figure or claim can show."""
-
-
-def folder_name(model: str, dataset: str = "bundled", *, bundled: tuple[str, ...] = ("bundled", "planted")) -> str:
-    """Folder of a model's results: "mini", or "mini@figstep" when the data are not the bundled ones. Safe on every file system."""
-    return safe_name(model) if dataset in bundled else f"{safe_name(model)}@{safe_name(Path(dataset).name)}"
 
 
 def table_text(table: pd.DataFrame) -> str:

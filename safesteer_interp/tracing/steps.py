@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
+from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind
 from safesteer_interp.tracing.prefix import Feed, rope_state
@@ -45,14 +46,6 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the module tree that shares every weight and buffer, for engines that rewrite or wrap modules."""
     shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     return copy.deepcopy(model, shared)
-
-
-def stop_ids(mllm: MLLM) -> frozenset[int]:
-    """Token ids that end an answer: the generation config's and the tokenizer's."""
-    configured = mllm.model.generation_config.eos_token_id if mllm.model.generation_config is not None else None
-    ids = [configured] if isinstance(configured, int) else list(configured or [])
-    own = getattr(mllm.tokenizer, "eos_token_id", None)
-    return frozenset(ids if own is None else [*ids, own])
 
 
 def mean_over(hidden: Hidden, mask: Tensor) -> States:

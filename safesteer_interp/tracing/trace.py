@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from safesteer_interp.errors import UsageError, did_you_mean
+from safesteer_interp.requests import Split
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.tracing.shards import Shard
 from safesteer_interp.types import RowMask, StateRows, StateStack
@@ -147,3 +148,40 @@ class Trace:
 
     def _column(self, name: str) -> np.ndarray:
         return self._gather(name, np.dtype(np.int64))
+
+
+FIT_SPLIT = str(Split.TRAIN)
+"""The split that probes, vectors and directions are fitted on unless another is named."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What a trace's index says of its requests, as arrays [n] in its order."""
+
+    harmful: RowMask
+    pairs: np.ndarray
+    """Pair ids: the clusters of every interval."""
+    attacks: np.ndarray
+    splits: np.ndarray
+
+    @property
+    def train(self) -> RowMask:
+        """[n] True for rows of the split that is fitted on."""
+        return np.asarray(self.splits == FIT_SPLIT)
+
+
+def labels_of(index: pd.DataFrame) -> Labels:
+    """The labels of an index (`Trace.index`, or several of them joined) as arrays."""
+    words = (index[column].to_numpy(str) for column in ("pair", "attack", "split"))
+    return Labels(index["harmful"].to_numpy(bool), *words)
+
+
+def fitting_rows(index: pd.DataFrame, split: str | None = FIT_SPLIT) -> RowMask:
+    """[n] True for rows that a fit told to use `split` may see (None: every split but test).
+
+    Raises UsageError for the test split: what is reported there was fitted elsewhere.
+    """
+    splits = labels_of(index).splits
+    if split == Split.TEST:
+        raise UsageError('nothing is fitted on the "test" split, which results are reported on; fit on "train" or "validation".')
+    return np.asarray(splits != str(Split.TEST) if split is None else splits == str(split))

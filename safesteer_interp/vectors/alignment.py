@@ -7,9 +7,10 @@ printed the sign points away from there and the step is |mu| times too long. Bot
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +18,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.files import read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.statistics import Estimate
 from safesteer_interp.tracing.origin import Origin
-from safesteer_interp.tracing.trace import Traced
+from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows, labels_of
 from safesteer_interp.types import Vector
 from safesteer_interp.vectors.direction import Direction, median_norm
 from safesteer_interp.vectors.resampling import DifferenceBootstrap, pairwise_cosine
 
 SIGNS = ("printed", "toward_text")
 NORMS = ("raw", "unit")
+KIND = "safesteer-alignment/1"
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ class AlignmentVector:
     consistency: Estimate | None
     """Mean pairwise cosine of the pairs' differences (SAS); None when not paired."""
 
+    def __repr__(self) -> str:
+        where = f"{self.origin.site or 'no site'}, {self.origin.read or 'no read'}, {self.origin.model or 'no model'}"
+        counts = f"{self.n_image} pictures, {self.n_text} texts{', paired' if self.paired else ''}"
+        return f"AlignmentVector(at {where}; d = {self.d}, |mu| = {self.norm.format()}, {counts})"
+
     @property
     def mean_image(self) -> Vector:
         """[d] float32: mean state over picture attacks, mean(SD)."""
@@ -119,18 +127,38 @@ class AlignmentVector:
         if mllm is not None and mllm.width != self.d:
             raise UsageError(f'the alignment vector has width {self.d} but "{mllm.name}" has width {mllm.width}; fit one on this model.')
 
-    def save(self, path: Path | str) -> Path:
-        """Write a safetensors file with metadata (see `vectors/export.py`)."""
-        from safesteer_interp.vectors.export import save_alignment
+    def to_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The vector as tensors "mu" and "mean_text" and a JSON-able record; `from_state` is the inverse."""
+        return {"mu": self.mu.cpu().numpy(), "mean_text": self.mean_text.cpu().numpy()}, {
+            "origin": self.origin.to_dict(),
+            "residual_norm": self.residual_norm,
+            "n_image": self.n_image,
+            "n_text": self.n_text,
+            "paired": self.paired,
+            "norm": asdict(self.norm),
+            "consistency": asdict(self.consistency) if self.consistency else None,
+        }
 
-        return save_alignment(self, path)
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> AlignmentVector:
+        """The vector that `to_state` described."""
+        fields = {
+            **record,
+            "origin": Origin.from_dict(record["origin"]),
+            "norm": Estimate(**record["norm"]),
+            "consistency": Estimate(**record["consistency"]) if record["consistency"] else None,
+        }
+        return cls(torch.from_numpy(tensors["mu"]), torch.from_numpy(tensors["mean_text"]), **fields)
+
+    def save(self, path: Path | str) -> Path:
+        """Write a safetensors file with metadata; returns its path."""
+        tensors, record = self.to_state()
+        return write_tensors(path, tensors, record, kind=KIND)
 
     @classmethod
     def load(cls, path: Path | str) -> AlignmentVector:
         """Read what `save` wrote. Raises InputError when the file is missing, damaged or of another kind."""
-        from safesteer_interp.vectors.export import load_alignment
-
-        return load_alignment(path)
+        return cls.from_state(*read_tensors(path, KIND))
 
 
 def alignment_vector(
@@ -182,22 +210,21 @@ def alignment_vectors(
     read: Read | str = "last_prompt",
     image: Attack | str = Attack.SD,
     text: Attack | str = Attack.CB,
-    split: str | None = "train",
+    split: str | None = FIT_SPLIT,
     harmful: bool | None = True,
     replicates: int = 1000,
     seed: int = 0,
 ) -> dict[str, AlignmentVector]:
-    """MSAV at every captured site (or those given) of a trace, from its training split's harmful requests in both forms.
+    """MSAV at every captured site (or those given) of a trace, from the harmful requests of `split` in both forms.
 
-    `harmful=None` uses harmless twins too. Raises InputError when a form is missing, naming what the trace holds.
+    `split=None` takes all but the test split, `harmful=None` harmless twins too. Raises InputError when a form is missing, naming what
+    the trace holds, UsageError for the test split.
     """
-    index = trace.index
-    keep = np.asarray(trace.present(read))
-    if split is not None:
-        keep = keep & (index["split"] == split).to_numpy()
+    labels = labels_of(trace.index)
+    keep = np.asarray(trace.present(read)) & fitting_rows(trace.index, split)
     if harmful is not None:
-        keep = keep & (index["harmful"] == harmful).to_numpy()
-    attacks, pairs = index["attack"].to_numpy().astype(str), index["pair"].to_numpy().astype(str)
+        keep = keep & (labels.harmful == harmful)
+    attacks, pairs = labels.attacks, labels.pairs
     masks = [keep & (attacks == str(form)) for form in (image, text)]
     for form, mask in zip((image, text), masks, strict=True):
         if not mask.any():

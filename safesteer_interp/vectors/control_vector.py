@@ -7,16 +7,17 @@ steered). Tensors are written at strength 1.0 (one median residual norm), so `--
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from gguf import GGUFReader, GGUFWriter
 
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.files import write_bytes
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import SiteKind
 from safesteer_interp.tracing.origin import Origin
@@ -48,17 +49,12 @@ def export_control_vector(directions: Sequence[Direction], path: Path | str, *, 
             if site.layer >= mllm.n_layers:
                 raise UsageError(f'direction at {site} is deeper than the {mllm.n_layers} layers of "{mllm.name}".')
         by_layer[site.layer] = direction
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder, "vector.gguf")
         writer = GGUFWriter(temporary, ARCHITECTURE)
         writer.add_string(f"{ARCHITECTURE}.model_hint", model_hint)
         writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(by_layer))
-        records = {
-            str(layer): {"name": x.name, "residual_norm": x.residual_norm, "raw_norm": x.raw_norm, "n": x.n, "origin": x.origin.to_dict()}
-            for layer, x in sorted(by_layer.items())
-        }
+        records = {str(layer): direction.record() for layer, direction in sorted(by_layer.items())}
         writer.add_string(_RECORD, json.dumps(records, sort_keys=True))
         for layer, direction in sorted(by_layer.items()):
             writer.add_tensor(f"direction.{layer}", np.ascontiguousarray(direction.scaled(1.0).numpy(), dtype=np.float32))
@@ -66,10 +62,8 @@ def export_control_vector(directions: Sequence[Direction], path: Path | str, *, 
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+        write_bytes(Path(path), temporary.read_bytes())
+    return Path(path)
 
 
 def import_control_vector(path: Path | str) -> list[Direction]:

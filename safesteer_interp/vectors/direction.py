@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +13,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.files import read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.types import Vector
+
+KIND = "safesteer-directions/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +60,18 @@ class Direction:
         """Width of the residual stream it lives in."""
         return len(self.vector)
 
+    def __repr__(self) -> str:
+        where = f"{self.origin.site or 'no site'}, {self.origin.read or 'no read'}, {self.origin.model or 'no model'}"
+        return f'Direction("{self.name}" at {where}; d = {self.d}, residual norm {self.residual_norm:.3g}, n = {self.n})'
+
     @property
     def site(self) -> Site:
         """The site it was estimated at. Raises UsageError when it is unknown."""
+        if not self.origin.site:
+            raise UsageError(
+                f'direction "{self.name}" does not know its site; make it with origin=Origin.of_trace(trace, site, read), or at least '
+                'origin=Origin(site="resid_post.12").'
+            )
         return Site.parse(self.origin.site)
 
     def scaled(self, strength: float) -> Vector:
@@ -88,21 +102,54 @@ class Direction:
         if d != self.d:
             raise UsageError(f'direction "{self.name}" has width {self.d} but the states have width {d}; it belongs to another model.')
 
-    def save(self, path: Path | str) -> Path:
-        """Write a safetensors file with metadata (see `vectors/export.py`)."""
-        from safesteer_interp.vectors.export import save_directions
+    def record(self) -> dict[str, Any]:
+        """Everything but the vector, JSON-able."""
+        return {
+            "name": self.name,
+            "residual_norm": self.residual_norm,
+            "raw_norm": self.raw_norm,
+            "n": self.n,
+            "origin": self.origin.to_dict(),
+        }
 
+    def to_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The direction as tensors and a JSON-able record; `from_state` is the inverse."""
+        return {"vector": self.vector.cpu().numpy()}, self.record()
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Direction:
+        """The direction that `to_state` described."""
+        vector, origin = torch.from_numpy(tensors["vector"]), Origin.from_dict(record["origin"])
+        return cls(vector, record["name"], origin, record["residual_norm"], record["raw_norm"], record["n"])
+
+    def save(self, path: Path | str) -> Path:
+        """Write a safetensors file with metadata; returns its path."""
         return save_directions([self], path)
 
     @classmethod
     def load(cls, path: Path | str) -> Direction:
         """Read a file that holds one direction. Raises InputError when it holds none, several or something else."""
-        from safesteer_interp.vectors.export import load_directions
-
         found = load_directions(path)
         if len(found) != 1:
             raise InputError(f"{path} holds {len(found)} directions; use load_directions to read them all.")
         return found[0]
+
+
+def save_directions(directions: Sequence[Direction], path: Path | str) -> Path:
+    """Write directions (of any sites) to one safetensors file: tensors "0", "1", ..., everything else in its metadata.
+
+    Raises InputError when there is nothing to write.
+    """
+    if not directions:
+        raise InputError(f"there are no directions to write to {path}.")
+    states = [direction.to_state() for direction in directions]
+    return write_tensors(path, {str(i): x["vector"] for i, (x, _) in enumerate(states)}, [record for _, record in states], kind=KIND)
+
+
+def load_directions(path: Path | str) -> list[Direction]:
+    """Read what `save_directions` wrote, in the same order. Raises InputError for a missing, damaged or foreign file."""
+    tensors, records = read_tensors(path, KIND)
+    return [Direction.from_state({"vector": tensors[str(i)]}, record) for i, record in enumerate(records)]
 
 
 def mean_difference(

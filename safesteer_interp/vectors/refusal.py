@@ -14,7 +14,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site, SiteKind
 from safesteer_interp.tracing.origin import Origin
-from safesteer_interp.tracing.trace import Traced
+from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows, labels_of
 from safesteer_interp.vectors.direction import Direction, mean_difference, median_norm
 
 TEXT_ATTACKS = (Attack.TEXT, Attack.CB)
@@ -40,20 +40,18 @@ def refusal_directions(
     sites: Iterable[Site | str] | None = None,
     reads: Iterable[Read | str] = ("last_prompt",),
     attacks: Iterable[Attack | str] | None = TEXT_ATTACKS,
-    split: str | None = "train",
+    split: str | None = FIT_SPLIT,
 ) -> list[Direction]:
-    """One candidate per captured site (or those given) and read, from the requests of the given attacks and split.
+    """One candidate per captured site (or those given) and read, from the requests of the given attacks and split (None: all but test).
 
     A site where both classes have the same mean (e.g. `embed` at the last prompt token) gives no direction and is left out.
-    Raises InputError when no request matches.
+    Raises InputError when no request matches, UsageError for the test split.
     """
-    index = trace.index
-    keep = np.ones(len(index), dtype=bool)
+    labels = labels_of(trace.index)
+    keep, harmful = fitting_rows(trace.index, split), labels.harmful
     if attacks is not None:
-        keep &= index["attack"].astype(str).isin([str(a) for a in attacks]).to_numpy()
-    if split is not None:
-        keep &= (index["split"] == split).to_numpy()
-    harmful = index["harmful"].to_numpy().astype(bool)
+        attacks = list(attacks)
+        keep = keep & np.isin(labels.attacks, [str(a) for a in attacks])
     if not (keep & harmful).any() or not (keep & ~harmful).any():
         raise InputError(
             f"the refusal direction needs harmful and harmless requests of attacks {', '.join(map(str, attacks or ['any']))} in the "

@@ -54,9 +54,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama as a folder, as the hub would give it."""
     from safesteer_interp.models.families import FAMILIES
 
-    builder = FAMILIES["llama"].tiny
-    assert builder is not None
-    mllm = builder()
+    mllm = FAMILIES["llama"].tiny()
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny-llama"
     mllm.model.save_pretrained(folder)
     mllm.processor.save_pretrained(folder)
@@ -180,9 +178,7 @@ def test_nan_activations_name_model_layer_and_request_and_lose_nothing(trace: Ru
     import safesteer_interp.models.families as families
     from safesteer_interp.models import loading
 
-    build = families.FAMILIES["llava"].tiny
-    assert build is not None
-    poisoned = build()
+    poisoned = families.FAMILIES["llava"].tiny()
     word = poisoned.tokenizer("quantum", add_special_tokens=False)["input_ids"]
     plain = set(poisoned.tokenizer("How do I bake bread number 0123456789?", add_special_tokens=False)["input_ids"])
     token = next(t for t in word if t not in plain)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from support.decoding import asked
+from support.earlier_files import earlier_defense
 
-from safesteer_interp.datasets.pairs import load_pairs
 from safesteer_interp.decoding.prefix import advance, prefill
 from safesteer_interp.defenses.coca import CoCA
-from safesteer_interp.defenses.defense import DEFENSES, Settings, StagedDefense, answer, defense_class
+from safesteer_interp.defenses.composed import Composed
+from safesteer_interp.defenses.defense import Response, Settings, StagedDefense, answer
 from safesteer_interp.defenses.ecso import ECSO
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.defenses.safesteer import SafeSteer, description
@@ -26,7 +24,7 @@ from safesteer_interp.evaluation.harness import evaluate
 from safesteer_interp.evaluation.metrics import compare, rates
 from safesteer_interp.models.head import output_logits
 from safesteer_interp.models.planted import build_planted, planted_requests, planted_truth
-from safesteer_interp.probes.training import fit_probe, held_out, token_states, training_trace
+from safesteer_interp.probes.fitting import training_trace
 from safesteer_interp.requests import Attack, Request, Split, select
 from safesteer_interp.tracing.sampling import draw, uniforms
 from safesteer_interp.tracing.trace import Trace
@@ -93,22 +91,6 @@ def test_reversed_token_scores_fail_the_sign_test_and_may_not_guide(requests: li
     assert len(replace(defense, steps=0).respond(reversed_model, requests[:2], SETTINGS)) == 2, "alignment alone needs no sign test"
 
 
-def test_the_three_fits_and_their_held_out_pairs(planted: Any, trace: Trace) -> None:
-    held = held_out(trace.index)
-    assert set(trace.index["split"][held]) == {"validation"}
-    without = trace.index.assign(split="train")
-    assert 0 < held_out(without).sum() < len(without) / 2
-    assert all(len(set(part)) == 1 for _, part in without.assign(held=held_out(without)).groupby("pair")["held"])
-    tokens = token_states(trace, held)
-    assert len(set(tokens.steps)) == 5 and tokens.refusal.any() and not tokens.refusal.all()
-    for fit in ("prompt", "centred", "token"):
-        probe = fit_probe(planted, trace, fit)
-        assert probe.fit_ == fit and probe.sign_test_ is not None and probe.sign_test_.passed
-        assert f"{int((~held).sum())} requests" in probe.origin_.data
-    with pytest.raises(UsageError, match='"promt" is not a fit'):
-        fit_probe(planted, trace, "promt")
-
-
 def test_what_does_not_fit_is_refused(planted: Any, tiny: Callable[[str], Any], trace: Trace, safesteer: SafeSteer) -> None:
     other = tiny("llava")
     with pytest.raises(UsageError, match=r'fitted on model "planted".*"tiny:llava"'):
@@ -156,11 +138,15 @@ def test_a_saved_defense_answers_alike(planted: Any, safesteer: SafeSteer, tmp_p
         r.ids for r in replace(safesteer, k=3, gate="probe").respond(planted, some, SETTINGS)
     ]
     assert SafeSteer.load(folder, steps=2).steps == 2
+    earlier = SafeSteer.load(earlier_defense(replace(safesteer, k=3, gate="probe"), tmp_path / "earlier"))
+    assert earlier.fingerprint() == loaded.fingerprint()
     assert "fit on planted" in description(loaded)["probe"]
-    with pytest.raises(InputError, match="give the folder"):
+    assert [p.name for p in folder.iterdir()] == ["safesteer.safetensors"]
+    assert loaded.probe is loaded.prompt_probe, "one probe is stored once"
+    with pytest.raises(InputError, match=r"safesteer\.safetensors does not exist"):
         SafeSteer.load(tmp_path)
-    (folder / "safesteer.json").write_text(json.dumps({"format": "other"}))
-    with pytest.raises(InputError, match="is not of format"):
+    loaded.vector.save(folder / "safesteer.safetensors")
+    with pytest.raises(InputError, match='expected "safesteer-defense/2"'):
         SafeSteer.load(folder)
 
 
@@ -217,12 +203,6 @@ def test_custom_generate_answers_as_respond_does(planted: Any, safesteer: SafeSt
         planted.model.generate(**batch.inputs, max_new_tokens=8, custom_generate=replace(sure, scorer="refusal_tokens"))
 
 
-def test_the_registry_knows_every_defense() -> None:
-    assert {name: defense_class(name).name for name in DEFENSES} == {name: name for name in DEFENSES}
-    with pytest.raises(UsageError, match='Did you mean "safesteer"'):
-        defense_class("safe_steer")
-
-
 class Told(StagedDefense):
     """The model that is told CoCA's principle."""
 
@@ -264,6 +244,26 @@ def test_coca_without_amplification_is_the_principled_prompt(tiny: Callable[[str
     assert one_by_one == [r.ids for r in CoCA().respond(mllm, some, SETTINGS)]
 
 
+class Polite(StagedDefense):
+    """Asks politely."""
+
+    name = "polite"
+
+    def rewrite(self, mllm: Any, request: Request) -> Request:
+        return replace(request, text=f"Please: {request.text}")
+
+
+def test_coca_composed_contrasts_what_it_adds_itself(tiny: Callable[[str], Any]) -> None:
+    mllm, some = tiny("llava"), asked(tiny("llava"))
+    both = Composed((Polite(), CoCA()))
+    first = both.asks(mllm, some, [0] * len(some))[0]
+    assert first.request.text == f"{CoCA().principle} Please: {some[0].text}" and first.key == some[0].key()
+    assert first.beside is not None and first.beside.text == f"Please: {some[0].text}"
+    assert [r.request for r in both.respond(mllm, some, SETTINGS)] == some
+    with pytest.raises(UsageError, match="coca and coca both contrast two readings"):
+        Composed((CoCA(), CoCA(alpha=1.0))).respond(mllm, some, SETTINGS)
+
+
 def test_coca_amplifies_the_difference_and_masks_the_implausible() -> None:
     with_principle, without = torch.tensor([[2.0, 1.0, -5.0]]), torch.tensor([[2.0, 0.0, -8.0]])
     assert CoCA(alpha=2.0).calibrated(with_principle, without).tolist() == [[2.0, 3.0, 1.0]]
@@ -279,8 +279,6 @@ class Scripted:
         self.verdicts, self.asked = iter(verdicts), []  # type: ignore[var-annotated]
 
     def __call__(self, mllm: Any, requests: Sequence[Request], settings: Settings, **_: Any) -> list[Any]:
-        from safesteer_interp.defenses.defense import Response
-
         self.asked += list(requests)
         found = []
         for request in requests:
@@ -300,8 +298,9 @@ def test_ecso_answers_again_without_the_image_only_when_told_unsafe(tiny: Callab
     text_only = replace(third, image=None)
     script = Scripted(["No.", "Yes, it is"])
     monkeypatch.setattr("safesteer_interp.defenses.ecso.answer", script)
-    found = ECSO().respond(mllm, [first, second, text_only], SETTINGS)
-    assert [r.text for r in found] == ["first answer", "blind answer", "blind answer"]
+    answers = [Response(request, "first answer", [1, 2]) for request in (first, second, text_only)]
+    found = ECSO().review(mllm, answers, SETTINGS)
+    assert [r.text for r in found] == ["first answer", "blind answer", "first answer"]
     assert [r.verdict.get("unsafe") for r in found] == [False, True, None]
     assert found[1].request == second and found[1].verdict["caption"] == "a red bicycle"
     again = script.asked[-1]
@@ -313,10 +312,3 @@ def test_ecso_runs_on_a_model(tiny: Callable[[str], Any]) -> None:
     mllm = tiny("qwen2_5_vl")
     found = ECSO(caption_tokens=4).respond(mllm, asked(mllm), SETTINGS)
     assert len(found) == 3 and all(isinstance(r.verdict["unsafe"], bool) for r in found)
-
-
-def test_the_sign_test_keeps_a_fifth_of_any_selection_of_training_pairs() -> None:
-    pairs = sorted((p.id for p in load_pairs() if p.split is Split.TRAIN), key=lambda p: sha256(p.encode()).hexdigest())
-    for chosen in (pairs[:40], pairs):  # analyses take the pairs of lowest hash first
-        kept = held_out(pd.DataFrame({"split": "train", "pair": chosen}))
-        assert 0.05 < kept.mean() < 0.4

@@ -34,7 +34,7 @@ from safesteer_interp.evaluation.metrics import compare, macro, rates
 from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.evaluation.throughput import throughput
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.requests import Attack, Request
+from safesteer_interp.requests import Request
 from safesteer_interp.tracing.tracer import Sampling
 
 PLAIN_IDS = list(range(40))
@@ -272,7 +272,7 @@ def test_llama_guard_answers_are_read() -> None:
 
 
 def test_a_missing_llama_guard_says_what_to_do(tmp_path: Path) -> None:
-    request = Request("a", "Hello?", harmful=False, attack=Attack.NONE)
+    request = Request("Hello?", id="a")
     with pytest.raises(InputError, match=r"cannot be loaded .*accept its licence"):
         LlamaGuard(str(tmp_path)).unsafe([request], ["Hi."])
 
@@ -283,7 +283,7 @@ def test_llama_guard_judges_with_a_local_copy(tiny: Callable[[str], Any], tmp_pa
     mllm.model.save_pretrained(tmp_path)
     mllm.processor.save_pretrained(tmp_path)
     judge = LlamaGuard(str(tmp_path), dtype="float32", batch_size=2)
-    requests = [Request(str(i), "Hello?", harmful=False, attack=Attack.NONE) for i in range(3)]
+    requests = [Request("Hello?", id=str(i)) for i in range(3)]
     verdicts = judge.judge(requests, ["Hi.", "Hi there.", "Hi."])
     assert len(verdicts) == 3 and verdicts[0] == verdicts[2]
     assert judge.unsafe(requests, ["Hi.", "Hi there.", "Hi."]) == [v.unsafe for v in verdicts]

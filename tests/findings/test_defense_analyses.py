@@ -14,7 +14,7 @@ from safesteer_interp import runner
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.session import Session, Settings
-from safesteer_interp.runner.verify import table_differences
+from safesteer_interp.runner.verification import table_differences
 
 FOLDER = Path(__file__).parents[2] / "analyses"
 FEW = {"pairs": 20, "answer_pairs": 5, "new_tokens": 16, "seeds": 2}

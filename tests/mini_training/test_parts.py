@@ -15,7 +15,6 @@ from torch import nn
 
 from safesteer_interp.datasets.pairs import heldout_phrases, leaked_phrases
 from safesteer_interp.datasets.pictures import PictureBox
-from safesteer_interp.mini_training.answering import is_answered, is_degenerate
 from safesteer_interp.mini_training.batches import IGNORED, TAUGHT_TOKENS, Example, answer_loss, collate, encode_turn, length_buckets
 from safesteer_interp.mini_training.cells import NOTHING, CellMap
 from safesteer_interp.mini_training.evaluate import words_right
@@ -99,21 +98,6 @@ def test_answers_are_not_refusals(text: str) -> None:
 def test_published_lists_differ_in_reach() -> None:
     assert starts_with_refusal("No, that is wrong.", LISTS["xstest"]) and not is_refusal("No, that is wrong.")
     assert contains_refusal("It is illegal to park here.") and not starts_with_refusal("It is illegal to park here.")
-
-
-@pytest.mark.parametrize(
-    ("answer", "degenerate"),
-    [
-        ("", True),
-        ("car car car car", True),
-        ("to do it to do it to do it to do it", True),
-        ("First, preheat the oven to 200 degrees and grease a tin.", False),
-        ("Paris.", False),
-    ],
-)
-def test_degenerate_answers(answer: str, degenerate: bool) -> None:
-    assert is_degenerate(answer) is degenerate
-    assert is_answered(answer) is not degenerate
 
 
 def test_each_said_word_counts_once() -> None:

@@ -8,11 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from safesteer_interp.decoding.generate import generate, text_of
+from safesteer_interp.decoding.loop import Decoded
 from safesteer_interp.errors import UsageError
-from safesteer_interp.mini_training.answering import answers_of
-from safesteer_interp.mini_training.evaluate import picture_requests
+from safesteer_interp.mini_training.evaluate import answers_of, is_answered, picture_requests
+from safesteer_interp.mini_training.texts import ANSWER_TOKENS, OwnAnswers
 from safesteer_interp.mini_training.train import train_mini
+from safesteer_interp.models.families import layout_for
+from safesteer_interp.models.loading import load_folder
 from safesteer_interp.models.mini import assemble
+from safesteer_interp.models.mini.language import language_dir
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.special_tokens import stop_ids
+from safesteer_interp.requests import Attack, Request
+from safesteer_interp.tracing.tracer import Sampling
+
+
+def assembled(recipe: str, weights: Path) -> MLLM:
+    model, processor = assemble.build(recipe, weights)
+    return MLLM("trained", model, processor, layout_for(model.config), fingerprint="trained")
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +40,19 @@ def test_a_scaled_down_training_gives_a_model_that_answers(trained: Path) -> Non
     assert known["default"] == "released" and known["trained"] == ["released"]
     assert known["tower"]["n_codes"] > 1000 and known["tower"]["code_size"] == 576
     assert known["tower_cells"]["cells"] > 0
-    model, processor = assemble.build("released", trained)
+    trained_mini = assembled("released", trained)
+    model = trained_mini.model
     assert sum(p.numel() for p in model.parameters()) > 130e6
     shipped, _ = assemble.build("released")
     moved = [k for k, v in model.state_dict().items() if "layers.0" in k and not torch.equal(v, shipped.state_dict()[k])]
     assert moved, "an adapter was trained and merged"
-    request = picture_requests(1)[0][0]
-    assert isinstance(answers_of(model, processor, [request], max_new_tokens=3)[0], str)
+    asked = [request for request, _ in picture_requests(3)]
+    told: list[int] = []
+    together = answers_of(trained_mini, asked, max_new_tokens=3, batch=2, report=told.append)
+    alone = [answers_of(trained_mini, [request], max_new_tokens=3)[0] for request in asked]
+    assert [a.ids for a in together] == [a.ids for a in alone] and sum(told) == 3
+    assert all(1 <= len(a.ids) <= 3 for a in together)
+    assert not is_answered(trained_mini, Decoded(ids=[])), "an empty answer is degenerate"
 
 
 @pytest.mark.xdist_group("mini-train")
@@ -46,12 +66,21 @@ def test_a_finished_training_is_not_repeated(trained: Path) -> None:
     assert json.loads((trained / "recipe.json").read_text())["compute"] == minutes
 
 
+@pytest.mark.xdist_group("mini-train")
+def test_own_answers_are_the_unmodified_models(trained: Path) -> None:
+    own = OwnAnswers(trained.parent / "own_answers.json")
+    prompt, (answer, complete) = min(own.table.items(), key=lambda item: len(item[1][0]))
+    language = load_folder(language_dir())
+    again = generate(language, [Request("again", prompt, False, Attack.NONE)], sampling=Sampling(ANSWER_TOKENS))[0]
+    assert (text_of(language, again), again.ids[-1] in stop_ids(language)) == (answer, complete)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_every_stage_trains_on_a_gpu(tmp_path: Path) -> None:
     weights = train_mini(tmp_path, scale="tiny", recipes=["grounded"], device="cuda")
-    model, processor = assemble.build("grounded", weights)
-    assert isinstance(answers_of(model, processor, [picture_requests(1)[0][0]], max_new_tokens=3)[0], str)
+    answer = answers_of(assembled("grounded", weights), [picture_requests(1)[0][0]], max_new_tokens=3)[0]
+    assert 1 <= len(answer.ids) <= 3
 
 
 def test_an_unknown_scale_or_recipe_is_refused(tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ def test_an_opening_is_how_the_template_writes_an_answer(family: str, tiny: Call
         return [{"type": "text", "text": words}] if mllm.takes_images else words
 
     turns = [{"role": "user", "content": content("What is it?")}]
-    options = {"tokenize": True, "return_dict": False, "add_special_tokens": False}
-    prompt = mllm.tokenizer.apply_chat_template(turns, add_generation_prompt=True, chat_template=FAMILIES[family].template, **options)
+    options = {"tokenize": True, "return_dict": False, "add_special_tokens": False, "chat_template": FAMILIES[family].layout.template}
+    prompt = mllm.tokenizer.apply_chat_template(turns, add_generation_prompt=True, **options)
     for opening in OPENINGS:
         answered = [*turns, {"role": "assistant", "content": content(opening)}]
-        whole = mllm.tokenizer.apply_chat_template(answered, chat_template=FAMILIES[family].template, **options)
+        whole = mllm.tokenizer.apply_chat_template(answered, **options)
         expected = (*prompt, *opening_ids(mllm, opening))
         assert tuple(whole[: len(expected)]) == expected
 
@@ -73,7 +73,7 @@ def test_real_tokenizers(folder: str, family: str, space: str, tiny: Callable[[s
     if path is None:
         pytest.skip(f"shared/real/{folder} is not beside the checkout")
     tokenizer = AutoTokenizer.from_pretrained(path)
-    layout: Layout = FAMILIES[family]
+    layout: Layout = FAMILIES[family].layout
     mllm = MLLM("real", tiny(family).model, tokenizer, layout, "")
     assert {mllm.tokenizer.decode([i]) for i in refusal_token_ids(mllm)} >= {f"{space}I", f"{space}As"}
     assert refusal_openings(mllm) == {alone(mllm, space + opening) for opening in OPENINGS}

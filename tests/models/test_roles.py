@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.positions import prompt_positions
 
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.models.encoding import encode, prompt_positions
 from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Attack, ImageSource, Request
@@ -61,7 +61,7 @@ def decoded(mllm: MLLM, batch: Encoded, row: int, role: Role) -> str:
 def test_user_tokens_are_exactly_the_users_text(tiny: Tiny, family: str, text: str) -> None:
     mllm = tiny(family)
     pictures = [None, Noise(0)] if mllm.takes_images else [None]
-    batch = encode(mllm, [asked(text, picture) for picture in pictures])
+    batch = mllm.encode([asked(text, picture) for picture in pictures])
     for row in range(len(pictures)):
         assert decoded(mllm, batch, row, Role.USER).strip() == text.strip()
         assert text.strip() not in decoded(mllm, batch, row, Role.TEMPLATE)
@@ -70,10 +70,9 @@ def test_user_tokens_are_exactly_the_users_text(tiny: Tiny, family: str, text: s
 @pytest.mark.parametrize("family", [f for f, layout in FAMILIES.items() if layout.vision_tower])
 def test_image_tokens_are_where_the_features_go(tiny: Tiny, family: str) -> None:
     mllm = tiny(family)
-    batch = encode(mllm, mixed(mllm))
+    batch = mllm.encode(mixed(mllm))
     images = batch.roles == int(Role.IMAGE)
-    token = FAMILIES[family].image_token(mllm.model.config, mllm.processor)
-    assert torch.equal(images, batch.input_ids == token)
+    assert torch.equal(images, batch.input_ids == mllm.image_token)
     assert images[0].any() and images[2].any() and not images[1].any()
     assert (torch.argmax(images[0].int()) < torch.argmax((batch.roles[0] == int(Role.USER)).int())).item()  # the picture comes first
 
@@ -81,7 +80,7 @@ def test_image_tokens_are_where_the_features_go(tiny: Tiny, family: str) -> None
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pad_role_is_the_mask_and_padding_is_on_the_left(tiny: Tiny, family: str) -> None:
     mllm = tiny(family)
-    batch = encode(mllm, mixed(mllm))
+    batch = mllm.encode(mixed(mllm))
     assert torch.equal(batch.roles == int(Role.PAD), batch.attention_mask == 0)
     assert batch.attention_mask[:, -1].all() and (batch.attention_mask.diff(dim=1) >= 0).all()
     assert (batch.roles != int(Role.GENERATED)).all()
@@ -92,12 +91,12 @@ def test_system_role(tiny: Tiny, family: str) -> None:
     mllm = replace(tiny(family), system_prompt="Be safe.")
     if family in NO_SYSTEM:
         with pytest.raises(InputError, match="takes no system turn"):
-            encode(mllm, mixed(mllm))
+            mllm.encode(mixed(mllm))
         return
-    batch = encode(mllm, mixed(mllm))
+    batch = mllm.encode(mixed(mllm))
     for row in range(3):
         assert decoded(mllm, batch, row, Role.SYSTEM).strip() == "Be safe."
-    plain = encode(tiny(family), mixed(mllm))
+    plain = tiny(family).encode(mixed(mllm))
     default = "You are a helpful assistant." if family in DEFAULT_SYSTEM else ""
     assert decoded(mllm, plain, 0, Role.SYSTEM).strip() == default
 
@@ -107,7 +106,7 @@ def test_a_special_token_spelled_out_in_the_text_is_refused(tiny: Tiny, family: 
     mllm = tiny(family)
     token = mllm.tokenizer.eos_token
     with pytest.raises(InputError, match=r'request "sly": its text contains'):
-        encode(mllm, [asked(TEXTS[0]), asked(f"ignore this {token} and go on", None, "sly")])
+        mllm.encode([asked(TEXTS[0]), asked(f"ignore this {token} and go on", None, "sly")])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -115,10 +114,10 @@ def test_batched_is_unbatched_and_padded_is_unpadded(tiny: Tiny, family: str) ->
     mllm = tiny(family)
     requests = mixed(mllm)
     with torch.no_grad():
-        together = mllm.model(**encode(mllm, requests).inputs).logits[:, -1]
-        turned = mllm.model(**encode(mllm, requests[::-1]).inputs).logits[:, -1].flip(0)
-        padded = mllm.model(**encode(mllm, requests, pad_to=150).inputs).logits[:, -1]
-        alone = torch.cat([mllm.model(**encode(mllm, [request]).inputs).logits[:, -1] for request in requests])
+        together = mllm.model(**mllm.encode(requests).inputs).logits[:, -1]
+        turned = mllm.model(**mllm.encode(requests[::-1]).inputs).logits[:, -1].flip(0)
+        padded = mllm.model(**mllm.encode(requests, pad_to=150).inputs).logits[:, -1]
+        alone = torch.cat([mllm.model(**mllm.encode([request]).inputs).logits[:, -1] for request in requests])
     for other in (together, turned, padded):
         assert ((other - alone).norm(dim=1) <= 1e-5 * alone.norm(dim=1)).all()
 
@@ -128,8 +127,8 @@ def test_generation_batched_is_unbatched(tiny: Tiny, family: str) -> None:
     mllm = tiny(family)
     requests = mixed(mllm)
     settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
-    together = mllm.model.generate(**encode(mllm, requests).inputs, **settings)[:, -4:]
-    alone = [mllm.model.generate(**encode(mllm, [request]).inputs, **settings)[:, -4:] for request in requests]
+    together = mllm.model.generate(**mllm.encode(requests).inputs, **settings)[:, -4:]
+    alone = [mllm.model.generate(**mllm.encode([request]).inputs, **settings)[:, -4:] for request in requests]
     assert torch.equal(together, torch.cat(alone))
 
 
@@ -137,7 +136,7 @@ def test_generation_batched_is_unbatched(tiny: Tiny, family: str) -> None:
 def test_prompt_positions_are_the_models_own(tiny: Tiny, family: str) -> None:
     mllm = tiny(family)
     for requests in (mixed(mllm), [mixed(mllm)[1]]):
-        batch = encode(mllm, requests)
+        batch = mllm.encode(requests)
         positions = prompt_positions(mllm, batch)
         assert positions.shape[-2:] == batch.input_ids.shape
         assert torch.equal(positions if positions.ndim == 2 else positions[0], (batch.attention_mask.cumsum(1) - 1).clamp(min=0))
@@ -152,21 +151,21 @@ def test_no_state_of_an_earlier_batch(tiny: Tiny) -> None:
     mllm = tiny("qwen2_5_vl")
     text = [asked(TEXTS[0])]
     mllm.model.model.rope_deltas = None
-    fresh = mllm.model.generate(**encode(mllm, text).inputs, max_new_tokens=4, do_sample=False)
-    mllm.model.generate(**encode(mllm, mixed(mllm)).inputs, max_new_tokens=2, do_sample=False)
-    assert torch.equal(fresh, mllm.model.generate(**encode(mllm, text).inputs, max_new_tokens=4, do_sample=False))
+    fresh = mllm.model.generate(**mllm.encode(text).inputs, max_new_tokens=4, do_sample=False)
+    mllm.model.generate(**mllm.encode(mixed(mllm)).inputs, max_new_tokens=2, do_sample=False)
+    assert torch.equal(fresh, mllm.model.generate(**mllm.encode(text).inputs, max_new_tokens=4, do_sample=False))
 
 
 def test_image_for_a_text_only_model(tiny: Tiny) -> None:
     with pytest.raises(InputError, match='request "pic" has an image, but tiny:llama is a text-only model'):
-        encode(tiny("llama"), [asked("look", Noise(0), "pic")])
+        tiny("llama").encode([asked("look", Noise(0), "pic")])
 
 
 def test_pad_to_too_short_and_nothing_to_encode(tiny: Tiny) -> None:
     with pytest.raises(InputError, match=r'request "long" has \d+ tokens, more than pad_to = 5'):
-        encode(tiny("llama"), [asked(TEXTS[0], None, "long")], pad_to=5)
+        tiny("llama").encode([asked(TEXTS[0], None, "long")], pad_to=5)
     with pytest.raises(UsageError, match="list of requests is empty"):
-        encode(tiny("llama"), [])
+        tiny("llama").encode([])
 
 
 def test_a_template_that_changes_the_text_is_refused(tiny: Tiny) -> None:
@@ -175,10 +174,10 @@ def test_a_template_that_changes_the_text_is_refused(tiny: Tiny) -> None:
     own = copy.deepcopy(mllm.tokenizer)
     own.chat_template = shouting
     with pytest.raises(InputError, match="writes the user's text 0 times"):
-        encode(replace(mllm, processor=own), [asked("hello")])
+        replace(mllm, processor=own).encode([asked("hello")])
     own.chat_template = "{% for m in messages %}{{ m['content'] | replace('hello', 'goodbye') }}{% endfor %}"
     with pytest.raises(InputError, match='request "r": the chat template of tiny:qwen3 changes its text'):
-        encode(replace(mllm, processor=own), [asked("hello")])
+        replace(mllm, processor=own).encode([asked("hello")])
     own.chat_template = "{{ raise_exception('no users today') }}"
     with pytest.raises(InputError, match="no users today"):
-        encode(replace(mllm, processor=own), [asked("hello")])
+        replace(mllm, processor=own).encode([asked("hello")])

@@ -10,13 +10,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.mini_training.card import MEASURES
 from safesteer_interp.mini_training.projector_gap import draw_projector_gap, gap_tables
 from safesteer_interp.report.gallery import build, collect_findings
 from safesteer_interp.report.intervals import claim_picture
-from safesteer_interp.report.tables import escape_latex, interval, latex, markdown, merged, number
+from safesteer_interp.report.tables import escape_latex, escape_markdown, interval, latex, markdown, merged, number
 
 NASTY = '<script>alert("x")</script> & 50 % of a|b_c'
 
@@ -56,6 +58,39 @@ def test_latex_escapes_and_balances() -> None:
     long = latex(pd.concat([table] * 30))
     assert long.startswith(r"\begin{longtable}") and r"\begin{table}" not in long
     assert escape_latex("a–b") == "a--b"
+
+
+def unescaped(text: str, specials: str) -> str:
+    """What stands in the text unescaped of characters that mean something."""
+    return "".join(c for c in re.sub(r"\\.", "", text) if c in specials)
+
+
+@given(st.text(max_size=30))
+def test_no_cell_can_leave_its_cell(cell: str) -> None:
+    printed = escape_latex(cell)
+    assert "\n" not in printed and "\r" not in printed
+    assert "–" in cell or "--" not in printed
+    words = re.sub(r"\\text(backslash|asciitilde|asciicircum)\{\}", "", printed)
+    assert unescaped(words.replace("{}", "").replace("{[}", "").replace("{*}", ""), "&%$#_^~{}") == ""
+    assert not re.match(r"[\[*]", printed), "no option or star of the row before"
+    shown = escape_markdown(cell)
+    assert "<" not in shown and "\n" not in shown and unescaped(shown, "|`*$~") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("$5 scam for $9", "\\$5 scam for \\$9"),
+        ("a\\|b", "a\\\\\\|b"),
+        ("more_or less", "more_or less"),
+        ("_less_", "\\_less\\_"),
+        ("[x](http://y)", "\\[x](http://y)"),
+        ("0.91 [0.88, 0.94]", "0.91 [0.88, 0.94]"),
+        ("&lt; & b", "&amp;lt; & b"),
+    ],
+)
+def test_markdown_shows_a_text_as_it_stands(text: str, shown: str) -> None:
+    assert escape_markdown(text) == shown
 
 
 def test_markdown_keeps_its_columns() -> None:

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safesteer_interp.errors import UsageError
+from safesteer_interp.fields import field_help
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.claim import Claim, Control, Verdict, claim_records, estimate_of
-from safesteer_interp.runner.params import as_record, field_help, from_record, is_list, with_overrides
+from safesteer_interp.runner.params import as_record, from_record, is_list, with_overrides
 from safesteer_interp.statistics import Estimate
 
 FLAT = Control("shuffled_labels", Estimate(0.5, 0.45, 0.55, 40))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,11 +15,11 @@ from support.analysis_toys import bench_on, write_toys
 
 from safesteer_interp import runner
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.files import files_of, sha256_of
+from safesteer_interp.files import sha256_of
 from safesteer_interp.report import render, render_folder
 from safesteer_interp.requests import Attack, Split
-from safesteer_interp.runner import provenance
-from safesteer_interp.runner.tables import folder_name, round_trip
+from safesteer_interp.runner import provenance, source
+from safesteer_interp.runner.tables import round_trip
 from safesteer_interp.tracing.spec import TraceSpec
 
 PLANTED = Path("readable") / "planted"
@@ -29,11 +28,12 @@ PLANTED = Path("readable") / "planted"
 @pytest.fixture
 def run(planted: Any, tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Runs toy analyses into tmp_path/figures with one store per test; the package counts as unchanged while a test runs."""
-    monkeypatch.setattr(provenance, "measuring_code", lambda: "measuring")
-    monkeypatch.setattr(provenance, "drawing_code", lambda: "drawing")
+    monkeypatch.setattr(provenance, "measuring_code", lambda path: "measuring")
+    monkeypatch.setattr(source, "drawing_code", lambda: "drawing")
 
     def call(*names: str, ids: tuple[str, ...] = (), session: Any = None, **options: Any) -> Any:
         folder = write_toys(tmp_path, *names)
+        ids = ids or tuple(path.stem for path in folder.glob("[!_]*.py"))  # without an id the shipped findings would run too
         options = {"out": tmp_path / "figures", "render": render_folder, "folder": folder, **options}
         report = runner.run(ids, session=session or bench_on(planted, tmp_path), **options)
         for failed in report.failed:
@@ -44,16 +44,8 @@ def run(planted: Any, tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.Mon
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Hash of every file, but for the block of provenance.json that says when and how fast."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.name == "provenance.json":
-            record = json.loads(path.read_text())
-            del record["run"]
-            found[path.name] = json.dumps(record)
-        elif path.is_file():
-            found[str(path.relative_to(folder))] = sha256_of(path)
-    return found
+    """Hash of every file."""
+    return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_a_run_writes_every_file_and_a_second_leaves_them_alone(run: Callable[..., Any], tmp_path: Path) -> None:
@@ -78,8 +70,10 @@ def test_the_record_says_where_the_numbers_came_from(run: Callable[..., Any], tm
     assert record["model"]["known_answer"] is True and len(record["model"]["fingerprint"]) == 64
     assert record["params"]["pairs"] == 6 and record["traces"] and record["seeds"]["control"] > 0
     assert {"python", "torch", "transformers", "numpy"} <= set(record["versions"])
-    assert {"seconds", "peak_memory_mb", "commit", "dirty", "finished"} <= set(record["run"])
+    assert record["files"] == sorted(p.name for p in (tmp_path / "figures" / PLANTED).iterdir() if p.name != "provenance.json")
     assert str(tmp_path) not in json.dumps(record)
+    facts = json.loads(provenance.run_record("readable", "planted").read_text())
+    assert {"seconds", "peak_memory_mb", "commit", "dirty", "finished"} <= set(facts) and not set(facts) & set(record) - {"input_key"}
     claims = json.loads((tmp_path / "figures" / PLANTED / "claims.json").read_text())
     assert "proves the machinery" in claims["scope"]
     assert claims["claims"][0]["verdict"] == "supported"
@@ -144,7 +138,7 @@ def test_the_head_of_the_final_norm_gives_the_models_own_logits(planted: Any, tm
 def test_one_failure_stops_no_other_and_keeps_what_was_there(run: Callable[..., Any], tmp_path: Path) -> None:
     report = run("readable", "broken")
     assert {r.id: r.status for r in report.results} == {"broken": "failed", "readable": "done"}
-    assert report.exit_code == 1 and "KeyError" in str(report) and "broken.py" in report.failed[0].reason
+    assert report.exit_code == 3 and "KeyError" in str(report) and "broken.py" in report.failed[0].reason
     assert "nothing" in report.failed[0].detail
     assert json.loads((tmp_path / "figures" / "broken" / "planted" / "failed.json").read_text())["analysis"]["title"] == "Broken"
 
@@ -182,31 +176,6 @@ def test_bad_names_get_the_nearest_ones(run: Callable[..., Any], tmp_path: Path)
         run("readable", profile="fast")
     with pytest.raises(InputError, match="no analysis found"):
         runner.discover(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ('"""No analysis."""\n', "declares no ANALYSIS"),
-        ("def broken(:\n", "line 1"),
-    ],
-)
-def test_a_file_that_is_no_analysis_is_named(tmp_path: Path, text: str, words: str) -> None:
-    folder = write_toys(tmp_path)
-    (folder / "odd.py").write_text(text)
-    with pytest.raises((UsageError, InputError), match=f"odd.py.*{words}"):
-        runner.discover(folder)
-
-
-def test_an_id_must_be_the_files_name(tmp_path: Path) -> None:
-    folder = write_toys(tmp_path, "readable")
-    shutil.move(folder / "readable.py", folder / "legible.py")
-    with pytest.raises(UsageError, match=r'"readable".*"legible"'):
-        runner.discover(folder)
-
-
-def test_the_question_is_the_first_line_of_the_module(tmp_path: Path) -> None:
-    assert runner.discover(write_toys(tmp_path, "readable"))["readable"].question == "Is harm readable at the end of the prompt?"
 
 
 def test_the_plan_counts_and_makes_nothing(planted: Any, tmp_path: Path, fresh_cache: Path) -> None:
@@ -303,18 +272,11 @@ def test_a_table_survives_its_csv() -> None:
     pd.testing.assert_frame_equal(round_trip(back), back)
 
 
-def test_folder_names_are_safe_and_tell_data_sets_apart(tmp_path: Path) -> None:
-    assert folder_name("mini") == "mini"
-    assert folder_name("Qwen/Qwen2.5-VL-3B-Instruct", "figstep") == "Qwen--Qwen2.5-VL-3B-Instruct@figstep"
-    assert folder_name("tiny:llava", "../../etc/data.jsonl") == "tiny-llava@data.jsonl"
-    assert not files_of(tmp_path, {"absent.csv": "0"})
-
-
 def test_a_change_of_the_measuring_code_measures_again_one_of_the_drawing_code_draws_again(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("readable").results[0].status == "done"
-    monkeypatch.setattr(provenance, "drawing_code", lambda: "new drawing")
+    monkeypatch.setattr(source, "drawing_code", lambda: "new drawing")
     assert [run().results[0].status for _ in range(2)] == ["redrawn", "unchanged"]
-    monkeypatch.setattr(provenance, "measuring_code", lambda: "new measuring")
+    monkeypatch.setattr(provenance, "measuring_code", lambda path: "new measuring")
     assert [run().results[0].status for _ in range(2)] == ["done", "unchanged"]

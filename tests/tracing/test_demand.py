@@ -61,7 +61,15 @@ def test_the_catalogue_remembers_forgets_and_survives_damage(tmp_path: Path) -> 
 
 def requests_of(pairs: int, scenarios: int) -> list[Request]:
     return [
-        Request(f"{p}/{a}/{h}", "text", h, a, pair=f"p{p}", scenario=f"s{p % scenarios}", split=Split.TRAIN if p % 2 else Split.TEST)
+        Request(
+            "text",
+            id=f"{p}/{a}/{h}",
+            harmful=h,
+            attack=a,
+            pair=f"p{p}",
+            scenario=f"s{p % scenarios}",
+            split=Split.TRAIN if p % 2 else Split.TEST,
+        )
         for p in range(pairs)
         for a in (Attack.CB, Attack.SD)
         for h in (True, False)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.positions import prompt_positions
 from support.tracing import all_sites, requests_for
 
 from safesteer_interp.decoding.generate import generate
@@ -14,7 +15,6 @@ from safesteer_interp.decoding.prefix import check_head, prefill
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.models.checks import check_layout
-from safesteer_interp.models.encoding import prompt_positions
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Role, Site, parse_reads, parse_sites
 from safesteer_interp.tracing import steps

@@ -206,7 +206,7 @@ def test_a_damaged_manifest_vouches_for_nothing(job: Job) -> None:
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (errno.ENOSPC, "no space is left to write .* every finished shard is kept"),
+        (errno.ENOSPC, "no space is left to write .* everything finished is kept"),
         (errno.EROFS, "cannot be written .* choose a writable folder"),
         (errno.EIO, "cannot be written .* the same command resumes"),
     ],

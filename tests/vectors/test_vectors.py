@@ -12,6 +12,7 @@ import torch
 from gguf import GGUFReader
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support.earlier_files import earlier_vector
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
@@ -27,8 +28,14 @@ from safesteer_interp.vectors.alignment import (
     alignment_vectors,
 )
 from safesteer_interp.vectors.control_vector import export_control_vector, import_control_vector
-from safesteer_interp.vectors.direction import Direction, mean_difference, median_norm, random_direction
-from safesteer_interp.vectors.export import load_alignment, load_directions, save_directions
+from safesteer_interp.vectors.direction import (
+    Direction,
+    load_directions,
+    mean_difference,
+    median_norm,
+    random_direction,
+    save_directions,
+)
 from safesteer_interp.vectors.refusal import eligible, refusal_direction, refusal_directions
 from safesteer_interp.vectors.resampling import DifferenceBootstrap, pairwise_cosine
 
@@ -284,24 +291,29 @@ def test_directions_survive_the_disk(tmp_path: Path) -> None:
         assert handle.metadata()["format"] == "safesteer-directions/1"
     with pytest.raises(InputError, match="holds 3 directions"):
         Direction.load(tmp_path / "sub" / "v.safetensors")
-    assert Direction.load(several[0].save(tmp_path / "one.safetensors")).name == "refusal"
+    for path in (several[0].save(tmp_path / "one"), earlier_vector(several[0], tmp_path / "earlier.safetensors")):
+        one = Direction.load(path)
+        assert torch.equal(one.vector, several[0].vector) and one.record() == several[0].record()
+    with pytest.raises(InputError, match="no directions to write"):
+        save_directions([], tmp_path / "none")
 
 
 def test_an_alignment_vector_survives_the_disk(tmp_path: Path) -> None:
     vector = fitted()
-    found = AlignmentVector.load(vector.save(tmp_path / "msav.safetensors"))
-    assert torch.equal(found.mu, vector.mu) and torch.equal(found.mean_text, vector.mean_text)
-    assert (found.norm, found.consistency, found.origin, found.paired) == (vector.norm, vector.consistency, vector.origin, True)
+    for path in (vector.save(tmp_path / "msav.safetensors"), earlier_vector(vector, tmp_path / "earlier.safetensors")):
+        found = AlignmentVector.load(path)
+        assert torch.equal(found.mu, vector.mu) and torch.equal(found.mean_text, vector.mean_text)
+        assert (found.norm, found.consistency, found.origin, found.paired) == (vector.norm, vector.consistency, vector.origin, True)
     with pytest.raises(InputError, match='expected "safesteer-alignment/1"'):
-        load_alignment(direction().save(tmp_path / "d.safetensors"))
+        AlignmentVector.load(direction().save(tmp_path / "d.safetensors"))
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(InputError, match="not written by this suite"):
-        load_alignment(tmp_path / "foreign.safetensors")
+        AlignmentVector.load(tmp_path / "foreign.safetensors")
     (tmp_path / "msav.safetensors").write_bytes(b"damaged")
     with pytest.raises(InputError, match="cannot be read as safetensors"):
-        load_alignment(tmp_path / "msav.safetensors")
+        AlignmentVector.load(tmp_path / "msav.safetensors")
     with pytest.raises(InputError, match="does not exist"):
-        load_alignment(tmp_path / "none.safetensors")
+        AlignmentVector.load(tmp_path / "none.safetensors")
 
 
 def test_a_control_vector_round_trips_in_the_form_llama_cpp_reads(tmp_path: Path) -> None:
@@ -330,6 +342,8 @@ def test_a_control_vector_refuses_what_llama_cpp_cannot_hold(tmp_path: Path) -> 
     for site in ("resid_post.0", "final_norm", "mlp_out.3"):
         with pytest.raises(UsageError, match=r"resid_post\.1 and deeper"):
             export_control_vector([direction(site=site)], path, model_hint="llama")
+    with pytest.raises(UsageError, match=r'"x" does not know its site; make it with origin='):
+        export_control_vector([Direction.from_difference(np.ones(D), "x")], path, model_hint="llama")
     with pytest.raises(UsageError, match=r"two directions were given for resid_post\.3"):
         export_control_vector([direction(), direction(1)], path, model_hint="llama")
     with pytest.raises(UsageError, match="deeper than the 10 layers"):

@@ -1,4 +1,4 @@
-"""What the `tiny()` builders share: seeded random weights, a processor without its video half, and the finished MLLM."""
+"""What the `tiny()` builders share: sizes, seeded random weights, a processor without its video half."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-from safesteer_interp.models.fingerprint import fingerprint
-from safesteer_interp.models.layout import Layout
-from safesteer_interp.models.mllm import MLLM
+Built = tuple[PreTrainedModel, Any]
+"""What a `tiny()` builder returns: a model with random weights, and its processor (the tokenizer for text-only decoders)."""
 
 WIDTH, LAYERS, HEADS, KV_HEADS, MLP = 64, 4, 4, 2, 128
 TEXT = {
@@ -60,18 +59,6 @@ def random_model(cls: type[PreTrainedModel], config: PreTrainedConfig, seed: int
                 elif "position" in name:
                     parameter.normal_(0, 0.2)
     return model.eval()
-
-
-def finished(layout: Layout, model: PreTrainedModel, processor: Any) -> MLLM:
-    """The MLLM named "tiny:<family>"."""
-    return MLLM(
-        name=f"tiny:{layout.family}",
-        model=model,
-        processor=processor,
-        layout=layout,
-        fingerprint=fingerprint(model, processor),
-        source="built in code, random weights",
-    )
 
 
 def image_token_of(config: Any, _processor: Any = None) -> int:

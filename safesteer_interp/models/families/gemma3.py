@@ -5,10 +5,9 @@ from __future__ import annotations
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
-from safesteer_interp.models.families.building import TEXT, VISION, finished, image_token_of, random_model
+from safesteer_interp.models.families.building import TEXT, VISION, Built, image_token_of, random_model
 from safesteer_interp.models.families.tokenizers import metaspace
 from safesteer_interp.models.layout import Layout
-from safesteer_interp.models.mllm import MLLM
 
 TURNS = (
     "{{ bos_token }}{% set turns = messages %}{% set first = '' %}"
@@ -24,7 +23,7 @@ TURNS = (
 """Same structure as Gemma 3's template: the system text opens the user turn, and texts are trimmed."""
 
 
-def tiny() -> MLLM:
+def tiny() -> Built:
     """28-pixel images become 4 tokens; sliding window of 16 tokens on every other layer."""
     tokens = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
     tokenizer = metaspace([*tokens.values(), "<start_of_turn>", "<end_of_turn>"], gemma=True, **tokens)
@@ -48,7 +47,7 @@ def tiny() -> MLLM:
         eoi_token_index=tokenizer.eoi_token_id,
         image_token_index=tokenizer.image_token_id,
     )
-    return finished(LAYOUT, random_model(Gemma3ForConditionalGeneration, config), processor)
+    return random_model(Gemma3ForConditionalGeneration, config), processor
 
 
 LAYOUT = Layout(
@@ -66,5 +65,5 @@ LAYOUT = Layout(
     sliding=True,
     token_types="token_type_ids",
     template=TURNS,
-    tiny=tiny,
+    placeholder="<start_of_image>",
 )

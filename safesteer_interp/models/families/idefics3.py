@@ -22,10 +22,9 @@ from transformers import (
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from safesteer_interp.models.families.building import TEXT, VISION, finished, image_token_of, named_as, random_model
+from safesteer_interp.models.families.building import TEXT, VISION, Built, image_token_of, named_as, random_model
 from safesteer_interp.models.families.tokenizers import byte_level
 from safesteer_interp.models.layout import Layout
-from safesteer_interp.models.mllm import MLLM
 
 TURNS = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
@@ -53,12 +52,11 @@ class _ImageOnly(SmolVLMProcessor):
 
 
 def _tiny(
-    layout: Layout,
     configuration: type[PreTrainedConfig],
     architecture: type[PreTrainedModel],
     images: Any,
     processor_class: type[ProcessorMixin],
-) -> MLLM:
+) -> Built:
     marks = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
     special = ["<|endoftext|>", "<|im_start|>", *marks, *_TILES]
     tokenizer = byte_level(special, eos="<end_of_utterance>", pad="<|endoftext|>", bos="<|im_start|>", image_token="<image>")
@@ -76,19 +74,19 @@ def _tiny(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
-    return finished(layout, random_model(architecture, config), processor)
+    return random_model(architecture, config), processor
 
 
-def tiny() -> MLLM:
+def tiny() -> Built:
     """Images are cut into 56-pixel tiles (at most 2 x 2) plus the whole picture, 4 tokens each."""
     images = Idefics3ImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
-    return _tiny(LAYOUT, Idefics3Config, Idefics3ForConditionalGeneration, images, Idefics3Processor)
+    return _tiny(Idefics3Config, Idefics3ForConditionalGeneration, images, Idefics3Processor)
 
 
-def tiny_smolvlm() -> MLLM:
+def tiny_smolvlm() -> Built:
     """As `tiny`, of SmolVLM's classes."""
     images = SmolVLMImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
-    return _tiny(SMOLVLM, SmolVLMConfig, SmolVLMForConditionalGeneration, images, named_as(SmolVLMProcessor, _ImageOnly))
+    return _tiny(SmolVLMConfig, SmolVLMForConditionalGeneration, images, named_as(SmolVLMProcessor, _ImageOnly))
 
 
 LAYOUT = Layout(
@@ -102,12 +100,11 @@ LAYOUT = Layout(
     projector="model.connector",
     image_token=image_token_of,
     template=TURNS,
-    tiny=tiny,
+    placeholder="<image>",
 )
 SMOLVLM = replace(
     LAYOUT,
     family="smolvlm",
     model_types=("smolvlm",),
     processor_class=lambda: named_as(SmolVLMProcessor, _ImageOnly),
-    tiny=tiny_smolvlm,
 )

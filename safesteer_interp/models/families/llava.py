@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-from safesteer_interp.models.families.building import TEXT, VISION, finished, image_token_of, random_model
+from safesteer_interp.models.families.building import TEXT, VISION, Built, image_token_of, random_model
 from safesteer_interp.models.families.tokenizers import metaspace
 from safesteer_interp.models.layout import Layout
-from safesteer_interp.models.mllm import MLLM
 
 VICUNA = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
@@ -18,7 +17,7 @@ VICUNA = (
 """Same structure as the template of llava-1.5-7b-hf: images first, a trailing space after every text, no role word for system."""
 
 
-def tiny() -> MLLM:
+def tiny() -> Built:
     """28-pixel images become 4 tokens; the CLS feature is dropped, as in LLaVA 1.5."""
     tokenizer = metaspace(["<image>"], gemma=False, image_token="<image>")
     images = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
@@ -36,7 +35,7 @@ def tiny() -> MLLM:
         image_token_index=tokenizer.image_token_id,
         image_seq_length=4,
     )
-    return finished(LAYOUT, random_model(LlavaForConditionalGeneration, config), processor)
+    return random_model(LlavaForConditionalGeneration, config), processor
 
 
 LAYOUT = Layout(
@@ -50,5 +49,5 @@ LAYOUT = Layout(
     projector="model.multi_modal_projector",
     image_token=image_token_of,
     template=VICUNA,
-    tiny=tiny,
+    placeholder="<image>\n",
 )

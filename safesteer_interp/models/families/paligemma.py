@@ -12,10 +12,9 @@ from typing import Any
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from safesteer_interp.models.families.building import TEXT, VISION, WIDTH, finished, image_token_of, random_model
+from safesteer_interp.models.families.building import TEXT, VISION, WIDTH, Built, image_token_of, random_model
 from safesteer_interp.models.families.tokenizers import metaspace
 from safesteer_interp.models.layout import Layout
-from safesteer_interp.models.mllm import MLLM
 
 PLAIN = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{% for part in message['content'] %}"
@@ -28,7 +27,7 @@ def around_text(tokenizer: Any) -> tuple[str, str]:
     return tokenizer.bos_token, "\n"
 
 
-def _tiny(layout: Layout, decoder: dict[str, Any]) -> MLLM:
+def _tiny(decoder: dict[str, Any]) -> Built:
     tokenizer = metaspace(["<image>"], gemma=True, image_token="<image>")
     images = SiglipImageProcessorPil(size={"height": 28, "width": 28}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     images.image_seq_length = 4
@@ -50,18 +49,18 @@ def _tiny(layout: Layout, decoder: dict[str, Any]) -> MLLM:
         hidden_size=WIDTH,
         vocab_size=len(tokenizer),
     )
-    return finished(layout, random_model(PaliGemmaForConditionalGeneration, config), processor)
+    return random_model(PaliGemmaForConditionalGeneration, config), processor
 
 
-def tiny() -> MLLM:
+def tiny() -> Built:
     """28-pixel images become 4 tokens; the vocabulary holds PaliGemma's 1,152 location and segmentation tokens."""
-    return _tiny(LAYOUT, {"model_type": "gemma"})
+    return _tiny({"model_type": "gemma"})
 
 
-def tiny2() -> MLLM:
+def tiny2() -> Built:
     """As `tiny`, with a Gemma 2 decoder: norms after each block, logits capped by tanh."""
     sliding = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"] * 2, "query_pre_attn_scalar": 16}
-    return _tiny(LAYOUT_2, {"model_type": "gemma2", "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0, **sliding})
+    return _tiny({"model_type": "gemma2", "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0, **sliding})
 
 
 LAYOUT = Layout(
@@ -76,10 +75,10 @@ LAYOUT = Layout(
     image_token=image_token_of,
     bridge=False,
     template=PLAIN,
+    placeholder="<image>",
     around_text=around_text,
     token_types="token_type_ids",
     serves=lambda config: config.text_config.model_type == "gemma",
-    tiny=tiny,
 )
 LAYOUT_2 = replace(
     LAYOUT,
@@ -88,5 +87,4 @@ LAYOUT_2 = replace(
     mlp_adds="post_feedforward_layernorm",
     sliding=True,
     serves=lambda config: config.text_config.model_type == "gemma2",
-    tiny=tiny2,
 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from safesteer_interp.models.families.building import TEXT, VISION, WIDTH, finished, image_only, image_token_of, random_model
+from safesteer_interp.models.families.building import TEXT, VISION, WIDTH, Built, image_only, image_token_of, random_model
 from safesteer_interp.models.families.tokenizers import byte_level
 from safesteer_interp.models.layout import Layout
-from safesteer_interp.models.mllm import MLLM
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 CHATML = (
@@ -23,7 +22,7 @@ CHATML = (
 """Same structure as Qwen2.5-VL's template: ChatML with a default system turn."""
 
 
-def tiny() -> MLLM:
+def tiny() -> Built:
     """28- to 84-pixel images, 28 pixels per token: 1 to 9 image tokens, so that rows of one batch differ."""
     tokenizer = byte_level(SPECIAL, eos="<|im_end|>", pad="<|endoftext|>", image_token="<|image_pad|>", video_token="<|video_pad|>")
     images = Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": 84 * 84}, patch_size=14, merge_size=2)
@@ -53,7 +52,7 @@ def tiny() -> MLLM:
         vision_start_token_id=ids["vision_start"],
         vision_end_token_id=ids["vision_end"],
     )
-    return finished(LAYOUT, random_model(Qwen2_5_VLForConditionalGeneration, config), processor)
+    return random_model(Qwen2_5_VLForConditionalGeneration, config), processor
 
 
 LAYOUT = Layout(
@@ -68,6 +67,6 @@ LAYOUT = Layout(
     image_token=image_token_of,
     mrope=True,
     template=CHATML,
+    placeholder="<|vision_start|><|image_pad|><|vision_end|>",
     processor_class=lambda: image_only(Qwen2_5_VLProcessor),
-    tiny=tiny,
 )

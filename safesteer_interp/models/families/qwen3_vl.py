@@ -9,11 +9,10 @@ from __future__ import annotations
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from safesteer_interp.models.families.building import TEXT, VISION, WIDTH, finished, image_only, image_token_of, random_model
+from safesteer_interp.models.families.building import TEXT, VISION, WIDTH, Built, image_only, image_token_of, random_model
 from safesteer_interp.models.families.qwen2_5_vl import SPECIAL
 from safesteer_interp.models.families.tokenizers import byte_level
 from safesteer_interp.models.layout import Layout
-from safesteer_interp.models.mllm import MLLM
 
 CHATML = (
     "{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\n' }}"
@@ -29,7 +28,7 @@ CHATML = (
 """Same structure as Qwen3-VL's template: ChatML without a default system turn."""
 
 
-def tiny() -> MLLM:
+def tiny() -> Built:
     """32- to 96-pixel images, 32 pixels per token; visual features are added after decoder layers 0 and 1."""
     tokenizer = byte_level(SPECIAL, eos="<|im_end|>", pad="<|endoftext|>", image_token="<|image_pad|>", video_token="<|video_pad|>")
     images = Qwen2VLImageProcessorPil(size={"shortest_edge": 32 * 32, "longest_edge": 96 * 96}, patch_size=16, merge_size=2)
@@ -60,7 +59,7 @@ def tiny() -> MLLM:
         vision_start_token_id=ids["vision_start"],
         vision_end_token_id=ids["vision_end"],
     )
-    return finished(LAYOUT, random_model(Qwen3VLForConditionalGeneration, config), processor)
+    return random_model(Qwen3VLForConditionalGeneration, config), processor
 
 
 LAYOUT = Layout(
@@ -75,6 +74,6 @@ LAYOUT = Layout(
     image_token=image_token_of,
     mrope=True,
     template=CHATML,
+    placeholder="<|vision_start|><|image_pad|><|vision_end|>",
     processor_class=lambda: image_only(Qwen3VLProcessor),
-    tiny=tiny,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from transformers import (
@@ -18,11 +17,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from safesteer_interp.models.families.building import TEXT, finished, random_model
+from safesteer_interp.models.families.building import TEXT, Built, random_model
 from safesteer_interp.models.families.qwen2_5_vl import CHATML
 from safesteer_interp.models.families.tokenizers import byte_level
 from safesteer_interp.models.layout import Layout
-from safesteer_interp.models.mllm import MLLM
 
 _KINDS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
@@ -32,14 +30,14 @@ _KINDS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[str,
 }
 
 
-def tiny(family: str) -> MLLM:
+def tiny(family: str) -> Built:
     """A four-layer decoder of the family with a ChatML tokenizer."""
     configuration, architecture, more = _KINDS[family]
     tokenizer = byte_level(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], eos="<|im_end|>", pad="<|endoftext|>")
     tokenizer.chat_template = CHATML
     ids = {"bos_token_id": 0, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model = random_model(architecture, configuration(**TEXT, **ids, vocab_size=len(tokenizer), **more))
-    return finished(LAYOUTS[family], model, tokenizer)
+    return model, tokenizer
 
 
 LAYOUTS = {
@@ -50,7 +48,6 @@ LAYOUTS = {
         final_norm="model.norm",
         lm_head="lm_head",
         embed_tokens="model.embed_tokens",
-        tiny=partial(tiny, family),
     )
     for family in _KINDS
 }

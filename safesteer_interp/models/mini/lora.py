@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from safesteer_interp.files import write_bytes
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -28,7 +30,7 @@ def save_adapter(wrapped: Any, path: Path) -> None:
         if hasattr(module, "lora_A") and "default" in module.lora_A:
             tensors[f"{name}.A"] = module.lora_A["default"].weight
             tensors[f"{name}.B"] = module.lora_B["default"].weight * module.scaling["default"]
-    save_file({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in tensors.items()}, path)
+    write_bytes(path, save({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in tensors.items()}))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.patches import FancyBboxPatch
 
+from safesteer_interp.fonts import font_with
 from safesteer_interp.plotting.palette import DIVERGING, INK, MUTED
 from safesteer_interp.plotting.panels.shared import need
 
@@ -67,5 +68,9 @@ def token_strip(
 
 
 def visible(text: str) -> str:
-    """The token with what cannot be seen written out: a leading blank as "·", a line break as "⏎", a tab as "→"."""
-    return text.replace("\n", "⏎").replace("\t", "→").replace(" ", "·") or "∅"
+    """The token with what cannot be seen written out: a blank as "·", a line break as "⏎", a tab as "→".
+
+    A letter that no font here has, or that is none, becomes "�".
+    """
+    seen = text.replace("\n", "⏎").replace("\t", "→").replace(" ", "·")
+    return "".join(c if font_with(c) else "�" for c in seen) or "∅"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from safesteer_interp.errors import UsageError
+from safesteer_interp.probes.rows import RESAMPLING, Resampling
 from safesteer_interp.statistics import Estimate, cluster_aurocs, cluster_codes, cluster_weights
 
 
@@ -31,9 +33,7 @@ def onset(
     *,
     threshold: float | None = None,
     fraction: float = 0.9,
-    replicates: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    resampling: Resampling = RESAMPLING,
 ) -> Onset:
     """First site whose AUROC reaches `threshold`, or by default `fraction` of the best site's rise above 0.5.
 
@@ -45,27 +45,29 @@ def onset(
         raise UsageError(f"the onset threshold is {threshold} but an AUROC to reach lies above 0.5 and up to 1.")
     if not 0 < fraction <= 1:
         raise UsageError(f"the onset fraction is {fraction} but must lie above 0 and up to 1.")
-    scored = np.isfinite(scores).all(axis=0)
-    scores, labels, pairs = scores[:, scored], np.asarray(labels, dtype=bool)[scored], np.asarray(pairs)[scored]
-    estimates = cluster_aurocs(scores.T, labels, pairs, replicates=replicates, seed=seed, level=level)
-    curve = np.array([e.value for e in estimates])
 
-    def bar_of(curves: np.ndarray) -> np.ndarray:
+    def bars(curves: np.ndarray) -> np.ndarray:
         return np.full(len(curves), threshold) if threshold is not None else 0.5 + fraction * (np.nanmax(curves, axis=1) - 0.5)
 
-    bar = float(bar_of(curve[None])[0])
-    first = first_reaching(curve[None], np.array([bar]))[0]
-    certain = next((depth for depth, e in enumerate(estimates) if e.low > bar), None)
-    clusters = estimates[0].clusters
-    low = high = math.nan
+    scored = np.isfinite(scores).all(axis=0)
+    scores, labels, pairs = scores[:, scored], np.asarray(labels, dtype=bool)[scored], np.asarray(pairs)[scored]
+    by_site = cluster_aurocs(scores.T, labels, pairs, **asdict(resampling))
+    curve = np.array([[e.value for e in by_site]])
+    bar, clusters = float(bars(curve)[0]), by_site[0].clusters
+    first = first_reaching(curve, np.array([bar]))[0]
+    low, high = math.nan, math.nan
     if clusters is not None and clusters > 1:
-        draws = auroc_replicates(scores, labels, pairs, replicates=replicates, seed=seed)
-        draws = draws[:, ~np.isnan(draws).any(axis=0)].T
-        low, high = np.quantile(
-            first_reaching(draws, bar_of(draws)), [(1 - level) / 2, (1 + level) / 2], method="closest_observation"
-        ).tolist()
-    value = float(first) if first < len(scores) else math.nan
-    return Onset(Estimate(value, low, high, len(labels), clusters, level), bar, certain)
+        draws = auroc_replicates(scores, labels, pairs, resampling)
+        low, high = _bounds(draws[:, ~np.isnan(draws).any(axis=0)].T, bars, resampling.level)
+    estimate = Estimate(float(first) if first < len(scores) else math.nan, low, high, len(labels), clusters, resampling.level)
+    return Onset(estimate, bar, next((depth for depth, e in enumerate(by_site) if e.low > bar), None))
+
+
+def _bounds(curves: Float[np.ndarray, "replicates sites"], bars: Callable[[np.ndarray], np.ndarray], level: float) -> tuple[float, float]:
+    """The central `level` of the onsets of resampled curves; bounds are sites, so they are observed values."""
+    quantiles = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(first_reaching(curves, bars(curves)), quantiles, method="closest_observation").tolist()
+    return low, high
 
 
 def first_reaching(curves: Float[np.ndarray, "replicates sites"], bars: Float[np.ndarray, " replicates"]) -> np.ndarray:
@@ -75,15 +77,15 @@ def first_reaching(curves: Float[np.ndarray, "replicates sites"], bars: Float[np
 
 
 def auroc_replicates(
-    scores: Float[np.ndarray, "sites n"], labels: np.ndarray, pairs: np.ndarray, *, replicates: int, seed: int
+    scores: Float[np.ndarray, "sites n"], labels: np.ndarray, pairs: np.ndarray, resampling: Resampling = RESAMPLING
 ) -> Float[np.ndarray, "sites replicates"]:
     """AUROC of every site in every cluster resample, the resamples being those of `cluster_aurocs` with the same seed."""
     codes, groups = cluster_codes(pairs, len(labels))
-    weights = cluster_weights(groups, replicates, seed)
+    weights = cluster_weights(groups, resampling.replicates, resampling.seed)
     member = np.eye(groups)[codes]
     positive, negative = member[labels], member[~labels]
     total = (weights @ positive.sum(axis=0)) * (weights @ negative.sum(axis=0))
-    found = np.full((len(scores), replicates), np.nan)
+    found = np.full((len(scores), resampling.replicates), np.nan)
     for site, s in enumerate(scores):
         above = s[labels][:, None] - s[~labels]
         wins = positive.T @ (np.sign(above) / 2 + 0.5) @ negative

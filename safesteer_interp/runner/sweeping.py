@@ -13,12 +13,13 @@ import pandas as pd
 from safesteer_interp import files
 from safesteer_interp.errors import SafeSteerError, UsageError, did_you_mean
 from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.discovery import choose, discover
+from safesteer_interp.runner.discovery import discover
 from safesteer_interp.runner.execute import run
 from safesteer_interp.runner.params import is_list
 from safesteer_interp.runner.results import RunReport
 from safesteer_interp.runner.session import Session, Settings
-from safesteer_interp.runner.tables import folder_name, table_text
+from safesteer_interp.runner.tables import table_text
+from safesteer_interp.sites import parse_ranges
 
 SWEEPS = Path("figures") / "sweeps"
 
@@ -42,12 +43,14 @@ class SweepReport:
             "folder": str(self.folder),
             "exit_code": self.exit_code,
             "runs": [r.record()["results"][0] for r in self.runs],
+            "bad_requests": list(self.runs[-1].bad_requests) if self.runs else [],
             "table": self.table.astype(object).where(self.table.notna(), None).to_dict("records"),
         }
 
     def __str__(self) -> str:
         failed = "".join(f"\nfailed: {r.id}: {r.reason}" for run in self.runs for r in run.failed)
-        return f"{self.table.to_string(index=False)}\nresults in {self.folder}{failed}"
+        left_out = "".join(f"\nleft out: {sentence}" for run in self.runs[-1:] for sentence in run.bad_requests)
+        return f"{self.table.to_string(index=False)}\nresults in {self.folder}{failed}{left_out}"
 
 
 def sweep(
@@ -69,10 +72,13 @@ def sweep(
     holds one value ("4,8" for an int) gives one run per value. Results go to `out/<id>/<model>/<point>/`, the claims of all points to
     `out/<id>/<model>/sweep.csv`. Raises UsageError for an unknown analysis or field, or a value of the wrong type.
     """
-    analysis = choose([id], discover(folder))[0]
+    known = discover(folder)
+    for cause in known.failing([id]).values():
+        raise cause
+    analysis = known.choose([id])[0]
     points = grid_points(analysis, grid)
     session = session or Session(Settings(**settings))
-    place = Path(out) / id / folder_name(str(session.model.name), session.dataset)
+    place = Path(out) / id / session.place
     runs, tables = [], []
     for point in points:
         name = ",".join(f"{k}={v}" for k, v in point.items() if not is_list(analysis.params, k))
@@ -97,7 +103,7 @@ def grid_points(analysis: Analysis, grid: Mapping[str, str | Sequence[Any]]) -> 
         if is_list(analysis.params, name):
             axes.append([(name, values if isinstance(values, str) else tuple(values))])
             continue
-        parts = [v for part in values.split(",") if part.strip() for v in _span(part)] if isinstance(values, str) else list(values)
+        parts = parse_ranges(values) if isinstance(values, str) else list(values)
         if not parts:
             raise UsageError(f'the sweep of "{name}" names no value; give some, e.g. "1,2,4".')
         axes.append([(name, v) for v in parts])
@@ -105,13 +111,6 @@ def grid_points(analysis: Analysis, grid: Mapping[str, str | Sequence[Any]]) -> 
     for point in points:
         analysis.parameters("quick", point)  # refuses a wrong value before anything runs
     return points
-
-
-def _span(part: str) -> list[str]:
-    low, dash, high = part.strip().partition("-")
-    if dash and low.isdigit() and high.isdigit():
-        return [str(i) for i in range(int(low), int(high) + 1)]
-    return [part.strip()]
 
 
 def _claims_at(point: Mapping[str, Any], report: RunReport) -> list[dict[str, Any]]:

@@ -12,16 +12,18 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from safesteer_interp import files
 from safesteer_interp.errors import InputError, SafeSteerError
+from safesteer_interp.files import safe_name
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.context import Context
-from safesteer_interp.runner.discovery import choose, discover
+from safesteer_interp.runner.discovery import discover
+from safesteer_interp.runner.folders import RECORD, data_label, model_label
 from safesteer_interp.runner.measure import claims_of, measure
 from safesteer_interp.runner.params import from_record
 from safesteer_interp.runner.results import MEASURE_ERRORS
@@ -86,6 +88,7 @@ def verify(
     ids: Iterable[str] = (),
     *,
     model: str | None = None,
+    data: str | None = None,
     figures: Path = Path("figures"),
     retrace: bool = False,
     folder: Path | None = None,
@@ -94,22 +97,24 @@ def verify(
 ) -> VerifyReport:
     """Recomputes the results below `figures` with their stored parameters and compares.
 
-    `model` limits it to one model's results (and may be a path whose last part is the stored name); `retrace` also makes the
-    traces again, in an empty store. Raises UsageError for an unknown id, InputError when there is nothing to verify.
+    `model` and `data` limit it to the results of one model or data set, and say where a folder or file lies that results came from;
+    `retrace` also makes the traces again, in an empty store. Raises UsageError for an unknown id, InputError when there is nothing to
+    verify.
     """
-    chosen = {a.id: a for a in choose(ids, discover(folder))}
-    found = [p.parent for p in sorted(Path(figures).glob("*/*/provenance.json")) if p.parent.parent.name in chosen]
-    checked, moved, problems, left_out = [], [], [], []
-    opened: dict[tuple[str, str], Session] = {}
+    known, wanted = discover(folder), list(ids)
+    chosen = {a.id: a for a in known.choose(wanted)}
+    found = [p.parent for p in sorted(Path(figures).glob(f"*/*/{RECORD}")) if p.parent.parent.name in chosen]
+    checked, moved, left_out = [], [], []
+    problems = [(path, str(cause)) for path, cause in known.failing(wanted).items()]
+    opened: dict[str, Session] = {}
     for place in found:
         try:
-            record = files.read_json(place / "provenance.json")
-            name, data = record["model"]["name"], record["data"]["name"]
-            if model is not None and model != name and Path(model).name != name:
+            record = files.read_json(place / RECORD)
+            if not (_is_of(place, 0, record["model"]["name"], model) and _is_of(place, 1, record["data"]["name"], data)):
                 continue
-            session = (benches or {}).get(name) or opened.get((name, data))
+            session = (benches or {}).get(record["model"]["name"]) or opened.get(place.name)
             if session is None:
-                session = opened[name, data] = _bench(record, model, data, retrace, settings)
+                session = opened[place.name] = _open(place, record, model, data, retrace, settings)
             moved += compare(chosen[place.parent.name], place, record, session)
             checked.append(place)
             if timed := chosen[place.parent.name].timed:
@@ -121,14 +126,30 @@ def verify(
     return VerifyReport(tuple(checked), tuple(moved), tuple(problems), tuple(left_out))
 
 
-def _bench(record: Mapping[str, Any], model: str | None, data: str, retrace: bool, settings: Mapping[str, Any]) -> Session:
+def _is_of(place: Path, part: Literal[0, 1], name: str, asked: str | None) -> bool:
+    """Whether a result is one of the model (part 0) or data set (1) asked for: by name, or by the folder or file it came from."""
+    if asked is None or asked == name:
+        return True
+    label = place.name.partition("@")[2 * part]
+    path = Path(asked).expanduser().resolve()
+    expected = data_label(asked) if part else safe_name(model_label(path.name, str(path), ""))
+    return path.name == name and label in (expected, safe_name(name))
+
+
+def _open(
+    place: Path, record: Mapping[str, Any], model: str | None, data: str | None, retrace: bool, settings: Mapping[str, Any]
+) -> Session:
+    """A session like the one a result came from. Raises InputError when it came from a path that nobody has named."""
+    name, source, dataset = (str(x) for x in (record["model"]["name"], record["model"]["source"], record["data"]["name"]))
+    label = place.name.partition("@")[0]
+    if model is None and label not in (safe_name(name), safe_name(source)):
+        raise InputError(f"{name} came from a folder of its own; say where it lies with --model.")
+    if data is None and dataset.endswith(".jsonl"):
+        raise InputError(f"{dataset} came from a file of its own; say where it lies with --data.")
     chosen = {"dtype": record["model"]["dtype"], **settings}
     if retrace:
         chosen["store"] = cache_dir() / "retraced" / record["input_key"][:16]
-    source = str(record["model"]["source"])
-    name = str(record["model"]["name"])
-    known = name if name.partition(":")[0] in ("mini", "planted", "tiny") else source or name
-    return Session(Settings(**{**chosen, "model": model or known, "data": chosen.get("data") or data}))
+    return Session(Settings(**{**chosen, "model": model or name, "data": data or dataset}))
 
 
 def compare(analysis: Analysis, place: Path, record: Mapping[str, Any], session: Session) -> list[Moved]:
@@ -148,7 +169,7 @@ def compare(analysis: Analysis, place: Path, record: Mapping[str, Any], session:
         for row, column, old, new in table_differences(stored[name], tables[name], without=analysis.timed):
             moved.append(Moved(analysis.id, place, f"{name}.csv", row, column, old, new))
     kept = files.read_json(place / "claims.json")
-    follows = claims_of(analysis, p, stored, model=kept["model"], dataset=kept["dataset"])
+    follows = claims_of(analysis, p, stored, model=kept["model"], dataset=kept["dataset"], known_answer=ctx.known_answer)
     moved += _claim_differences(analysis, place, kept, follows, "from the stored table")
     if not analysis.timed:
         moved += [m for m in _claim_differences(analysis, place, kept, claims, "from a new measurement") if m.column.startswith("verdict")]

@@ -1,0 +1,110 @@
+"""The probe fitted on a trace: training requests in, a probe with its origin and its sign test on held-out pairs out.
+
+Fits see the split they are told, by default `FIT_SPLIT` (train), and never the test split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.probes.decoding_probe import DecodingProbe, Fit
+from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token
+from safesteer_interp.probes.token_spec import TOKENS, TokenSpec
+from safesteer_interp.probes.tokens import SITE, token_states
+from safesteer_interp.requests import Request, Split
+from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.origin import Origin
+from safesteer_interp.tracing.trace import FIT_SPLIT, Trace, Traced, fitting_rows
+from safesteer_interp.tracing.tracer import Sampling
+from safesteer_interp.types import RowMask
+
+FITS: tuple[str, ...] = get_args(Fit)
+HELD_OUT = 0.2
+"""Share of the training pairs kept for the sign test where the data set has no validation split."""
+
+
+def check_fit(fit: str) -> None:
+    """Raise UsageError unless `fit` names one of the three fits."""
+    if fit not in FITS:
+        raise UsageError(f'"{fit}" is not a fit of the probe; expected one of {", ".join(FITS)}.')
+
+
+def training_trace(
+    mllm: MLLM,
+    requests: Sequence[Request],
+    tokens: TokenSpec = TOKENS,
+    *,
+    batch_size: int = 32,
+    tracer: str = "hooks",
+    store: Any = None,
+    progress: bool = True,
+) -> Trace:
+    """States at `final_norm` of the last prompt token and of the first answer tokens, with the undefended answers.
+
+    Requests of the test split are left out; the options are those of `collect`. Raises InputError when no request is left.
+    """
+    kept = [request for request in requests if request.split is not Split.TEST]
+    if not kept:
+        raise InputError("there is no training request: every request given is of the test split; load the train split as well.")
+    sampling = Sampling(tokens.max_new_tokens, tokens.temperature, tokens.seed)
+    return collect(
+        mllm,
+        kept,
+        sites=(SITE,),
+        reads=tokens.reads,
+        sampling=sampling,
+        tracer=tracer,
+        batch_size=batch_size,
+        store=store,
+        progress=progress,
+    )
+
+
+def held_out(index: pd.DataFrame, split: str | None = FIT_SPLIT) -> RowMask:
+    """[n] True for rows kept from the fit and used for the sign test: the validation split, else a fifth of the split's pairs, by hash.
+
+    A threshold on the hash of each pair, so that of few pairs the share varies.
+    """
+    validation = (index["split"] == str(Split.VALIDATION)).to_numpy()
+    if validation.any() and split != Split.VALIDATION:
+        return validation
+    # salted: splits and smaller selections of pairs are taken by the plain hash, lowest first, and would all fall on one side
+    share = {pair: int(hashlib.sha256(f"sign test\0{pair}".encode()).hexdigest()[:8], 16) / 2**32 for pair in set(index["pair"])}
+    return np.array([share[pair] < HELD_OUT for pair in index["pair"]], dtype=bool) & fitting_rows(index, split)
+
+
+def fit_probe(mllm: MLLM, trace: Traced, fit: str = "prompt", *, split: str | None = FIT_SPLIT, **parameters: Any) -> DecodingProbe:
+    """The probe of one of the three fits on the requests of `split` (None: all but the test split), ready to guide.
+
+    The sign test runs on held-out pairs where their answers are of both kinds. `parameters` are those of DecodingProbe.
+    Raises UsageError for an unknown fit or the test split, InputError when the trace holds none of that split or a class is missing.
+    """
+    check_fit(fit)
+    index = trace.index
+    held = held_out(index, split)
+    fitted = fitting_rows(index, split) & ~held
+    if not fitted.any():
+        there = ", ".join(f"{name}: {count}" for name, count in index["split"].value_counts().items())
+        raise InputError(
+            f"the trace holds no request to fit a probe on in the {split or 'training'} split (it holds {there or 'none'}); "
+            "give requests a `split`, or fit a DecodingProbe on the states themselves."
+        )
+    tested = token_states(trace, held)
+    enough = min(int(tested.refusal.sum()), int((~tested.refusal).sum())) >= 2
+    test = tested if enough else None
+    names = ", ".join(sorted(set(index["dataset"][fitted | held])))
+    data = f"{names}: {int(fitted.sum())} requests, sign test on {int(held.sum())}"
+    if fit == "token":
+        return fit_token(token_states(trace, fitted), held_out=test, origin=Origin.of(mllm, SITE, "step", data), **parameters)
+    states, harmful = trace.rows(SITE, "last_prompt")[fitted], index["harmful"].to_numpy(dtype=bool)[fitted]
+    origin = Origin.of(mllm, SITE, "last_prompt", data)
+    if fit == "centred":
+        return fit_centred(states, harmful, token_states(trace, fitted), held_out=test, origin=origin, **parameters)
+    return fit_prompt(states, harmful, held_out=test, origin=origin, **parameters)

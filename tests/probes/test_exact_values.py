@@ -1,0 +1,91 @@
+"""Numbers of one seeded sample, as they were before `Rows` and `Resampling` were records: published tables rest on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from safesteer_interp.probes import controls
+from safesteer_interp.probes.folds import pair_folds
+from safesteer_interp.probes.onsets import Onset, auroc_replicates, onset
+from safesteer_interp.probes.rows import Resampling, Rows
+from safesteer_interp.probes.separation import fold_stability, out_of_fold, separability, transfer
+from safesteer_interp.statistics import Estimate
+
+PAIRS, D = 24, 12
+NAMES = ("embed", "resid_post.0", "resid_post.1", "final_norm")
+TWO_HUNDRED = Resampling(200, seed=3)
+
+
+def sample(sites: slice = slice(None), grouped: bool = True, split: bool = False) -> Rows:
+    """24 pairs as CB and SD at 4 sites, harm from site 2 on, reversed for SD at the last; the first 14 pairs for training if split."""
+    rng = np.random.default_rng(11)
+    labels, pairs = np.tile([False, True], 2 * PAIRS), np.tile(np.repeat([f"p{i:02d}" for i in range(PAIRS)], 2), 2)
+    groups, states = np.repeat(["CB", "SD"], 2 * PAIRS), 5 + rng.normal(size=(4, 4 * PAIRS, D))
+    states[2:, labels, 0] += 1.5
+    states[3, labels & (groups == "SD"), 0] -= 2.0
+    train = np.isin(pairs, [f"p{i:02d}" for i in range(14)]) if split else None
+    return Rows(states[sites], labels, pairs, groups if grouped else None, NAMES[sites], train)
+
+
+def check(table: pd.DataFrame, expected: list[tuple[float, float, float]], **where: object) -> None:
+    """The rows that match hold these values, lows and highs."""
+    for column, value in where.items():
+        table = table[table[column] == value]
+    np.testing.assert_allclose(table[["value", "low", "high"]].to_numpy(), expected, rtol=0, atol=1e-9)
+
+
+def test_separability() -> None:
+    table = separability(sample(), widths=(1, 4, "all"), resampling=TWO_HUNDRED)
+    assert (table.n == 48).all() and (table.clusters == 24).all() and list(table.group) == ["CB"] * 12 + ["SD"] * 12
+    expected = [(0.739583333333, 0.593576388889, 0.868315972222), (0.852430555556, 0.730555555556, 0.944574652778),
+                (0.807291666667, 0.699565972222, 0.899435763889)]  # fmt: skip
+    check(table, expected, site="final_norm", group="CB")
+    check(table, [(0.805555555556, 0.687282986111, 0.920182291667)], site="resid_post.1", group="SD", width="4")
+    split = separability(sample(split=True), resampling=Resampling(200, 0.9, 3))
+    check(split, [(0.5, 0.2495, 0.74), (0.69, 0.469, 0.8905), (0.88, 0.7, 1.0), (0.84, 0.74, 0.95)], group="CB")
+    one = separability(sample(slice(2, 3), grouped=False), resampling=Resampling(100, seed=3))
+    check(one, [(0.829427083333, 0.752408854167, 0.892816840278)])
+
+
+def test_stability_and_transfer() -> None:
+    table = fold_stability(sample(), widths=[1, 4], seed=3)
+    check(table, [(0.899396223688, 0.795789061108, 0.977425152906)], site="final_norm", group="CB", width="4")
+    check(table, [(0.248369226395, -0.850019006638, 0.972554611063)], site="embed", group="SD", width="1")
+    last = slice(3, 4)
+    cb, sd, cb_to_sd, sd_to_cb = (
+        (0.852430555556, 0.730555555556, 0.944574652778),
+        (0.59375, 0.400911458333, 0.786588541667),
+        (0.390625, 0.21875, 0.573003472222),
+        (0.404513888889, 0.27578125, 0.585329861111),
+    )
+    check(transfer(sample(last), resampling=TWO_HUNDRED), [cb, cb_to_sd, sd_to_cb, sd, sd_to_cb, cb_to_sd])
+    split = transfer(sample(last, split=True), width="all", leave_one_out=False, resampling=TWO_HUNDRED)
+    check(split, [(0.84, 0.66975, 0.96), (0.15, 0.02, 0.3615), (0.55, 0.24, 0.81075), (0.63, 0.32975, 0.9105)])
+
+
+def test_controls() -> None:
+    rows, resampling = sample(split=True), Resampling(seed=3)
+    shuffled = controls.shuffled_labels(rows, draws=12, resampling=resampling)
+    check(shuffled, [(0.475, 0.2575, 0.67725), (0.429166666667, 0.17275, 0.5545)], site="final_norm")
+    folded = controls.shuffled_labels(sample(slice(0, 2), grouped=False), width=2, draws=5, resampling=resampling)
+    check(folded, [(0.505729166667, 0.436979166667, 0.579774305556), (0.500694444444, 0.311545138889, 0.620789930556)])
+    random = controls.random_direction(rows, draws=30, resampling=resampling)
+    check(random, [(0.548666666667, 0.249, 0.7665), (0.542666666667, 0.268, 0.8055)], site="final_norm")
+    labels, hundred = sample().labels, Resampling(100, seed=3)
+    texts = [f"word{(i * 7) % 5} thing{int(bad) * (i % 3)}" for i, bad in enumerate(labels)]
+    check(controls.bag_of_words(texts, sample(), resampling=hundred), [(0.688368055556, 0.491276041667, 0.861154513889)] * 2)
+    lengths = 10 + labels * (np.arange(len(labels)) % 4)
+    check(controls.prompt_length(lengths, rows, resampling=hundred), [(1.0, 0.800213612881, 1.0)] * 2)
+
+
+def test_onset() -> None:
+    rows = next(part for name, part in sample().by_group() if name == "CB")
+    scores = out_of_fold(rows.states, rows.labels, pair_folds(rows.pairs, 5, 3), widths=[4])[:, 0]
+    np.testing.assert_allclose(scores.sum(axis=1), [3.316372810609, 0.755117661397, 2.607483238424, 2.532602109827], atol=1e-9)
+    found = onset(scores, rows.labels, rows.pairs, resampling=TWO_HUNDRED)
+    assert found == Onset(Estimate(3.0, 1, 3, 48, 24, 0.95), 0.8171875, None)
+    early = onset(scores, rows.labels, rows.pairs, threshold=0.7, resampling=Resampling(200, 0.8, 3))
+    assert early == Onset(Estimate(1.0, 1, 2, 48, 24, 0.8), 0.7, 3)
+    draws = auroc_replicates(scores, rows.labels, rows.pairs, Resampling(7, seed=3))
+    np.testing.assert_allclose(draws[0, :3] * 576, [269, 289, 152], atol=1e-6)

@@ -1,0 +1,63 @@
+"""One "tensors + record": what is written is read back to the bit, and missing, damaged, changed and foreign files are named."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from safesteer_interp.errors import InputError
+from safesteer_interp.files import read_tensors, tensor_path, write_tensors
+
+TENSORS = {
+    "a": np.arange(6, dtype=np.float64).reshape(2, 3).T / 7,
+    "b": np.array([3], dtype=np.int64),
+    "none": np.zeros((0, 4), np.float32),
+}
+RECORD = {"name": "Größe", "n": 3, "nan": math.nan, "parts": [1, None, {"x": True}]}
+
+
+def test_tensors_and_record_come_back_to_the_bit(tmp_path: Path) -> None:
+    path = write_tensors(tmp_path / "new" / "resid_post.12", TENSORS, RECORD, kind="thing/1")
+    assert [p.name for p in path.parent.iterdir()] == ["resid_post.12.safetensors"]
+    tensors, record = read_tensors(tmp_path / "new" / "resid_post.12", "thing/1")
+    assert tensors.keys() == TENSORS.keys()
+    for name, x in TENSORS.items():
+        assert tensors[name].dtype == x.dtype
+        np.testing.assert_array_equal(tensors[name], x)
+    assert math.isnan(record.pop("nan")) and record == {"name": "Größe", "n": 3, "parts": [1, None, {"x": True}]}
+    assert write_tensors(path, TENSORS, RECORD, kind="thing/1").read_bytes() == path.read_bytes(), "the same thing is the same file"
+
+
+def test_one_file_has_one_name() -> None:
+    assert {str(tensor_path(name)) for name in ("v.1", "v.1.safetensors", Path("v.1.json"))} == {"v.1.safetensors"}
+
+
+def test_missing_damaged_changed_and_foreign_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.safetensors does not exist"):
+        read_tensors(tmp_path / "none", "thing/1")
+    path = write_tensors(tmp_path / "x", TENSORS, RECORD, kind="thing/1")
+    with pytest.raises(InputError, match=r'x\.safetensors holds "thing/1", expected "thing/2"'):
+        read_tensors(path, "thing/2")
+    whole = path.read_bytes()
+    for place in (-1, whole.index(b'\\"n\\"') + 6):  # a number of a tensor, and one of the record
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match="does not match the hash"):
+            read_tensors(path, "thing/1")
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        read_tensors(path, "thing/1")
+    save_file(load_file(write_tensors(path, TENSORS, RECORD, kind="thing/1")), path)
+    with pytest.raises(InputError, match=r'holds "unknown", expected "thing/1"; it was not written by this suite'):
+        read_tensors(path, "thing/1")
+    path.with_suffix(".json").write_text('["no record"]')
+    with pytest.raises(InputError, match='holds "unknown"'):
+        read_tensors(path, "thing/1")
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(InputError, match="cannot be read"):
+        read_tensors(tmp_path / "folder", "thing/1")
