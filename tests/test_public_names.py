@@ -44,7 +44,9 @@ def test_every_public_name_exists_is_described_and_is_what_type_checkers_see(pac
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_public_name_is_spelled_like_a_module(package: str) -> None:
     """Importing the module would put it in the name's place."""
-    modules = {path.stem for path in source_of(package).parent.glob("*.py")} | {p.name for p in source_of(package).parent.iterdir() if p.is_dir()}
+    modules = {path.stem for path in source_of(package).parent.glob("*.py")} | {
+        p.name for p in source_of(package).parent.iterdir() if p.is_dir()
+    }
     assert not modules & set(import_module(package).__all__)
 
 
@@ -57,4 +59,6 @@ def test_importing_every_stage_imports_nothing_heavy() -> None:
 
 def test_what_a_day_needs_is_at_the_top() -> None:
     asked = {"DecodingProbe", "MLLM", "Sampling", "SafeSteer", "alignment_vectors", "collect", "evaluate", "fit_probe", "generate"}
-    assert asked | {"load_model", "load_requests", "refusal_directions", "steer", "Request"} <= set(import_module("safesteer_interp").__all__)
+    assert asked | {"load_model", "load_requests", "refusal_directions", "steer", "Request"} <= set(
+        import_module("safesteer_interp").__all__
+    )

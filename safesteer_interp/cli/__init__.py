@@ -7,6 +7,7 @@ claim or number moved, 2 usage, 3 an input is missing or unreadable. Data go to 
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = os.environ.get("SAFESTEER_DEBUG", "") not in ("", "0")
     previous = _interrupt_on_sigterm()
+    _print_anything()
     try:
         return _dispatch(argv)
     except SafeSteerError as error:
@@ -91,6 +93,15 @@ def usage() -> str:
             "Exit codes: 0 fine, 1 a claim or number moved, 2 usage, 3 an input is missing or unreadable.",
         ]
     )
+
+
+def _print_anything() -> None:
+    """What the console's code page lacks is written as \\u2192 or the like: no command dies of a letter (cp1252 where Windows pipes)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors == "strict":
+        sys.stdin.reconfigure(errors="replace")
 
 
 def _interrupt_on_sigterm() -> Any:
