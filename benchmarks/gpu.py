@@ -107,7 +107,7 @@ def build(size: str, device: str) -> MLLM:
         torch.set_default_dtype(torch.float32)
     side = IMAGE_SIDE * IMAGE_SIDE
     small.processor.image_processor.size = {"shortest_edge": side, "longest_edge": side}
-    return replace(small, name="random:qwen2.5-vl-7b", model=model, fingerprint="random weights of seed 0", extras={})
+    return replace(small, name="random:qwen2.5-vl-7b", model=model, fingerprint="random weights of seed 0")
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Gpu:
         found = {}
         for family in sorted(FAMILIES):
             here = FAMILIES[family].tiny()
-            there = replace(here, model=copy.deepcopy(here.model).to(self.device), extras={})
+            there = replace(here, model=copy.deepcopy(here.model).to(self.device))
             asked = requests_of(4, side=56) if here.takes_images else [replace(r, image=None, attack=Attack.TEXT) for r in requests_of(4)]
             states = [self.all_states(m, asked) for m in (here, there)]
             gap = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*states, strict=True))

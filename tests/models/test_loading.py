@@ -151,6 +151,7 @@ def test_truncated_weights(broken: Path) -> None:
 
 
 def test_a_missing_shard_is_named(broken: Path) -> None:
+    (broken / "model.safetensors").unlink()
     index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
     (broken / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"lacks 1 of 1 weight files \(first: model-00002-of-00002\.safetensors\)"):
@@ -158,6 +159,7 @@ def test_a_missing_shard_is_named(broken: Path) -> None:
 
 
 def test_an_index_cannot_point_outside_of_the_folder(broken: Path) -> None:
+    (broken / "model.safetensors").unlink()
     (broken / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "../other.safetensors"}}))
     with pytest.raises(InputError, match=r"names a weight file outside of its folder \(\.\./other\.safetensors\)"):
         load_model(str(broken))
