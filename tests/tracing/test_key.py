@@ -53,7 +53,7 @@ CHANGES: list[tuple[str, Any]] = [
     ("sites", "resid_post"),
     ("sites", "embed,final_norm"),
     ("reads", "step:1"),
-    ("reads", "last_prompt,image_mean"),
+    ("reads", "last_prompt,user_mean"),
     ("tracer", "nnsight"),
     ("tracer", "transformer_lens"),
     ("logits", True),
