@@ -84,11 +84,13 @@ def answered_together(ctx: Context, p: Any, conditions: Sequence[Any], *, explai
     """
     from safesteer_interp.defenses.defense import Settings
     from safesteer_interp.evaluation.harness import judged, respond
+    from safesteer_interp.evaluation.refusal_strings import RefusalStrings
     from safesteer_interp.tracing.tracer import Sampling
 
     settings = Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
     session = ctx.session.settings
-    return judged(respond(ctx.model, conditions, settings=settings, root=session.responses, progress=session.progress))
+    answers = respond(ctx.model, conditions, settings=settings, root=session.responses, progress=session.progress)
+    return judged(answers, RefusalStrings("prefixes"))  # the strings that the published numbers were counted by
 
 
 def perplexities(ctx: Context, p: Any, requests: Sequence[Request], answers: pd.DataFrame) -> list[float]:
