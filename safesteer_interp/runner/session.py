@@ -137,7 +137,9 @@ class Session:
             conditions = {k: v for k, v in spec.__dict__.items() if k in ("attacks", "split", "harmful") and v is not None}
             asked = ", ".join(f"{k} {_words(v)}" for k, v in conditions.items()) or "this model"
             where = Path(spec.dataset).name or self.dataset_name
-            raise NotApplicableError(f'the data set "{where}" has no request that "{self.model.name}" takes for {asked}.')
+            other = ", ".join(sorted({str(r.split) for r in self.all_requests(spec.dataset)} - {str(spec.split)}))
+            advice = f" Its requests are of split {other}; say which is which in the field `split`." if spec.split and other else ""
+            raise NotApplicableError(f'the data set "{where}" has no request that "{self.model.name}" takes for {asked}.{advice}')
         return found
 
     def demand_of(self, spec: TraceSpec) -> Demand:
