@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import DataNeeds
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import fitted, training_spec
@@ -44,7 +47,7 @@ def needs(p: Params) -> list[TraceSpec]:
     return [training_spec(p), report_spec(p, attacks=FORMS)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Geometry of the shift by layer, and what each application rule does to the first token, on test pairs.
 
     Vector, refusal direction and probe are fitted on the training pairs. At `final_norm` an edit of the last prompt state changes the
@@ -55,11 +58,9 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     return {"layers": _layers(ctx, fit, report, p), "rules": rules, "contrasts": contrasts}
 
 
-def _layers(ctx: Any, fit: Any, report: Any, p: Params) -> pd.DataFrame:
+def _layers(ctx: Context, fit: Any, report: Any, p: Params) -> pd.DataFrame:
     """By layer and class: `size` (median state norms), `consistency` (mean cosine between pairs), `cosine` with the refusal direction,
     `transfer` (cosine with the vector of the training pairs' harmful requests); beside random pairs and random directions."""
-    import numpy as np
-
     from safesteer_interp.statistics import percentile
     from safesteer_interp.vectors.alignment import alignment_vectors
     from safesteer_interp.vectors.direction import median_norm
@@ -108,10 +109,9 @@ def _layers(ctx: Any, fit: Any, report: Any, p: Params) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _rules(ctx: Context, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Per rule, gate, form and class: refusal `log_odds` and `mass` of the first token, `top_K` = a refusal token is among the K most
     probable; then each of them minus the same request unedited, and `becomes_top_1`: a refusal token is the most probable only now."""
-    import numpy as np
     import torch
     from scipy.special import expit
 
@@ -174,8 +174,6 @@ def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame
 
 def _mean(x: Any, pairs: Any, seed: int) -> dict[str, Any]:
     """Mean of x [vectors, requests]: of one vector with the interval over pairs, of several with the central 95 % of the vectors."""
-    import numpy as np
-
     from safesteer_interp.statistics import cluster_mean, cluster_rate, percentile
 
     if len(x) == 1:
@@ -296,6 +294,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716", "arXiv:2406.11717", "arXiv:2507.13255"),
     requires_images=True,
     attacks=(Attack.CB, Attack.SD),
+    data=DataNeeds(both_classes=True, pairs=4, together=(Attack.CB, Attack.SD)),
     profiles={"full": {"pairs": None, "random_vectors": 64}},
     order=9,
     captions={

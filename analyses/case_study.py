@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import PAPER_ATTACKS, GuidedParams, answered, fitted, test_spec, training_spec
@@ -34,7 +37,7 @@ def needs(p: Params) -> list[TraceSpec]:
     return [training_spec(p), test_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Guided tokens of a few examples, their candidates, and two contrasts over all examples; never more of an answer than that."""
     from dataclasses import replace
 
@@ -99,14 +102,12 @@ def _word(decode: Any, token: int) -> str:
     return text or "∅"
 
 
-def _contrasts(ctx: Any, responses: pd.DataFrame) -> pd.DataFrame:
+def _contrasts(ctx: Context, responses: pd.DataFrame) -> pd.DataFrame:
     """By scorer and class, over the guided tokens of all answers.
 
     `refusal openings over other candidates`: mean score of candidates that stay on a published refusal opening minus that of the others
     of the same step, where there are both. `tokens replaced`: share of guided tokens that ordinary sampling would not have drawn.
     """
-    import numpy as np
-
     from safesteer_interp.models.openings import refusal_openings
     from safesteer_interp.statistics import cluster_mean
 
@@ -235,6 +236,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716",),
     requires_images=True,
     attacks=PAPER_ATTACKS,
+    data=COMPARED,
     profiles={"full": {"pairs": None, "answer_pairs": None, "seeds": 3}},
     order=13,
     captions={

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.errors import NotApplicableError
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import STEPS, answers, fit_spec, report_spec
@@ -42,10 +45,8 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p, **answers(p)), report_spec(p, **answers(p))]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Probe score of emitted tokens by step and outcome; AUROC between outcomes by step; the sign test of three fits."""
-    import numpy as np
-
     from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
@@ -81,8 +82,6 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
 
 def _tokens(view: Any) -> dict[str, Any]:
     """Every emitted token's state (rows that reached the step), its step, its request's outcome and pair."""
-    import numpy as np
-
     from safesteer_interp.refusals import is_refusal
 
     harmful, pairs = view.index["harmful"].to_numpy(bool), view.index["pair"].to_numpy(str)
@@ -106,8 +105,6 @@ def _token_states(tokens: dict[str, Any], keep: Any) -> Any:
 
 def _curves(scores: Any, probes: Any, report: Any, outcome: Any, steps: Any, pairs: Any, seed: int) -> pd.DataFrame:
     """Mean score by step and outcome; step 0 is the prompt, grouped by the outcome its answer will have."""
-    import numpy as np
-
     from safesteer_interp.refusals import is_refusal
     from safesteer_interp.statistics import cluster_mean
 
@@ -132,8 +129,6 @@ def _curves(scores: Any, probes: Any, report: Any, outcome: Any, steps: Any, pai
 
 def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any, seed: int) -> pd.DataFrame:
     """AUROC of the emitted token's score by step: refusal over compliance, and compliance over harmless answers."""
-    import numpy as np
-
     from safesteer_interp.statistics import cluster_auroc
 
     rows = []
@@ -149,8 +144,6 @@ def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any, seed: int) ->
 
 def _signs(scores: Any, states: Any, mask: Any, refusal: Any, pairs: Any, rng: Any, p: Params, seed: int) -> pd.DataFrame:
     """The sign test of each fit as Cohen's d with the interval of the difference in the same unit, beside random directions."""
-    import numpy as np
-
     from safesteer_interp.probes.signs import sign_test
     from safesteer_interp.statistics import percentile
 
@@ -280,6 +273,7 @@ ANALYSIS = Analysis(
     draw=draw,
     replicates="SafeSteer Fig. 2(b), Fig. 8",
     cites=("arXiv:2605.11716", "arXiv:2410.06809"),
+    data=COMPARED,
     profiles={"full": {"pairs": None, "random_directions": 1000}},
     order=2,
     captions={

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import (
@@ -48,7 +51,7 @@ def needs(p: Params) -> list[TraceSpec]:
     return [training_spec(p), test_spec(p), tokens_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Outcomes by condition and attack, paired tests, likelihood of the texts, and the premises that each part rests on.
 
     Conditions: `none`, `safesteer`, `no_probe` (no guided step), `no_msav`, and random ones at equal K and steps: `random_vector`
@@ -70,15 +73,13 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     }
 
 
-def _responses(ctx: Any, p: Params, base: Any, fits: dict[str, Any], requests: list[Any]) -> pd.DataFrame:
+def _responses(ctx: Context, p: Params, base: Any, fits: dict[str, Any], requests: list[Any]) -> pd.DataFrame:
     """Answers under every condition.
 
     Where the probe calls a request harmless MSAV leaves it alone, so there `no_probe` is the undefended model and `no_msav` the full
     defense, token for token: those answers are not generated twice.
     """
     from dataclasses import replace
-
-    import numpy as np
 
     from safesteer_interp.defenses.none import Undefended
 
@@ -285,6 +286,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716",),
     requires_images=True,
     attacks=PAPER_ATTACKS,
+    data=COMPARED,
     profiles={"full": {"pairs": None, "answer_pairs": None, "other_fits": True, "all_controls": True, "perplexity_seeds": 3}},
     order=11,
     captions={

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import DataNeeds
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
@@ -39,10 +42,8 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p, reads=reads), report_spec(p, reads=reads)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """AUROC on test pairs by layer, attack, read and width; the onset layer; and what the layer changes downstream."""
-    import numpy as np
-
     from safesteer_interp.errors import UsageError
     from safesteer_interp.probes import controls
     from safesteer_interp.probes.onsets import auroc_replicates, first_reaching, onset
@@ -218,6 +219,7 @@ ANALYSIS = Analysis(
     draw=draw,
     replicates="SafeSteer Fig. 7",
     cites=("arXiv:2605.11716", "arXiv:2502.13095", "arXiv:2603.17372"),
+    data=DataNeeds(both_classes=True, pairs=5),
     profiles={"full": {"pairs": None, "draws": 100}},
     order=4,
     captions={

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import DataNeeds
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import fit_spec, report_spec, row, site_label, unit
@@ -31,14 +34,12 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p, attacks=(Attack.TEXT,)), report_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> pd.DataFrame:
+def table(ctx: Context, p: Params) -> pd.DataFrame:
     """Shift of the last prompt token's state when the same question is shown with an image, by layer, class of question and image.
 
     `size`: length of the shift over the median norm of the text states. `cosine`: with the refusal direction (mean harmful minus mean
     harmless TEXT state of the training pairs). `toward_harmful`: projection on it, in units of the distance between the two means.
     """
-    import numpy as np
-
     from safesteer_interp.statistics import cluster_mean
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
@@ -191,6 +192,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716", "arXiv:2502.13095", "arXiv:2410.09047"),
     requires_images=True,
     attacks=(Attack.TEXT, Attack.CB, Attack.SD),
+    data=DataNeeds(both_classes=True, pairs=2, together=(Attack.TEXT, Attack.CB, Attack.SD), twins=True),
     profiles={"full": {"pairs": None}},
     order=7,
     captions={

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import DataNeeds
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import ATTACKS, answers, attacks_in, fit_spec, report_spec, row, unit
@@ -32,15 +35,13 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p), report_spec(p, **answers(p))]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Where harmful requests lie between the harmless cluster (0) and harmful TEXT (1), by attack; paired differences; refusal rates.
 
     `axis`: distance to the harmless requests of the same attack along the probe's direction, over the same distance for TEXT: 1 means
     "as far from harmless as harmful text" and 0 "not at all". `space`: distance to their mean in the full space beyond a harmless
     request's own, in median state norms (not over TEXT's, which may be next to nothing).
     """
-    import numpy as np
-
     from safesteer_interp.probes.decoding_probe import DecodingProbe
     from safesteer_interp.refusals import is_refusal
     from safesteer_interp.statistics import cluster_mean, cluster_rate, percentile
@@ -173,6 +174,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716", "arXiv:2502.10486"),
     requires_images=True,
     attacks=(Attack.TEXT, Attack.SD),
+    data=DataNeeds(both_classes=True, pairs=2, together=(Attack.TEXT, Attack.SD), twins=True),
     profiles={"full": {"pairs": None}},
     order=3,
     captions={

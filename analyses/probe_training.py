@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import fit_spec, report_spec, row
@@ -36,10 +39,8 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p), report_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Loss by epoch; AUROC on test pairs by number of training pairs and by width; cosine of the directions of different starts."""
-    import numpy as np
-
     from safesteer_interp.probes.decoding_probe import DecodingProbe
     from safesteer_interp.statistics import cluster_auroc, percentile
 
@@ -94,8 +95,6 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
 
 def _some_pairs(rng: Any, names: Any, pairs: Any, y: Any, count: int) -> Any:
     """`count` pairs at random; where requests have no twins, half of them of either class (at least one), so that a probe can be fitted."""
-    import numpy as np
-
     harmless, harmful = (np.unique(pairs[y == label]) for label in (0, 1))
     if len(np.intersect1d(harmless, harmful)) or count >= len(names):
         return rng.choice(names, count, replace=False)
@@ -175,6 +174,7 @@ ANALYSIS = Analysis(
     draw=draw,
     replicates="SafeSteer Fig. 4",
     cites=("arXiv:2605.11716", "arXiv:2410.06809"),
+    data=COMPARED,
     profiles={"full": {"pairs": None, "seeds": 20, "draws": 100}},
     order=8,
     captions={

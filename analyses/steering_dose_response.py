@@ -6,11 +6,14 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import AnsweringParams, answered_together, fitted, perplexities, test_spec, to_answer, training_spec
@@ -52,7 +55,7 @@ def _first(p: Params) -> TraceSpec:
     return report_spec(p, attacks=(Attack.SD,), sites=("final_norm",))
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """`table`: sampled answers by steering and dose; `contrasts`: the same minus the same request and seed unsteered; `first_token`:
     probability of a refusal token at step 0 under MSAV; `selection`: what the refusal direction does at the candidate layers.
 
@@ -101,7 +104,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     }
 
 
-def _scored(ctx: Any, p: Params, requests: list[Any], answers: pd.DataFrame) -> pd.DataFrame:
+def _scored(ctx: Context, p: Params, requests: list[Any], answers: pd.DataFrame) -> pd.DataFrame:
     """The answers with the perplexity of those of the first `perplexity_seeds` seeds."""
     part = answers[answers["seed"] < p.perplexity_seeds]
     values = pd.Series(perplexities(ctx, p, requests, part), index=part.index, dtype=float)
@@ -110,8 +113,6 @@ def _scored(ctx: Any, p: Params, requests: list[Any], answers: pd.DataFrame) -> 
 
 def _marks(answers: pd.DataFrame) -> pd.DataFrame:
     """The answers with what is averaged as numbers."""
-    import numpy as np
-
     marks = {name: (answers["outcome"] == word).astype(float) for name, word in (("refused", "refuse"), ("degenerate", "degenerate"))}
     return answers.assign(**marks, log_perplexity=np.log(answers["perplexity"].astype(float)))
 
@@ -128,8 +129,6 @@ def _changed(answers: pd.DataFrame) -> pd.DataFrame:
 
 def _summaries(answers: pd.DataFrame, quantities: tuple[str, ...], p: Params, seed: int) -> pd.DataFrame:
     """Means by steering, dose and class with intervals over pairs (of random vectors: over vectors). Unsteered answers are dose 0."""
-    import numpy as np
-
     from safesteer_interp.statistics import cluster_mean, cluster_rate
 
     rows = []
@@ -157,7 +156,7 @@ def _summaries(answers: pd.DataFrame, quantities: tuple[str, ...], p: Params, se
     return pd.DataFrame(rows)
 
 
-def _first_token(ctx: Any, vector: Any, randoms: list[Any], p: Params) -> pd.DataFrame:
+def _first_token(ctx: Context, vector: Any, randoms: list[Any], p: Params) -> pd.DataFrame:
     """Probability that the first token is a refusal token, by dose of MSAV, on all test pairs: stored states are enough for it."""
     import torch
     from scipy.special import expit
@@ -249,6 +248,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716", "arXiv:2406.11717"),
     requires_images=True,
     attacks=(Attack.CB, Attack.SD),
+    data=COMPARED,
     profiles={
         "full": {
             "pairs": None,

@@ -25,7 +25,8 @@ from PIL import Image
 
 from safesteer_interp.cli import COMMANDS, main
 from safesteer_interp.datasets.registry import load_requests, load_sound
-from safesteer_interp.defenses.defense import Settings, defense_class
+from safesteer_interp.defenses.defense import Settings
+from safesteer_interp.defenses.registry import defense_class
 from safesteer_interp.defenses.safesteer import SafeSteer
 from safesteer_interp.errors import SafeSteerError
 from safesteer_interp.evaluation.harness import evaluate

@@ -42,7 +42,7 @@ from safesteer_interp.requests import Attack, ImageSource, Request, Split
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.sites import parse_reads, parse_sites
 from safesteer_interp.tracing.collect import load_tracer
-from safesteer_interp.tracing.steps import Feed
+from safesteer_interp.tracing.prefix import Feed
 from safesteer_interp.tracing.tracer import TRACERS, Sampling
 
 TEXT_7B = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from safesteer_interp.errors import SafeSteerError, UsageError, did_you_mean
+from safesteer_interp.errors import SafeSteerError, SafeSteerWarning, UsageError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("listing", "what exists: models, tracers, data sets, analyses, defenses, ..."),
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = os.environ.get("SAFESTEER_DEBUG", "") not in ("", "0")
     previous = _interrupt_on_sigterm()
     try:
-        return _dispatch(argv)
+        with _warnings_as_sentences():
+            return _dispatch(argv)
     except SafeSteerError as error:
         if debug:
             raise
@@ -91,6 +93,24 @@ def usage() -> str:
             "Exit codes: 0 fine, 1 a claim or number moved, 2 usage, 3 an input is missing or unreadable.",
         ]
     )
+
+
+@contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """While open, the suite's own warnings are a sentence each on stderr, without file and line; others look as ever."""
+    import warnings
+
+    show = warnings.showwarning
+
+    def sentence(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, SafeSteerWarning):
+            print(f"safesteer: {message}", file=sys.stderr)
+        else:
+            show(message, category, *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = sentence
+        yield
 
 
 def _interrupt_on_sigterm() -> Any:

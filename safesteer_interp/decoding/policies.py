@@ -139,7 +139,7 @@ class Guided:
     steps: int = 5
     temperature: float = 1.0
     mix: float = 0.0
-    opening: OpeningRule | None = None
+    opening: OpeningRule | None = field(default=None, repr=False)
     """Edits h0 and decides which rows are guided; every row is, unedited, without it."""
 
     def __post_init__(self) -> None:

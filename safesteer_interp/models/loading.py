@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
@@ -41,7 +42,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError)
+_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError, StrictDataclassError)
 
 
 def available_models() -> dict[str, str]:
@@ -136,7 +137,9 @@ def load_folder(
                 folder, config=config, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
             )
         processor = _processor(folder, layout, options)
-    except _READ_ERRORS as cause:
+    except Exception as cause:
+        if type(cause) is not Exception and not isinstance(cause, _READ_ERRORS):  # the tokenizers library raises bare Exceptions
+            raise
         reason = " ".join(str(cause).split())[:300]
         raise InputError(f"the model in {folder} cannot be loaded ({reason}); check that the folder is complete.") from None
     if missing := sorted(report["missing_keys"]):
@@ -199,9 +202,9 @@ def _read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
         asks = [
             file.name
             for file in (path, folder / "tokenizer_config.json", folder / "processor_config.json", folder / "preprocessor_config.json")
-            if file.is_file() and "auto_map" in json.loads(file.read_text(encoding="utf-8"))
+            if file.is_file() and "auto_map" in dict(json.loads(file.read_text(encoding="utf-8")))
         ]
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, TypeError, RecursionError) as cause:
         raise InputError(f"{path} or a file beside it is not readable JSON ({cause}); fetch the checkpoint again.") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path} is not a JSON object; fetch the checkpoint again.")

@@ -65,15 +65,11 @@ class Context:
         """The requests a spec picks, in the order of `trace(spec).index`."""
         return self.session.requests_for(spec)
 
-    def collect(self, requests: Sequence[Request], **options: Any) -> Any:
-        """`tracing.collect.collect` on the run's model and store, for traces with edits; options as there."""
-        from safesteer_interp.tracing.collect import collect
-
-        s = self.session.settings
-        defaults = {"tracer": s.tracer, "batch_size": s.batch_size, "store": s.traces, "progress": s.progress}
-        trace = collect(self.model, list(requests), **{**defaults, **options})
-        self.trace_keys.add(str(trace.key))
-        return trace
+    def collect(self, requests: Sequence[Request], **ask: Any) -> TraceView:
+        """`tracing.collect.collect` on the run's model, store and tracer, for traces with edits; sites, reads, edits, ... as there."""
+        view = self.session.library.collect(list(requests), **ask)
+        self.trace_keys.update(view.keys)
+        return view
 
     def head(self, states: np.ndarray, *, normed: bool = False, batch_size: int = 64) -> np.ndarray:
         """Next-token logits [n, vocab] float32 that states [n, d] would give: final norm (unless `normed`), then the LM head.

@@ -17,7 +17,7 @@ from safesteer_interp.runner.provenance import input_key, seconds_taken
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.runner.session import Session
 from safesteer_interp.runner.suitability import lacking
-from safesteer_interp.tracing.demand import Demand, Group
+from safesteer_interp.tracing.demand import Demand, Want
 from safesteer_interp.tracing.spec import TraceSpec
 
 
@@ -80,7 +80,7 @@ class Job:
 class PlanReport:
     """What a run would trace."""
 
-    groups: list[Group]
+    groups: list[Want]
     width: int
     jobs: list[Job]
 
