@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from safesteer_interp.runner.context import Context
+
 from ._answering import perplexities
 from ._shared import attacks_in
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.context import Context
+from safesteer_interp.statistics import Estimate
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import training_spec
@@ -58,7 +59,4 @@ def steering_direction(ctx: Context, p: Any) -> tuple[Any, pd.DataFrame]:
 
 def over_vectors(means: Any, n: int) -> dict[str, Any]:
     """The mean over several random vectors with the central 95 % of the vectors: which vector was drawn matters more than which pair."""
-    from safesteer_interp.statistics import percentile
-
-    low, high = percentile(np.asarray(means, dtype=float))
-    return {"value": float(np.mean(means)), "low": low, "high": high, "n": n, "clusters": len(means)}
+    return Estimate.of_draws(means).as_row() | {"n": n}

@@ -145,7 +145,7 @@ def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any, seed: int) ->
 def _signs(scores: Any, states: Any, mask: Any, refusal: Any, pairs: Any, rng: Any, p: Params, seed: int) -> pd.DataFrame:
     """The sign test of each fit as Cohen's d with the interval of the difference in the same unit, beside random directions."""
     from safesteer_interp.probes.signs import sign_test
-    from safesteer_interp.statistics import percentile
+    from safesteer_interp.statistics import Estimate
 
     rows = []
     for name, values in scores.items():
@@ -171,21 +171,9 @@ def _signs(scores: Any, states: Any, mask: Any, refusal: Any, pairs: Any, rng: A
     a, b = projected[refusal[mask]], projected[~refusal[mask]]
     pooled = np.sqrt((a.var(axis=0) * len(a) + b.var(axis=0) * len(b)) / (len(a) + len(b)))
     effects = (a.mean(axis=0) - b.mean(axis=0)) / np.where(pooled > 0, pooled, 1.0)
-    low, high = percentile(effects)
-    rows.append(
-        {
-            "fit": "random_direction",
-            "value": float(effects.mean()),
-            "low": low,
-            "high": high,
-            "n": len(a) + len(b),
-            "clusters": len(set(pairs[mask])),
-            "p": float("nan"),
-            "passed": False,
-            "refusals": len(a),
-            "compliances": len(b),
-        }
-    )
+    chance = Estimate.of_draws(effects).as_row() | {"n": len(a) + len(b), "clusters": len(set(pairs[mask]))}
+    untested = {"p": float("nan"), "passed": False, "refusals": len(a), "compliances": len(b)}
+    rows.append({"fit": "random_direction"} | chance | untested)
     return pd.DataFrame(rows)
 
 

@@ -79,24 +79,13 @@ def _responses(ctx: Context, p: Params, base: Any, fits: dict[str, Any], request
     Where the probe calls a request harmless MSAV leaves it alone, so there `no_probe` is the undefended model and `no_msav` the full
     defense, token for token: those answers are not generated twice.
     """
-    from dataclasses import replace
-
-    from safesteer_interp.defenses.none import Undefended
-
     states = ctx.trace(test_spec(p)).rows("final_norm", "last_prompt")
     moves = base.prompt_probe.decision_at(states, np.zeros(len(states), dtype=int)) > -MARGIN
     moved = [r for r, m in zip(requests, moves, strict=True) if m]
-    everywhere = {"none": Undefended(), "safesteer": base}
-    everywhere |= {fit: replace(base, probe=probe) for fit, probe in fits.items() if p.other_fits and fit != "prompt"}
-    controls = {
-        "random_vector": lambda seed: replace(base.with_random_vector(seed), steps=0),
-        "random_probe": lambda seed: replace(base, scorer="random", scorer_seed=seed, alignment=False),
-        "random_both": lambda seed: replace(base.with_random_vector(seed), scorer="random", scorer_seed=seed),
-    }
+    everywhere, parts, controls = _conditions(base, fits, p)
     controlled = requests if p.all_controls else [r for r in requests if r.harmful and r.attack.in_image]
-    first = answered(ctx, p, {"none": Undefended()}, requests)
+    first = answered(ctx, p, {"none": everywhere["none"]}, requests)
     announce(ctx, first, p.seeds * ((len(everywhere) - 1) * len(requests) + 2 * len(moved) + len(controls) * len(controlled)))
-    parts = {"no_probe": ("none", replace(base, steps=0)), "no_msav": ("safesteer", replace(base, alignment=False))}
     wanted = [to_answer(p, name, defense, requests) for name, defense in everywhere.items()]
     wanted += [to_answer(p, name, defense, moved) for name, (_, defense) in parts.items() if moved]
     wanted += [drawn for name, make in controls.items() if controlled for drawn in by_chance(p, name, make, controlled)]
@@ -104,6 +93,23 @@ def _responses(ctx: Context, p: Params, base: Any, fits: dict[str, Any], request
     same = found[~found["request"].isin([r.id for r in moved])]
     unmoved = [same[same["defense"] == equal].assign(defense=name) for name, (equal, _) in parts.items()]
     return pd.concat([found, *unmoved], ignore_index=True)
+
+
+def _conditions(base: Any, fits: dict[str, Any], p: Params) -> tuple[dict[str, Any], dict[str, tuple[str, Any]], dict[str, Any]]:
+    """(What answers everything, each part with the condition it equals where MSAV does nothing, the random controls by seed)."""
+    from dataclasses import replace
+
+    from safesteer_interp.defenses.none import Undefended
+
+    everywhere = {"none": Undefended(), "safesteer": base}
+    everywhere |= {fit: replace(base, probe=probe) for fit, probe in fits.items() if p.other_fits and fit != "prompt"}
+    parts = {"no_probe": ("none", replace(base, steps=0)), "no_msav": ("safesteer", replace(base, alignment=False))}
+    controls = {
+        "random_vector": lambda seed: replace(base.with_random_vector(seed), steps=0),
+        "random_probe": lambda seed: replace(base, scorer="random", scorer_seed=seed, alignment=False),
+        "random_both": lambda seed: replace(base.with_random_vector(seed), scorer="random", scorer_seed=seed),
+    }
+    return everywhere, parts, controls
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:

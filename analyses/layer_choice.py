@@ -38,8 +38,10 @@ class Params:
 
 
 def needs(p: Params) -> list[TraceSpec]:
-    reads = (TEXT_READ, IMAGE_READ)
-    return [fit_spec(p, reads=reads), report_spec(p, reads=reads)]
+    # Named one by one, so that a layer the model has not got is refused before anything is traced.
+    sites = ("embed", *(f"resid_post.{layer}" for layer in p.layers), "final_norm") if p.layers else ("all",)
+    asked: dict[str, Any] = {"reads": (TEXT_READ, IMAGE_READ), "sites": sites}
+    return [fit_spec(p, **asked), report_spec(p, **asked)]
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
@@ -54,7 +56,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         raise UsageError(f'`width` is "{p.width}" but `widths` holds {", ".join(p.widths)}; the curves need it among them.')
     widths = [w if w == "all" else int(w) for w in p.widths]
     fit, report = (ctx.trace(spec) for spec in needs(p))
-    sites = [s for s in fit.sites_in_order if s.layer is None or not p.layers or s.layer in p.layers]
+    sites = list(fit.sites_in_order)
     names = [site_label(s) for s in sites]
     index = pd.concat([fit.index, report.index], ignore_index=True)
     labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
@@ -73,7 +75,8 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
             if not np.isfinite(stack).all():
                 continue  # no image, so no image tokens to average over
             sample = Rows(stack, labels[mask], pairs[mask], train=train[mask], sites=names)
-            curves.append(separability(sample, widths=widths, resampling=resampling).assign(attack=name, read=read, method="probe"))
+            possible = [w for w in widths if w in ("all", main) or int(w) <= train[mask].sum()]  # as many components as rows, at the most
+            curves.append(separability(sample, widths=possible, resampling=resampling).assign(attack=name, read=read, method="probe"))
             null = controls.shuffled_labels(sample, width=main, draws=p.draws, resampling=resampling)
             curves.append(null.assign(attack=name, read=read, method="shuffled_labels"))
             scores = out_of_fold(stack, sample.labels, sample.fold_array(), widths=[main])[:, 0]

@@ -44,7 +44,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """
     from safesteer_interp.probes.decoding_probe import DecodingProbe
     from safesteer_interp.refusals import is_refusal
-    from safesteer_interp.statistics import cluster_mean, cluster_rate, percentile
+    from safesteer_interp.statistics import Estimate, cluster_mean, cluster_rate
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
     probe = DecodingProbe().fit(fit.rows(SITE, "last_prompt"), fit.index["harmful"].to_numpy(int))
@@ -83,9 +83,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         if name != "TEXT":
             text, image = along("TEXT", "random").mean(axis=0), along(name, "random").mean(axis=0)
             chance = (np.abs(image) - np.abs(text)) / np.abs(text).mean()
-            low, high = percentile(chance)
-            spread = {"value": float(chance.mean()), "low": low, "high": high, "n": len(chance), "clusters": len(chance)}
-            differences.append({"attack": name, "measure": "random_direction"} | spread)
+            differences.append({"attack": name, "measure": "random_direction"} | Estimate.of_draws(chance).as_row())
         for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
             mask = side & (attack == name)
             rate = cluster_rate(refused[mask], pairs[mask], seed=seed)

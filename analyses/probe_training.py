@@ -42,7 +42,7 @@ def needs(p: Params) -> list[TraceSpec]:
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Loss by epoch; AUROC on test pairs by number of training pairs and by width; cosine of the directions of different starts."""
     from safesteer_interp.probes.decoding_probe import DecodingProbe
-    from safesteer_interp.statistics import cluster_auroc, percentile
+    from safesteer_interp.statistics import Estimate, cluster_auroc
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
     x, y = fit.rows(SITE, "last_prompt"), fit.index["harmful"].to_numpy(int)
@@ -61,7 +61,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     cosines = (np.array(directions) @ np.array(directions).T)[np.triu_indices(p.seeds, 1)]
 
     rows: list[dict[str, Any]] = []
-    for width in p.widths:
+    for width in (w for w in p.widths if w in ("all", "4") or int(w) <= len(x)):  # as many components as rows, at the most
         scores = DecodingProbe(width if width == "all" else int(width)).fit(x, y).decision_function(test)
         rows.append({"quantity": "width", "at": width, "method": "probe"} | cluster_auroc(scores, truth, test_pairs, seed=seed).as_row())
     rng = ctx.rng("subsets")
@@ -81,8 +81,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         nulls.append(
             cluster_auroc(DecodingProbe(4).fit(x, shuffled).decision_function(test), truth, test_pairs, replicates=2, seed=seed).value
         )
-    low, high = percentile(np.array(nulls))
-    null = {"value": float(np.mean(nulls)), "low": low, "high": high, "n": len(test), "clusters": len(np.unique(test_pairs))}
+    null = Estimate.of_draws(nulls).as_row() | {"n": len(test), "clusters": len(np.unique(test_pairs))}
     rows.append({"quantity": "control", "at": "4", "method": "shuffled_labels"} | null)
     plain = DecodingProbe(4).fit(x, y)
     agreement = float(np.dot(plain.direction_, np.mean(directions, axis=0)) / max(np.linalg.norm(np.mean(directions, axis=0)), 1e-12))

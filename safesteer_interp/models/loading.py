@@ -31,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models.checks import check_layout
+from safesteer_interp.models.dtypes import DTYPES, dtype_name
 from safesteer_interp.models.families.building import has_torchvision
 from safesteer_interp.models.families.layouts import layout_for
 from safesteer_interp.models.families.registry import FAMILIES
@@ -38,7 +39,6 @@ from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.mllm import MLLM
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -81,7 +81,7 @@ def load_model(
     Args:
         name: "mini", "mini:<projector recipe>", "planted", "tiny:<family>", a local folder (wins over a hub id of the same name) or a
             hub id "owner/name".
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 where the device multiplies it in hardware, else float32.
         trust_remote_code: allow the repository's own Python files (off by default: they run with your rights).
         revision: branch, tag or commit of a hub id.
 
@@ -89,8 +89,7 @@ def load_model(
         UsageError: an unknown name, dtype or device.
         InputError: a folder or repository that is missing, incomplete, pickled, of an unsupported architecture or with a wrong layout.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f'no dtype is called "{dtype}".{did_you_mean(dtype, DTYPES)}')
+    dtype = dtype_name(dtype, device)
     if name == "planted":
         from safesteer_interp.models.planted import build_planted
 
@@ -122,6 +121,7 @@ def load_folder(
     trust_remote_code: bool = False,
 ) -> MLLM:
     """The checkpoint in a local folder, without the layout check. Raises InputError as `load_model` does."""
+    dtype = dtype_name(dtype, device)
     raw = _read_config(folder, trust_remote_code)
     layout_for(SimpleNamespace(**{**raw, "text_config": SimpleNamespace(**(raw.get("text_config") or {"model_type": "gemma"}))}))
     if (raw.get("vision_config") or {}).get("model_type") == "safesteer_tower":

@@ -28,12 +28,9 @@ class MLLM(Anatomy):
     """SHA-256 over the weights, the config, the processor's files and the chat template: enters every trace key."""
     source: str = ""
     """Where it was loaded from (folder, hub id and revision)."""
+    known_answer: bool = False
+    """True for a model whose right answers are planted: it proves machinery, and nothing found on it is a finding."""
     extras: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def known_answer(self) -> bool:
-        """True for a model whose right answers are planted: it proves machinery, and nothing found on it is a finding."""
-        return "planted" in self.extras
 
     @classmethod
     def of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from safesteer_interp.requests import Request
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.session import Session
 from safesteer_interp.tracing.spec import TraceSpec
-from safesteer_interp.tracing.view import TraceView
+
+if TYPE_CHECKING:
+    from safesteer_interp.tracing.view import TraceView
 
 Item = TypeVar("Item")
 

@@ -260,7 +260,7 @@ def test_coca_composed_contrasts_what_it_adds_itself(tiny: Callable[[str], Any])
     assert first.request.text == f"{CoCA().principle} Please: {some[0].text}" and first.key == some[0].key()
     assert first.beside is not None and first.beside.text == f"Please: {some[0].text}"
     assert [r.request for r in both.respond(mllm, some, SETTINGS)] == some
-    with pytest.raises(UsageError, match="coca and coca both join two readings of a request"):
+    with pytest.raises(UsageError, match="coca and coca both contrast two readings"):
         Composed((CoCA(), CoCA(alpha=1.0))).respond(mllm, some, SETTINGS)
 
 
