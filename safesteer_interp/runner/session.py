@@ -75,6 +75,11 @@ class Session:
         s = self.settings
         return load_model(s.model, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, revision=s.revision)
 
+    @property
+    def dtype(self) -> str:
+        """The number format the model is in, whatever it was asked for by ("auto")."""
+        return str(self.model.dtype).removeprefix("torch.")
+
     def sharing_prompts(self) -> AbstractContextManager[None]:
         """While open, analyses that answer the same requests read each prompt once (`decoding/prompt_cache.py`)."""
         from safesteer_interp.decoding.prompt_cache import remembering_prompts
