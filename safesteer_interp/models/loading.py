@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
@@ -22,6 +23,7 @@ from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models import adapters, hub
 from safesteer_interp.models.checkpoint import read_config, stated_settings, weight_files
 from safesteer_interp.models.checks import check_layout
+from safesteer_interp.models.dtypes import DTYPES, dtype_name
 from safesteer_interp.models.families.layouts import layout_for
 from safesteer_interp.models.families.registry import FAMILIES
 from safesteer_interp.models.fingerprint import fingerprint
@@ -29,8 +31,7 @@ from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import set_padding
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError)
+_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError, StrictDataclassError)
 
 
 def available_models() -> dict[str, str]:
@@ -72,7 +73,7 @@ def load_model(
     Args:
         name: "mini", "mini:<projector recipe>", "planted", "tiny:<family>", a local folder (wins over a hub id of the same name) or a
             hub id "owner/name".
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 where the device multiplies it in hardware, else float32.
         trust_remote_code: allow the repository's own Python files (off by default: they run with your rights).
         revision: branch, tag or commit of a hub id.
         attn_implementation: attention kernel, as transformers calls it ("sdpa", "eager", "flash_attention_2"); by default its choice.
@@ -85,8 +86,7 @@ def load_model(
         UsageError: an unknown name, dtype, device or kernel.
         InputError: a folder or repository that is missing, incomplete, pickled, of an unsupported architecture or with a wrong layout.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f'no dtype is called "{dtype}".{did_you_mean(dtype, DTYPES)}')
+    dtype = dtype_name(dtype, device)
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     if adapter is not None:
         options["adapter"] = _folder(str(adapter), None, trust_remote_code=False)
@@ -124,6 +124,7 @@ def load_folder(
     adapter: Path | None = None,
 ) -> MLLM:
     """The checkpoint in a local folder, without the layout check. Raises InputError as `load_model` does."""
+    dtype = dtype_name(dtype, device)
     raw = read_config(folder, trust_remote_code=trust_remote_code)
     layout_for(SimpleNamespace(**{**raw, "text_config": SimpleNamespace(**(raw.get("text_config") or {"model_type": "gemma"}))}))
     if (raw.get("vision_config") or {}).get("model_type") == "safesteer_tower":
