@@ -1,7 +1,7 @@
 """How fast an evaluation answers: reading prompts, a full batch's step, whole answers, and what keeping the batch full gains.
 
-    python benchmarks/answering.py [--model mini] [--requests 96] [--batch 32] [--tokens 128] [--seeds 3] [--rounds 1] [--dtypes float32,bfloat16]
-                                   [--out benchmarks/answering.json]
+    python benchmarks/answering.py [--model mini] [--requests 96] [--batch 32] [--tokens 128] [--seeds 3] [--rounds 1]
+                                   [--dtypes float32,bfloat16] [--out benchmarks/answering.json]
 
 Parts, per dtype: seconds to read the prompts of image requests; tokens a second of a full batch whose rows never end; whole sampled
 answers, plain and guided, `batch by batch` (each batch drains before the next is begun) and `refilled` (as `generate` does), once with

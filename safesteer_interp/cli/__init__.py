@@ -11,11 +11,12 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from safesteer_interp.errors import SafeSteerError, UsageError, did_you_mean
+from safesteer_interp.errors import SafeSteerError, SafeSteerWarning, UsageError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("listing", "what exists: models, tracers, data sets, analyses, defenses, ..."),
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     previous = _interrupt_on_sigterm()
     _print_anything()
     try:
-        return _dispatch(argv)
+        with _warnings_as_sentences():
+            return _dispatch(argv)
     except SafeSteerError as error:
         if debug:
             raise
@@ -93,6 +95,24 @@ def usage() -> str:
             "Exit codes: 0 fine, 1 a claim or number moved, 2 usage, 3 an input is missing or unreadable.",
         ]
     )
+
+
+@contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """While open, the suite's own warnings are a sentence each on stderr, without file and line; others look as ever."""
+    import warnings
+
+    show = warnings.showwarning
+
+    def sentence(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, SafeSteerWarning):
+            print(f"safesteer: {message}", file=sys.stderr)
+        else:
+            show(message, category, *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = sentence
+        yield
 
 
 def _print_anything() -> None:

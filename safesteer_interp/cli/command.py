@@ -24,7 +24,6 @@ __all__ = [
     "parse_union",
     "plain",
     "say",
-    "size",
 ]
 
 Parsed = TypeVar("Parsed")
@@ -96,15 +95,6 @@ def emit_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
 def say(sentence: str) -> None:
     """One sentence on stderr."""
     print(sentence, file=sys.stderr, flush=True)
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people: "3.2 GB" (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(n_bytes) < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
 
 
 def plain(value: Any) -> Any:

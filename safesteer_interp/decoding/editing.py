@@ -12,9 +12,9 @@ from torch import Tensor
 from safesteer_interp.decoding.loop import Row
 from safesteer_interp.decoding.sharing import Way
 from safesteer_interp.models.mllm import MLLM, Encoded
-from safesteer_interp.sites import Role, Site
+from safesteer_interp.sites import Role, Site, forward_order
 from safesteer_interp.tracing.hooks import visiting
-from safesteer_interp.tracing.steps import Pass, forward_order
+from safesteer_interp.tracing.steps import Pass
 from safesteer_interp.types import Hidden, Roles, States
 
 

@@ -1,4 +1,4 @@
-"""Several defenses at once, as one: rewriting in order, all edits, the policy of the one that guides, review in order."""
+"""Several defenses at once, as one: rewriting in order, all edits, the policy and the contrast of the one that has one, review in order."""
 
 from __future__ import annotations
 
@@ -64,12 +64,17 @@ class Composed(StagedDefense, unnamed=True):
         return guiding[0][1] if guiding else PLAIN
 
     def contrast(self, mllm: MLLM) -> Combine | None:
-        """The contrast of the one part that has one. Raises UsageError when two read the request a second time."""
-        contrasts = [(part.name, part.contrast(mllm)) for part in self.stages]
-        reading = [(name, combine) for name, combine in contrasts if combine is not None]
-        if len(reading) > 1:
-            raise UsageError(f"{' and '.join(name for name, _ in reading)} both join two readings of a request; compose only one of them.")
-        return reading[0][1] if reading else None
+        """The contrast of the one part that has one. Raises UsageError when two do."""
+        found = [(part.name, combine) for part in self.stages if (combine := part.contrast(mllm)) is not None]
+        if len(found) > 1:
+            raise UsageError(f"{' and '.join(name for name, _ in found)} both contrast two readings; compose only one of them.")
+        return found[0][1] if found else None
+
+    def counterpart(self, mllm: MLLM, request: Request) -> Request:
+        """Rewritten by every part but the one that contrasts, so that the two readings differ in what that one adds."""
+        for part in self.stages:
+            request = part.rewrite(mllm, request) if part.contrast(mllm) is None else part.counterpart(mllm, request)
+        return request
 
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """Reviewed by every part in turn. What a review asks of the model besides is asked of it as it is."""

@@ -111,7 +111,7 @@ class Defense(ABC):
 
 
 def is_staged(cls: type[Defense]) -> bool:
-    """Whether the four stages say all about a defense: its answers can share batches with others', and it can be composed."""
+    """Whether the five stages say all about a defense: its answers can share batches with others', and it can be composed."""
     return issubclass(cls, StagedDefense) and cls.respond is StagedDefense.respond
 
 
@@ -131,8 +131,12 @@ class StagedDefense(Defense, unnamed=True):
         return PLAIN
 
     def contrast(self, mllm: MLLM) -> Combine | None:
-        """How next-token logits of the rewritten request and of the request as it came make those of the answer; None: the first alone."""
+        """How next-token logits of the rewritten request and of its counterpart make those of the answer; None: the first alone."""
         return None
+
+    def counterpart(self, mllm: MLLM, request: Request) -> Request:
+        """The request that a contrast reads beside the rewritten one: as it came."""
+        return request
 
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """The finished answers, possibly replaced."""
@@ -160,7 +164,7 @@ class StagedDefense(Defense, unnamed=True):
                 seed,
                 policy,
                 edits,
-                beside=request if combine is not None else None,
+                beside=self.counterpart(mllm, request) if combine is not None else None,
                 combine=combine,
                 key=request.key(),
             )

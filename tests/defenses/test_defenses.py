@@ -14,6 +14,7 @@ from support.earlier_files import earlier_defense
 
 from safesteer_interp.decoding.prefix import advance, prefill
 from safesteer_interp.defenses.coca import CoCA
+from safesteer_interp.defenses.composed import Composed
 from safesteer_interp.defenses.defense import Response, Settings, StagedDefense, answer
 from safesteer_interp.defenses.ecso import ECSO
 from safesteer_interp.defenses.none import Undefended
@@ -241,6 +242,26 @@ def test_coca_without_amplification_is_the_principled_prompt(tiny: Callable[[str
     assert [r.request.text for r in amplified] == [r.text for r in some], "the user's request is reported, not the rewritten one"
     one_by_one = [CoCA().respond(mllm, [r], SETTINGS)[0].ids for r in some]
     assert one_by_one == [r.ids for r in CoCA().respond(mllm, some, SETTINGS)]
+
+
+class Polite(StagedDefense):
+    """Asks politely."""
+
+    name = "polite"
+
+    def rewrite(self, mllm: Any, request: Request) -> Request:
+        return replace(request, text=f"Please: {request.text}")
+
+
+def test_coca_composed_contrasts_what_it_adds_itself(tiny: Callable[[str], Any]) -> None:
+    mllm, some = tiny("llava"), asked(tiny("llava"))
+    both = Composed((Polite(), CoCA()))
+    first = both.asks(mllm, some, [0] * len(some))[0]
+    assert first.request.text == f"{CoCA().principle} Please: {some[0].text}" and first.key == some[0].key()
+    assert first.beside is not None and first.beside.text == f"Please: {some[0].text}"
+    assert [r.request for r in both.respond(mllm, some, SETTINGS)] == some
+    with pytest.raises(UsageError, match="coca and coca both contrast two readings"):
+        Composed((CoCA(), CoCA(alpha=1.0))).respond(mllm, some, SETTINGS)
 
 
 def test_coca_amplifies_the_difference_and_masks_the_implausible() -> None:

@@ -73,10 +73,10 @@ def test_what_safesteer_would_refuse_is_refused_before_it_is_fitted(planted: Any
     ):
         with pytest.raises(UsageError, match=sentence):
             choose("safesteer", words).check(SETTINGS)
-    with pytest.raises(UsageError, match="K is 100000, but at most 1000"):
+    with pytest.raises(UsageError, match="K is 100000, but at most 1000 candidates are scored a step"):
         choose("safesteer", ["k=100000"]).check(SETTINGS)
     choose("safesteer", ["k=900"]).check(SETTINGS)
-    with pytest.raises(UsageError, match=r"K is 900, but .*\d+ tokens"):
+    with pytest.raises(UsageError, match=r'K is 900, but "planted" has \d+ tokens to choose from'):
         choose("safesteer", ["k=900"]).check(SETTINGS, planted)
 
 
