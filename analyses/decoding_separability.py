@@ -55,9 +55,12 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     training, emitted = _tokens(fit), _tokens(report)
     outcome = emitted.pop("outcome")
     for name in ("refuse", "comply"):
-        if len(set(emitted["pairs"][outcome == name])) < 2:
+        reached = int(((outcome == name) & (emitted["steps"] == 1)).sum())
+        from_pairs = len(set(emitted["pairs"][outcome == name]))
+        if reached < MINIMUM or from_pairs < 2:
             raise NotApplicableError(
-                f'fewer than two pairs of the test split have an answer of kind "{name}", so there is nothing to compare.'
+                f'the test split has {reached} answers of kind "{name}" to harmful requests, of {from_pairs} pairs; {MINIMUM} of two pairs '
+                "or more are needed to compare refusals with compliances."
             )
     of_harm = training["outcome"] != "harmless"
     early = of_harm & np.isin(training["steps"], p.test_steps)
@@ -195,7 +198,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
         if name in signs.index
     ]
     separation = t["separation"]
-    late = separation[(separation["fit"] == "prompt") & (separation["contrast"] == "refuse over comply")]
+    late = separation[(separation["fit"] == "prompt") & (separation["contrast"] == "refuse over comply")] if len(separation) else separation
     if len(late) > 1:
         first, last = late.loc[late["step"].idxmin()], late.loc[late["step"].idxmax()]
         found.append(
@@ -232,7 +235,10 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
             )
         ax.set_title(f"{name} fit")
     for ax, contrast in zip(axes[1], ("refuse over comply", "comply over harmless"), strict=False):
-        part = t["separation"][t["separation"]["contrast"] == contrast]
+        part = t["separation"][t["separation"]["contrast"] == contrast] if len(t["separation"]) else t["separation"]
+        if not len(part):  # too few answers of one kind
+            ax.set_visible(False)
+            continue
         panels.layer_curve(
             ax,
             part,

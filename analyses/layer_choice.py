@@ -11,7 +11,7 @@ import pandas as pd
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
-from safesteer_interp.runner.suitability import DataNeeds
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
@@ -89,7 +89,8 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
                 best = np.fmax.reduce(found, axis=1)  # without a warning where a resample of unpaired requests holds one class only
                 bars = 0.5 + p.fraction * (best - 0.5)
                 draws[name] = (first.estimate, first_reaching(found, bars).astype(float))
-    stability = fold_stability(Rows(both[TEXT_READ], labels, pairs, attack, names), widths=[main], seed=seed)
+    folds = min(5, *(len(set(pairs[attack == name])) for name in attacks_in(index)))
+    stability = fold_stability(Rows(both[TEXT_READ], labels, pairs, attack, names), widths=[main], folds=folds, seed=seed)
     keep = ["layer", "depth", "attack", "read", "method", "width", "value", "low", "high", "n", "clusters"]
     return {
         "table": pd.concat(curves, ignore_index=True).rename(columns={"site": "layer"})[keep],
@@ -222,7 +223,7 @@ ANALYSIS = Analysis(
     draw=draw,
     replicates="SafeSteer Fig. 7",
     cites=("arXiv:2605.11716", "arXiv:2502.13095", "arXiv:2603.17372"),
-    data=DataNeeds(both_classes=True, pairs=5),
+    data=COMPARED,
     profiles={"full": {"pairs": None, "draws": 100}},
     order=4,
     captions={

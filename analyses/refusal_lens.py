@@ -137,7 +137,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         ax.set_title(f"{kind} requests")
     shown = curves[curves["quantity"] == "log_probability"]
     for ax in axes[:2]:
-        ax.set_ylim(shown["low"].min() - 0.5, max(0.3, shown["high"].max()))
+        ax.set_ylim(shown[["low", "value"]].min().min() - 0.5, max(0.3, shown[["high", "value"]].max().max()))
     top = t["top_k"]
     panels.layer_curve(
         axes[2],

@@ -7,6 +7,7 @@ claim or number moved, 2 usage, 3 an input is missing or unreadable. Data go to 
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = os.environ.get("SAFESTEER_DEBUG", "") not in ("", "0")
     previous = _interrupt_on_sigterm()
+    _print_anything()
     try:
         with _warnings_as_sentences():
             return _dispatch(argv)
@@ -111,6 +113,15 @@ def _warnings_as_sentences() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = sentence
         yield
+
+
+def _print_anything() -> None:
+    """What the console's code page lacks is written as \\u2192 or the like: no command dies of a letter (cp1252 where Windows pipes)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors == "strict":
+        sys.stdin.reconfigure(errors="replace")
 
 
 def _interrupt_on_sigterm() -> Any:

@@ -98,6 +98,10 @@ class Defense(ABC):
         if not cls.trained:
             cls(**options)
 
+    def description(self) -> dict[str, Any]:
+        """What the defense is made of, for people: its options and their values."""
+        return {name: getattr(self, name) for name in option_types(type(self))}
+
     def fingerprint(self) -> str:
         """Hex digest of the method's code and of all its fields: the key under which responses are stored.
 

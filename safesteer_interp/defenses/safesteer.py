@@ -132,6 +132,10 @@ class SafeSteer(StagedDefense):
         check_budget(given["k"], given["steps"], settings.sampling.max_new_tokens, mllm)
         _check_choices(given)
 
+    def description(self) -> dict[str, Any]:
+        """What the defense is made of: fit, sign test, vector and parameters."""
+        return description(self)
+
     def with_random_vector(self, seed: int = 0) -> SafeSteer:
         """Control: an alignment vector of the same length in a random direction."""
         if self.vector is None:

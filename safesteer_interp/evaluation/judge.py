@@ -63,20 +63,28 @@ class Judge(ABC):
         return object_digest(self, f'the judge "{self.name}"')
 
 
+def judge_class(kind: str) -> type[Judge]:
+    """The judge of a kind, or one's own as "file.py:Class". Raises UsageError, with the nearest names, for an unknown one."""
+    if kind in JUDGES:
+        module, _, name = JUDGES[kind].partition(":")
+        found: type[Judge] = getattr(import_module(module), name)
+        return found
+    if ":" in kind or kind.endswith(".py"):
+        own: type[Judge] = class_named(kind, Judge, "judge")
+        return own
+    raise UsageError(f'no judge is called "{kind}".{did_you_mean(kind, JUDGES)}')
+
+
 def judge_named(text: str) -> Judge:
     """The judge of a kind with its options: "refusal_strings:strings=xstest", "file.py:Class" for one's own.
 
     Raises UsageError, with the nearest names, for an unknown kind or option.
     """
     kind, _, rest = text.partition(":")
-    if kind not in JUDGES and (kind.endswith(".py") or "." in kind):
-        owner, _, rest = rest.partition(":") if not rest.partition("=")[1] else ("", "", rest)
-        cls = class_named(f"{kind}:{owner}" if owner else kind, Judge, "judge")
-    elif kind in JUDGES:
-        module, _, name = JUDGES[kind].partition(":")
-        cls = getattr(import_module(module), name)
-    else:
-        raise UsageError(f'no judge is called "{kind}".{did_you_mean(kind, JUDGES)}')
+    if kind not in JUDGES and rest:  # a class of one's own is named with a colon, too
+        owner, _, rest = rest.partition(":")
+        kind = f"{kind}:{owner}"
+    cls = judge_class(kind)
     words = [word for word in rest.split(",") if word.strip()]
     found: Judge = cls(**settings_of(option_types(cls), words, owner=f'judge "{kind}"'))
     return found

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from safesteer_interp.environment import require_sound_torchvision
 from safesteer_interp.lazy import attach
 
 if TYPE_CHECKING:
     from safesteer_interp.models.encoding import Encoded, PromptEncoder
     from safesteer_interp.models.loading import available_models, load_model
     from safesteer_interp.models.mllm import MLLM
+
+require_sound_torchvision()  # before anything of transformers is imported below
 
 __getattr__, __dir__, __all__ = attach(
     __name__,

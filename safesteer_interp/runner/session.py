@@ -75,6 +75,11 @@ class Session:
         s = self.settings
         return load_model(s.model, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, revision=s.revision)
 
+    @property
+    def dtype(self) -> str:
+        """The number format the model is in, whatever it was asked for by ("auto")."""
+        return str(self.model.dtype).removeprefix("torch.")
+
     def sharing_prompts(self) -> AbstractContextManager[None]:
         """While open, analyses that answer the same requests read each prompt once (`decoding/prompt_cache.py`)."""
         from safesteer_interp.decoding.prompt_cache import remembering_prompts
@@ -137,7 +142,9 @@ class Session:
             conditions = {k: v for k, v in spec.__dict__.items() if k in ("attacks", "split", "harmful") and v is not None}
             asked = ", ".join(f"{k} {_words(v)}" for k, v in conditions.items()) or "this model"
             where = Path(spec.dataset).name or self.dataset_name
-            raise NotApplicableError(f'the data set "{where}" has no request that "{self.model.name}" takes for {asked}.')
+            other = ", ".join(sorted({str(r.split) for r in self.all_requests(spec.dataset)} - {str(spec.split)}))
+            advice = f" Its requests are of split {other}; say which is which in the field `split`." if spec.split and other else ""
+            raise NotApplicableError(f'the data set "{where}" has no request that "{self.model.name}" takes for {asked}.{advice}')
         return found
 
     def demand_of(self, spec: TraceSpec) -> Demand:

@@ -35,7 +35,7 @@ def load_tracer(name: str, model: MLLM, *, remote: bool | str = False) -> Tracer
     for `remote` with another tracer, and for a family the tracer cannot run.
     """
     check_tracer(model, name, remote=remote)
-    kept: dict[tuple[str, bool | str], Tracer] = model.extras.setdefault("tracers", {})
+    kept: dict[tuple[str, bool | str], Tracer] = model.tracers
     if (name, remote) not in kept:
         module, _, cls = TRACERS[name].partition(":")
         factory = getattr(importlib.import_module(module), cls)

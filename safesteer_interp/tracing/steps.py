@@ -10,7 +10,6 @@ Positions and masks come from `prefix.py`, tokens from `sampling.py`; decoding u
 from __future__ import annotations
 
 import copy
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -162,7 +161,7 @@ class SteppedTracer(ABC):
 
     def __init__(self, mllm: MLLM) -> None:
         self.mllm = mllm
-        self.lock: threading.RLock = mllm.extras.setdefault("lock", threading.RLock())
+        self.lock = mllm.lock
 
     @property
     @abstractmethod

@@ -19,7 +19,7 @@ STEPS = Demand("bundled", ("final_norm",), tuple(f"step:{k}" for k in range(1, 2
 
 def want(demand: Demand, *contents: str) -> Want:
     """A want whose requests are named like their contents."""
-    return Want(demand, tuple(Request(content, "text", False, Attack.NONE) for content in contents), contents=contents)
+    return Want(demand, tuple(Request(id=content, text="text") for content in contents), contents=contents)
 
 
 def test_a_small_model_runs_each_request_once_and_a_large_one_does_not_fill_the_disk() -> None:

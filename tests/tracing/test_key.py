@@ -53,7 +53,7 @@ CHANGES: list[tuple[str, Any]] = [
     ("sites", "resid_post"),
     ("sites", "embed,final_norm"),
     ("reads", "step:1"),
-    ("reads", "last_prompt,image_mean"),
+    ("reads", "last_prompt,user_mean"),
     ("tracer", "nnsight"),
     ("tracer", "transformer_lens"),
     ("logits", True),
@@ -81,7 +81,7 @@ def key_of(mllm: MLLM, folder: Path, spec: dict[str, Any]) -> str:
 def test_every_field_that_affects_a_number_changes_the_key(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mllm = tiny("llava")
     keys = [key_of(mllm, tmp_path, BASE), *(key_of(mllm, tmp_path, BASE | {name: value}) for name, value in CHANGES)]
-    half = replace(mllm, extras={})
+    half = replace(mllm)
     monkeypatch.setattr(MLLM, "dtype", property(lambda self: torch.bfloat16 if self is half else torch.float32))
     spec = {name: value for name, value in BASE.items() if name != "edits"}
     bare = plan(mllm, store=tmp_path, **spec).work
