@@ -25,7 +25,8 @@ from PIL import Image
 
 from safesteer_interp.cli import COMMANDS, main
 from safesteer_interp.datasets.registry import load_requests, load_sound
-from safesteer_interp.defenses.defense import Settings, defense_class
+from safesteer_interp.defenses.defense import Settings
+from safesteer_interp.defenses.registry import defense_class
 from safesteer_interp.defenses.safesteer import SafeSteer
 from safesteer_interp.errors import SafeSteerError
 from safesteer_interp.evaluation.harness import evaluate
@@ -95,7 +96,13 @@ class Bases:
 
     def trace(self, store: Path) -> Any:
         """A small trace of the planted model into a store."""
-        options = {"sites": "resid_post,final_norm", "reads": "last_prompt", "tracer": "hooks", "store": store, "progress": False}
+        options: dict[str, Any] = {
+            "sites": "resid_post,final_norm",
+            "reads": "last_prompt",
+            "tracer": "hooks",
+            "store": store,
+            "progress": False,
+        }
         return collect(self.planted, self.requests, **options)
 
     def answers(self, root: Path) -> Any:

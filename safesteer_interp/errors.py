@@ -43,10 +43,10 @@ class MovedError(SafeSteerError):
     exit_code = 1
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' Did you mean "x" or "y"?' for the nearest known names, or ' Known: ...' when none is near."""
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """' Did you mean "x" or "y"?' for the nearest known names, or ' Known: ...' when none is near (or the word is no text)."""
     known = sorted(known)
-    near = get_close_matches(word, known, n=3, cutoff=0.5)
+    near = get_close_matches(str(word)[:200], known, n=3, cutoff=0.5)
     if near:
         return " Did you mean " + " or ".join(f'"{n}"' for n in near) + "?"
     return " Known: " + ", ".join(known) + "."
@@ -59,3 +59,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 class NotApplicableError(SafeSteerError):
     """Raised by `table` when the question has no meaning here (say, the model never refuses): skipped with the reason, not failed."""
+
+
+class SafeSteerWarning(UserWarning):
+    """Something a user should know of, though the work goes on; given with `warnings.warn`, so once for each sentence."""

@@ -43,7 +43,7 @@ class ResponseStore:
         self.fields = dict(fields)
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Request key -> its line. A line cut by a kill or a full disk is left out, and its request is answered again."""
+        """Request key -> its line. A line that is cut, damaged or not of the form written is left out: its request is answered again."""
         try:
             text = self.path.read_bytes()
         except FileNotFoundError:
@@ -54,15 +54,16 @@ class ResponseStore:
         for line in text.split(b"\n"):
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(record, dict) and "key" in record:
+            if isinstance(record, dict) and _is_whole(record):
                 found[record["key"]] = record
         return found
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append lines and wait until they are on disk. A torn last line, left by a kill, is ended first."""
-        data = b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+        whole = ({**record, "check": _check(record)} for record in records)
+        data = b"".join(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for record in whole)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as handle:
             if handle.tell() and not self.path.read_bytes().endswith(b"\n"):
@@ -70,6 +71,33 @@ class ResponseStore:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
+
+
+_FORMS: dict[str, type | tuple[type, ...]] = {
+    "text": str,
+    "ids": list,
+    "verdict": dict,
+    "steps": list,
+    "seconds": (int, float),
+}
+"""Fields of an answer's line and what they hold."""
+
+
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """True for a line as it was written: its check agrees, or (from before there was one) it has every field in its form."""
+    if not isinstance(record.get("key"), str):
+        return False
+    if "check" in record:
+        return bool(record["check"] == _check(record))
+    if "perplexity" in record:
+        return isinstance(record["perplexity"], int | float)
+    return all(isinstance(record.get(name), form) for name, form in _FORMS.items()) and all(type(token) is int for token in record["ids"])
+
+
+def _check(record: Mapping[str, Any]) -> str:
+    """Hash over everything else in a line, so that a damaged one is noticed."""
+    rest = {name: value for name, value in record.items() if name != "check"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def record_of(response: Response, key: str, seconds: float) -> dict[str, Any]:

@@ -100,11 +100,13 @@ def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
         note = next((folder / n for n in STATUS_FILES if (folder / n).is_file()), None)
         if not (folder / RECORD).is_file() and note is None:
             continue
-        about, entry = _entry(folder, note, figures)
+        try:
+            about, entry = _entry(folder, note, figures)
+            about = {k: about[k] for k in ("id", "title", "question", "replicates", "cites", "order")}
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as cause:
+            raise InputError(f"{folder}: its records are not as `safesteer run` writes them ({cause!r}); run the analysis again.") from None
         group = found[1] if entry.known_answer else found[0]
-        finding = group.setdefault(
-            about["id"], Finding(**{k: about[k] for k in ("id", "title", "question", "replicates", "cites", "order")})
-        )
+        finding = group.setdefault(about["id"], Finding(**about))
         finding.entries.append(entry)
     for group in found:
         for finding in group.values():
