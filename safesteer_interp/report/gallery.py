@@ -18,7 +18,7 @@ from markupsafe import Markup
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import read_json, write_text
 from safesteer_interp.report.intervals import claim_picture
-from safesteer_interp.report.tables import interval, merged, number
+from safesteer_interp.report.tables import FEW_NOTE, has_flags, interval, is_few, merged, number
 from safesteer_interp.runner.folders import RECORD, STATUS_FILES, USUAL
 from safesteer_interp.runner.tables import table_files
 
@@ -175,18 +175,22 @@ def _claim(record: dict[str, Any]) -> dict[str, Any]:
     e = record["estimate"]
     threshold = record["threshold"]
     edge = f"{number(threshold[0])} to {number(threshold[1])}" if isinstance(threshold, list) else number(threshold)
-    clusters = "" if e["clusters"] is None else f", {e['clusters']} pairs"
+    clusters = "" if e["clusters"] is None else f", {e['clusters']} pairs{_few(record)}"
     return {
         **record,
         "shown": interval(e["value"], e["low"], e["high"]),
         "counted": f"n = {e['n']}{clusters}",
         "edge": f"{record['direction']} {edge}",
         "controls": [
-            {**c, "label": c["name"].replace("_", " "), "shown": interval(*(c["estimate"][k] for k in ("value", "low", "high")))}
+            {**c, "label": c["name"].replace("_", " "), "shown": interval(*(c["estimate"][k] for k in ("value", "low", "high"))) + _few(c)}
             for c in record["controls"]
         ],
         "picture": claim_picture(record),
     }
+
+
+def _few(record: dict[str, Any]) -> str:
+    return " (few)" if is_few(record["estimate"]["clusters"]) else ""
 
 
 def _table(name: str, table: Any, folder: Path, figures: Path) -> dict[str, Any]:
@@ -195,6 +199,7 @@ def _table(name: str, table: Any, folder: Path, figures: Path) -> dict[str, Any]
         "name": name,
         "rows": len(table),
         "shown": min(len(table), SHOWN_ROWS),
+        "note": FEW_NOTE if has_flags(text) else "",
         "columns": [str(c).replace("_", " ") for c in text.columns],
         "cells": [list(row) for row in text.itertuples(index=False, name=None)],
         "source": (folder / f"{name}.csv").relative_to(figures).as_posix(),

@@ -38,6 +38,16 @@ def failure(outcome: tuple[int, str, str], code: int = 3) -> str:
     return sentences[0]
 
 
+def left_out(outcome: tuple[int, str, str]) -> str:
+    """The sentence on the one request that was left out of a trace of the others; exit code 3, as `safesteer run` has it."""
+    got, out, err = outcome
+    assert got == 3, err
+    assert out.startswith("trace ")
+    sentences = [line for line in err.splitlines() if line.startswith("left out: ")]
+    assert len(sentences) == 1, err
+    return sentences[0]
+
+
 @pytest.fixture
 def trace(safesteer: Run, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
     """`trace(requests, "--flag", ...)` on the tiny LLaVA with plain hooks and a store of its own."""
@@ -74,10 +84,14 @@ def test_a_data_set_that_is_missing(trace: Run, tmp_path: Path) -> None:
     assert "nowhere.jsonl" in failure(trace(tmp_path / "nowhere.jsonl"))
 
 
-def test_an_image_that_is_missing(trace: Run, tmp_path: Path) -> None:
-    message = failure(trace(write_requests(tmp_path, [row(), row("b", image="gone.png")])))
+def test_an_image_that_is_missing_is_named_and_the_others_are_traced(trace: Run, tmp_path: Path) -> None:
+    requests = write_requests(tmp_path, [row(), row("b", image="gone.png")])
+    message = left_out(trace(requests))
     assert "line 2" in message
     assert "gone.png" in message
+    code, out, _ = trace(requests, "--dry-run", "--json")
+    assert code == 3
+    assert (json.loads(out)["stored"], json.loads(out)["requests"]) == (1, 1)
 
 
 def test_a_file_that_is_no_image(trace: Run, tmp_path: Path) -> None:
@@ -106,7 +120,7 @@ def test_an_image_outside_the_data_sets_folder(trace: Run, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", ["", "   \n"])
 def test_an_empty_text(text: str, trace: Run, tmp_path: Path) -> None:
-    message = failure(trace(write_requests(tmp_path, [row(), row("b", text)])))
+    message = left_out(trace(write_requests(tmp_path, [row(), row("b", text)])))
     assert "line 2" in message
     assert '"text"' in message
 

@@ -112,7 +112,7 @@ def test_doctor_names_a_data_root_that_is_none(safesteer: Run, monkeypatch: pyte
 
 
 def test_doctor_fails_when_tracers_disagree(safesteer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safesteer_interp.doctor.largest_difference", lambda family, tracer: 0.02)
+    monkeypatch.setattr("safesteer_interp.cli.doctor.largest_difference", lambda family, tracer: 0.02)
     code, out, _ = safesteer("doctor", "--only", "tracers", "--family", "llama", "--json")
     assert code == 1
     assert "2.0e-02" in out

@@ -19,7 +19,7 @@ def names(path: Path) -> set[str]:
 
 def test_the_closure_of_a_finding_holds_what_it_measures_with_and_not_what_draws_it() -> None:
     found = names(analyses.FOLDER / "prefill_separability.py")
-    assert {"analyses/prefill_separability.py", "analyses/_shared.py", "safesteer_interp/probes/separability.py"} <= found
+    assert {"analyses/prefill_separability.py", "analyses/_shared.py", "safesteer_interp/probes/separation.py"} <= found
     assert {
         "safesteer_interp/tracing/hooks.py",
         "safesteer_interp/models/families/llava.py",
