@@ -16,7 +16,7 @@ from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.statistics import cluster_mean
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
+from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row
 from ._steering import over_vectors, refusal_log_odds
 
 if TYPE_CHECKING:  # a finding is drawn without torch
@@ -31,21 +31,21 @@ MARGIN = 0.5
 QUANTITIES = ("bypass", "induce", "kl")
 CHOSEN, RANDOM = "refusal_direction", "random_direction"
 EFFECTS = (("ablate", "harmful"), ("add", "harmless"), ("ablate", "harmless"))
-"""What is done to which requests: does refusal go, does it come, and is everything else left alone."""
+"""What is done to which requests: does refusal go, does it come, and (of requests in words) is everything else left alone."""
 
 
 @dataclass(frozen=True)
 class Params:
     pairs: int | None = 32
     """Training pairs, as text, that the candidates are the differences of class means of."""
-    layers: int | None = 12
+    layers: int | None = 6
     """Candidate layers, evenly spaced over the first 80 %; None: every one."""
-    validation_pairs: int | None = 12
+    validation_pairs: int | None = 8
     """Validation pairs, as text, that the choice is made on."""
-    report_pairs: int | None = 8
+    report_pairs: int | None = 6
     """Test pairs that the effects of the chosen direction are measured on, in every form."""
-    attacks: tuple[str, ...] = ("TEXT", "SD", "TYPO")
-    """The forms of the test requests."""
+    attacks: tuple[str, ...] = ("TEXT", "SD")
+    """The forms of the test requests; TEXT must be among them."""
     random_directions: int = 4
     """Random directions in place of the chosen one, with its site and length, each followed by its opposite."""
     seed: int = 0
@@ -100,7 +100,7 @@ def _selected(ctx: Context, p: Params) -> tuple[Direction, pd.DataFrame]:
     plain, rows = {"bypass": found.plain_harmful, "induce": found.plain_harmless, "kl": 0.0}, []
     for candidate, (_, measured) in zip(candidates, found.table.iterrows(), strict=True):
         side = "below" if measured["kl_high"] < KL_LIMIT else "above" if measured["kl_low"] > KL_LIMIT else "across"
-        head = {"site": measured["site"], "layer": site_label(candidate.site), "kept": measured["kept"], "limit": side}
+        head = {"site": measured["site"], "layer": candidate.site.layer, "kept": measured["kept"], "limit": side}
         head["chosen"] = candidate is chosen
         for quantity in QUANTITIES:
             numbers = {end: measured[f"{quantity}{suffix}"] for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high"))}
@@ -121,6 +121,8 @@ def _effects(ctx: Context, chosen: Direction, p: Params) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for edit, kind in EFFECTS:
         side = plain.index["harmful"].to_numpy(bool) == (kind == "harmful")
+        if (edit, kind) == EFFECTS[2]:
+            side &= plain.index["attack"].to_numpy(str) == Attack.TEXT
         pairs, forms = (plain.index[column].to_numpy(str)[side] for column in ("pair", "attack"))
         requests = [r for r, keep in zip(plain.requests, side, strict=True) if keep]
         before = plain.rows("final_norm", "last_prompt")[side]
@@ -240,7 +242,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     return found
 
 
-def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
+def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     from safesteer_interp.plotting import new_figure, panels
     from safesteer_interp.plotting.palette import RULE
     from safesteer_interp.plotting.panels.shared import reference_line
@@ -249,7 +251,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     kinds = {"bypass": "harmful", "induce": "harmless", "kl": "harmless"}
     selection = t["selection"].assign(of=t["selection"]["quantity"].map(kinds))
     scores, kl = selection[selection["quantity"] != "kl"], selection[selection["quantity"] == "kl"]
-    layer = float(kl[kl["chosen"]]["layer"].iloc[0])
+    layer = int(row(kl, chosen=True)["layer"])
     panels.layer_curve(axes[0, 0], scores, by="of", kind="class", ylabel="refusal log-odds (nats)", reference=0.0, reference_label="")
     axes[0, 0].set_title("harmful: ablated; harmless: added")
     floor = max(float(kl["low"].min()) / 2, 1e-4)
@@ -258,7 +260,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     axes[0, 1].set_yscale("log")
     axes[0, 1].set_title("what else ablation changes")
     for ax in axes[0]:
-        for at in kl[kl["kept"]]["layer"].astype(float):
+        for at in kl[kl["kept"]]["layer"]:
             ax.axvspan(at - 0.5, at + 0.5, color=RULE, alpha=0.5, linewidth=0, zorder=0)
         reference_line(ax, layer, "chosen", axis="x")
     effects = t["effects"][t["effects"]["quantity"] == "log_odds"]
@@ -267,7 +269,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         part = part.assign(of=part["of"].replace(CHOSEN, kind))
         panels.forest(ax, part, label="attack", by="of", kind="class", reference=0.0, xlabel="change of refusal log-odds (nats)")
         ax.set_title(f"{kind} requests, {'ablated' if edit == 'ablate' else 'added'}")
-    return fig
+    return {"figure": fig}
 
 
 ANALYSIS = Analysis(

@@ -19,7 +19,7 @@ from safesteer_interp.runner.session import Session, Settings
 FOLDER = Path(__file__).parents[2] / "analyses"
 SMALLER: dict[str, dict[str, Any]] = {
     "alignment_vector": {"matchings": 5, "random_vectors": 8},
-    "refusal_direction": {"report_pairs": 20, "layers": None, "random_directions": 8},
+    "refusal_direction": {"report_pairs": 20, "layers": None, "attacks": ("TEXT", "SD", "TYPO"), "random_directions": 8},
     "steering_dose_response": {"answer_pairs": 20, "doses": (-1.0, 1.0), "seeds": 1, "new_tokens": 8, "tuning_pairs": 4},
 }
 """Many pairs, so that verdicts are decided, and short answers: a planted refusal has seven words."""
@@ -78,7 +78,8 @@ CASES = [
     (
         "refusal_direction",
         {},
-        {"bypasses_refusal_text": "supported", "induces_refusal_text": "supported", "induces_refusal_sd": "supported"},
+        # In 64 dimensions a random direction, ablated at every write, takes the machinery of refusing apart as well.
+        {"bypasses_refusal_text": "undecided", "induces_refusal_text": "supported", "induces_refusal_sd": "supported"},
     ),
     (
         "refusal_direction",
@@ -168,8 +169,8 @@ def test_the_refusal_direction_is_chosen_at_the_planted_layer_by_what_editing_wi
     tables, verdicts = measured("refusal_direction")
     selection = tables["selection"].set_index(["quantity", "layer"])
     assert set(tables["selection"]["quantity"]) == {"bypass", "induce", "kl"}
-    assert set(selection[selection["chosen"]].index.get_level_values("layer")) == {"3"}
-    bypass, induce = (selection.loc[(quantity, "3")] for quantity in ("bypass", "induce"))
+    assert set(selection[selection["chosen"]].index.get_level_values("layer")) == {3}
+    bypass, induce = (selection.loc[(quantity, 3)] for quantity in ("bypass", "induce"))
     assert bypass["value"] < bypass["plain"] - MARGIN and induce["value"] > induce["plain"] + MARGIN
     for row in tables["selection"][tables["selection"]["quantity"] == "kl"].itertuples():
         assert row.limit == ("below" if row.high < 0.1 else "above" if row.low > 0.1 else "across")
@@ -177,7 +178,9 @@ def test_the_refusal_direction_is_chosen_at_the_planted_layer_by_what_editing_wi
     for attack in ("TEXT", "SD", "TYPO"):
         added, random = (effects[(of, "add", "harmless", attack)] for of in ("refusal_direction", "random_direction"))
         assert added > MARGIN > abs(random)  # a random direction and its opposite cancel
-    assert (effects.xs("random_direction")["ablate"].abs() < MARGIN).all()
+    taken = effects.xs("ablate", level="edit").xs("harmful", level="class")
+    assert all(taken["refusal_direction", attack] < -MARGIN for attack in ("TEXT", "SD", "TYPO"))
+    assert taken["random_direction", "TEXT"] < -MARGIN  # hence undecided
     assert verdicts["choice_is_resolved"] != "supported"  # what harmless texts show of harm is noise, and ablation takes it away
 
 
