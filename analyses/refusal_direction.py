@@ -38,7 +38,7 @@ EFFECTS = (("ablate", "harmful"), ("add", "harmless"), ("ablate", "harmless"))
 class Params:
     pairs: int | None = 32
     """Training pairs, as text, that the candidates are the differences of class means of."""
-    layers: int | None = 6
+    layers: int | None = 10
     """Candidate layers, evenly spaced over the first 80 %; None: every one."""
     validation_pairs: int | None = 8
     """Validation pairs, as text, that the choice is made on."""
@@ -268,7 +268,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
         part = effects[(effects["edit"] == edit) & (effects["class"] == kind)]
         part = part.assign(of=part["of"].replace(CHOSEN, kind))
         panels.forest(ax, part, label="attack", by="of", kind="class", reference=0.0, xlabel="change of refusal log-odds (nats)")
-        ax.set_title(f"{kind} requests, {'ablated' if edit == 'ablate' else 'added'}")
+        ax.set_title(f"{kind} requests, direction {'ablated' if edit == 'ablate' else 'added'}")
     return {"figure": fig}
 
 
