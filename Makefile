@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-mini.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train,fonts]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,fonts,notebooks,train]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-mini.txt
 	touch $@
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from safesteer_interp.errors import NotApplicableError
 from safesteer_interp.requests import Attack, Request
+from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import answers, fit_spec, report_spec
@@ -59,7 +60,7 @@ def test_spec(p: Any, attacks: Sequence[Attack] = PAPER_ATTACKS) -> TraceSpec:  
     return report_spec(p, attacks=tuple(attacks), pairs=p.answer_pairs, sites=("final_norm",))
 
 
-def fitted(ctx: Any, p: Any, fit: str = "prompt", **options: Any) -> Any:
+def fitted(ctx: Context, p: Any, fit: str = "prompt", **options: Any) -> Any:
     """A `SafeSteer` fitted on the training pairs. It may guide even where the sign test fails: measuring that is the point here."""
     from safesteer_interp.defenses.safesteer import SafeSteer
 
@@ -67,7 +68,7 @@ def fitted(ctx: Any, p: Any, fit: str = "prompt", **options: Any) -> Any:
 
 
 def answered(
-    ctx: Any, p: Any, defenses: Mapping[str, Any], requests: Sequence[Request], *, explain: bool = False, seeds: Sequence[int] = ()
+    ctx: Context, p: Any, defenses: Mapping[str, Any], requests: Sequence[Request], *, explain: bool = False, seeds: Sequence[int] = ()
 ) -> pd.DataFrame:
     """`answered_together` where all defenses answer the same requests, under `seeds` (0 to `p.seeds` - 1 unless given)."""
     from safesteer_interp.evaluation.harness import Condition
@@ -76,21 +77,23 @@ def answered(
     return answered_together(ctx, p, [Condition(name, defense, requests, drawn) for name, defense in defenses.items()], explain=explain)
 
 
-def answered_together(ctx: Any, p: Any, conditions: Sequence[Any], *, explain: bool = False) -> pd.DataFrame:
+def answered_together(ctx: Context, p: Any, conditions: Sequence[Any], *, explain: bool = False) -> pd.DataFrame:
     """One row per condition (`evaluation.harness.Condition`), request and seed with the three-way outcome.
 
     Conditions may answer different requests and share batches where they can; answers are stored and reused.
     """
     from safesteer_interp.defenses.defense import Settings
     from safesteer_interp.evaluation.harness import judged, respond
+    from safesteer_interp.evaluation.refusal_strings import RefusalStrings
     from safesteer_interp.tracing.tracer import Sampling
 
     settings = Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
     session = ctx.session.settings
-    return judged(respond(ctx.model, conditions, settings=settings, root=session.responses, progress=session.progress))
+    answers = respond(ctx.model, conditions, settings=settings, root=session.responses, progress=session.progress)
+    return judged(answers, RefusalStrings("prefixes"))  # the strings that the published numbers were counted by
 
 
-def perplexities(ctx: Any, p: Any, requests: Sequence[Request], answers: pd.DataFrame) -> list[float]:
+def perplexities(ctx: Context, p: Any, requests: Sequence[Request], answers: pd.DataFrame) -> list[float]:
     """Perplexity under the undefended model of every answer in a table of them; stored and reused."""
     from safesteer_interp.evaluation.harness import perplexities_stored
 

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from safesteer_interp.runner.context import Context
 
 from ._answering import perplexities
 from ._shared import attacks_in
@@ -61,14 +64,12 @@ def paired_tests(responses: pd.DataFrame, baseline: str = "none", measures: Sequ
     return table[list(columns)]
 
 
-def likelihoods(ctx: Any, p: Any, requests: Sequence[Any], responses: pd.DataFrame) -> pd.DataFrame:
+def likelihoods(ctx: Context, p: Any, requests: Sequence[Any], responses: pd.DataFrame) -> pd.DataFrame:
     """How likely answers are to the undefended model, by condition: mean nats per token, and the paired difference to "none".
 
     A safety judge calls broken text safe and no list of strings notices it; the model itself does. Harmful picture requests and all
     harmless ones, of the first `perplexity_seeds` seeds (each answer costs another forward pass).
     """
-    import numpy as np
-
     from safesteer_interp.statistics import cluster_mean
 
     wanted = responses[(responses["seed"] < p.perplexity_seeds) & (~responses["harmful"] | responses["attack"].isin(POOLS[PICTURES]))]
@@ -86,7 +87,7 @@ def likelihoods(ctx: Any, p: Any, requests: Sequence[Any], responses: pd.DataFra
     return pd.DataFrame(rows)
 
 
-def announce(ctx: Any, first: pd.DataFrame, answers: int) -> None:
+def announce(ctx: Context, first: pd.DataFrame, answers: int) -> None:
     """Says on stderr what the answers still to come will take at most, from the time the first ones took (stored answers take none)."""
     if ctx.session.settings.progress:
         seconds = float(first["seconds"].mean())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.errors import InputError
+from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import PAPER_ATTACKS, training_spec
@@ -27,7 +29,7 @@ def tokens_spec(p: Any) -> TraceSpec:
     return report_spec(p, attacks=PAPER_ATTACKS, sites=(SITE,), **answers(p))
 
 
-def probes(ctx: Any, p: Any) -> dict[str, Any]:
+def probes(ctx: Context, p: Any) -> dict[str, Any]:
     """The probe of each fit on the training pairs; a fit for which the answers lack refusals or compliances is left out."""
     from safesteer_interp.probes.fitting import fit_probe
 
@@ -40,14 +42,12 @@ def probes(ctx: Any, p: Any) -> dict[str, Any]:
     return found
 
 
-def premises(ctx: Any, p: Any, base: Any, fits: dict[str, Any]) -> pd.DataFrame:
+def premises(ctx: Context, p: Any, base: Any, fits: dict[str, Any]) -> pd.DataFrame:
     """One row per premise, fit, attack and class: value, low, high, n, clusters; `passed` for the sign test.
 
     `sign test`: Cohen's d of the first `steps` tokens, refusals minus compliances, on test pairs. `shift`: an answer's mean score over
     those tokens minus its prompt's, in units of the gap between harmful and harmless prompts (0: the probe meets what it was fitted on).
     """
-    import numpy as np
-
     from safesteer_interp.statistics import cluster_mean, cluster_rate
 
     view = ctx.trace(tokens_spec(p))
@@ -71,10 +71,8 @@ def premises(ctx: Any, p: Any, base: Any, fits: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def scores(ctx: Any, p: Any, fits: dict[str, Any]) -> pd.DataFrame:
+def scores(ctx: Context, p: Any, fits: dict[str, Any]) -> pd.DataFrame:
     """Mean probe score (log-odds) of test requests by fit, class and step; step 0 is the prompt, k the k-th answer token."""
-    import numpy as np
-
     from safesteer_interp.statistics import cluster_mean
 
     view = ctx.trace(tokens_spec(p))
@@ -92,8 +90,6 @@ def scores(ctx: Any, p: Any, fits: dict[str, Any]) -> pd.DataFrame:
 
 def _scores(view: Any, probe: Any, step: int) -> Any:
     """[n] the probe's scores at a step (0 = prompt); NaN where the answer had ended."""
-    import numpy as np
-
     states = view.rows(SITE, f"step:{step}" if step else "last_prompt")
     there = np.isfinite(states).all(axis=1)
     found = np.full(len(states), np.nan)
@@ -109,10 +105,8 @@ def _opened(defense: Any, prompts: Any) -> Any:
         return defense.opening(torch.from_numpy(prompts)).states.numpy()
 
 
-def _in_reach(ctx: Any, states: Any, k: int) -> Any:
+def _in_reach(ctx: Context, states: Any, k: int) -> Any:
     """[n] True where one of the k likeliest next tokens may start a refusal (arXiv 2406.11717's tokens)."""
-    import numpy as np
-
     from safesteer_interp.models.openings import refusal_token_ids
 
     logits = ctx.head(states, normed=True)
@@ -122,8 +116,6 @@ def _in_reach(ctx: Any, states: Any, k: int) -> Any:
 
 def _of_fit(view: Any, probe: Any, fit: str, steps: int, harmful: Any, pairs: Any, seed: int) -> list[dict[str, Any]]:
     """Sign test and shift of one fit."""
-    import numpy as np
-
     from safesteer_interp.probes.fits import run_sign_test
     from safesteer_interp.probes.tokens import token_states
     from safesteer_interp.statistics import cluster_mean

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack
+from safesteer_interp.runner.context import Context
+from safesteer_interp.statistics import Estimate
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import training_spec
@@ -18,7 +21,7 @@ def tuning_spec(p: Any) -> TraceSpec:
     return fit_spec(p, attacks=(Attack.SD,), sites=("final_norm",), pairs=p.tuning_pairs)
 
 
-def refusal_log_odds(ctx: Any, states: Any) -> Any:
+def refusal_log_odds(ctx: Context, states: Any) -> Any:
     """[n] log-odds that the first token is a refusal token, from states [n, d] at the final norm."""
     import torch
 
@@ -29,11 +32,9 @@ def refusal_log_odds(ctx: Any, states: Any) -> Any:
     return refusal_score(torch.from_numpy(ctx.head(states, normed=True)), ids).double().numpy()
 
 
-def steering_direction(ctx: Any, p: Any) -> tuple[Any, pd.DataFrame]:
+def steering_direction(ctx: Context, p: Any) -> tuple[Any, pd.DataFrame]:
     """The refusal direction at the candidate layer (`layers` of them, in the first 80 %) where adding the difference of the class means
     raises refusal of harmful pictures most, and what it does at each. Both from training pairs."""
-    import numpy as np
-
     from safesteer_interp.defenses.steered import Steered
     from safesteer_interp.statistics import cluster_mean
     from safesteer_interp.vectors.refusal import eligible, refusal_directions
@@ -58,9 +59,4 @@ def steering_direction(ctx: Any, p: Any) -> tuple[Any, pd.DataFrame]:
 
 def over_vectors(means: Any, n: int) -> dict[str, Any]:
     """The mean over several random vectors with the central 95 % of the vectors: which vector was drawn matters more than which pair."""
-    import numpy as np
-
-    from safesteer_interp.statistics import percentile
-
-    low, high = percentile(np.asarray(means, dtype=float))
-    return {"value": float(np.mean(means)), "low": low, "high": high, "n": n, "clusters": len(means)}
+    return Estimate.of_draws(means).as_row() | {"n": n}

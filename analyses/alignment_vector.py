@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import DataNeeds
+from safesteer_interp.statistics import Estimate, cluster_mean, cluster_rate
 from safesteer_interp.tracing.spec import TraceSpec
+from safesteer_interp.tracing.view import TraceView
 
 from ._answering import fitted, training_spec
 from ._shared import attacks_in, report_spec, row, site_label
@@ -44,7 +49,7 @@ def needs(p: Params) -> list[TraceSpec]:
     return [training_spec(p), report_spec(p, attacks=FORMS)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Geometry of the shift by layer, and what each application rule does to the first token, on test pairs.
 
     Vector, refusal direction and probe are fitted on the training pairs. At `final_norm` an edit of the last prompt state changes the
@@ -55,12 +60,9 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     return {"layers": _layers(ctx, fit, report, p), "rules": rules, "contrasts": contrasts}
 
 
-def _layers(ctx: Any, fit: Any, report: Any, p: Params) -> pd.DataFrame:
+def _layers(ctx: Context, fit: TraceView, report: TraceView, p: Params) -> pd.DataFrame:
     """By layer and class: `size` (median state norms), `consistency` (mean cosine between pairs), `cosine` with the refusal direction,
     `transfer` (cosine with the vector of the training pairs' harmful requests); beside random pairs and random directions."""
-    import numpy as np
-
-    from safesteer_interp.statistics import percentile
     from safesteer_interp.vectors.alignment import alignment_vectors
     from safesteer_interp.vectors.direction import median_norm
     from safesteer_interp.vectors.refusal import refusal_directions
@@ -77,8 +79,7 @@ def _layers(ctx: Any, fit: Any, report: Any, p: Params) -> pd.DataFrame:
             rows.append({"layer": site_label(site), "of": of, "quantity": quantity} | numbers)
 
     def chance(draws: Any) -> dict[str, Any]:
-        low, high = percentile(np.asarray(draws))
-        return {"value": float(np.mean(draws)), "low": low, "high": high, "n": len(draws), "clusters": len(draws)}
+        return Estimate.of_draws(draws).as_row()
 
     for site in ctx.track(report.sites_in_order, "layers"):
         states = report.rows(site, "last_prompt").astype(np.float64)
@@ -108,80 +109,124 @@ def _layers(ctx: Any, fit: Any, report: Any, p: Params) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _rules(ctx: Any, defense: Any, report: Any, p: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _rules(ctx: Context, defense: Any, report: TraceView, p: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Per rule, gate, form and class: refusal `log_odds` and `mass` of the first token, `top_K` = a refusal token is among the K most
     probable; then each of them minus the same request unedited, and `becomes_top_1`: a refusal token is the most probable only now."""
-    import numpy as np
     import torch
-    from scipy.special import expit
 
+    states, seed = torch.from_numpy(report.rows("final_norm", "last_prompt")), ctx.seed("bootstrap")
+    effects, sample = _effects(ctx, defense, states, p), _Sample.of(report.index)
+    called = np.array([bool(verdict["harmful"]) for verdict in defense.opening(states).verdicts], dtype=float)
+    values, contrasts = [], []
+    for rule, gate in [("none", EVERY), *((r, g) for r in RULES for g in (EVERY, GATED))]:
+        after, change = _gated(effects[rule], effects["none"], np.ones(len(called)) if gate == EVERY else called)
+        for form in [*attacks_in(report.index), IMAGE]:
+            head = {"rule": rule, "gate": gate, "attack": form}
+            values += [head | found for found in _by_class(after, sample, form, seed)]
+            if rule != "none":
+                contrasts += [
+                    head | found for found in (*_by_class(change, sample, form, seed), *_between_twins(change, sample, form, seed))
+                ]
+    return pd.DataFrame(values), pd.DataFrame(contrasts + _above_random(effects, sample, seed))
+
+
+Effect: TypeAlias = dict[str, np.ndarray]
+"""Quantity -> its value [vectors, requests] under one rule; one vector, or as many as were drawn."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The test requests as arrays [n]: what the tables are grouped by."""
+
+    attack: np.ndarray
+    pairs: np.ndarray
+    harmful: np.ndarray
+    twins: pd.DataFrame
+    """Row numbers `bad` and `good` of the two sides of a pair in one form."""
+
+    @classmethod
+    def of(cls, index: pd.DataFrame) -> _Sample:
+        harmful = index["harmful"].to_numpy(bool)
+        rows = index[["pair", "attack"]].assign(bad=np.arange(len(index)), good=np.arange(len(index)))
+        twins = rows.loc[harmful].drop(columns="good").merge(rows.loc[~harmful].drop(columns="bad"), on=["pair", "attack"])
+        return cls(index["attack"].to_numpy(str), index["pair"].to_numpy(str), harmful, twins)
+
+    def of_form(self, form: str) -> np.ndarray:
+        """[n] True for the requests of one attack, or of all with the harm in the image."""
+        return np.asarray(self.attack != str(Attack.CB) if form == IMAGE else self.attack == form)
+
+
+def _effects(ctx: Context, defense: Any, states: Any, p: Params) -> dict[str, Effect]:
+    """Rule -> what the first token is like once the prompt states [n, d] are moved by it; "none": as they are."""
     from safesteer_interp.models.openings import refusal_token_ids
-    from safesteer_interp.statistics import cluster_rate
-    from safesteer_interp.steering.selection import refusal_score
     from safesteer_interp.vectors.alignment import ApplicationRule
 
-    states, tokens = torch.from_numpy(report.rows("final_norm", "last_prompt")), list(refusal_token_ids(ctx.model))
-    seed, index = ctx.seed("bootstrap"), report.index
-
-    def measured(edited: Any) -> dict[str, Any]:
-        logits = ctx.head(edited.numpy(), normed=True)
-        odds = refusal_score(torch.from_numpy(logits), tokens).double().numpy()
-        rank = 1 + (logits > logits[:, tokens].max(axis=1, keepdims=True)).sum(axis=1)
-        return {"log_odds": odds, "mass": expit(odds), **{f"top_{k}": (rank <= k).astype(float) for k in TOP}}
-
-    plain = {q: x[None] for q, x in measured(states).items()}
-    found = {"none": plain}
+    tokens = list(refusal_token_ids(ctx.model))
+    found = {"none": {q: x[None] for q, x in _first_token(ctx, states, tokens).items()}}
     drawn = [defense.with_random_vector(ctx.seed("random vectors") + i).vector for i in range(p.random_vectors // 2)]
     for name in ctx.track(RULES, "rules"):
         sign, norm = name.split("/")
         runs = [(v, s) for v in drawn for s in ("printed", "toward_text")] if sign == "random" else [(defense.vector, sign)]
-        each = [measured(vector.apply(states, ApplicationRule(s, norm))) for vector, s in runs]
-        found[name] = {q: np.stack([run[q] for run in each]) for q in plain}
-
-    attack, pairs = index["attack"].to_numpy(str), index["pair"].to_numpy(str)
-    harmful = index["harmful"].to_numpy(bool)
-    sides = dict(zip(CLASSES, (harmful, ~harmful), strict=True))
-    rows = index[["pair", "attack"]].assign(bad=np.arange(len(index)), good=np.arange(len(index)))
-    twins = rows.loc[harmful].drop(columns="good").merge(rows.loc[~harmful].drop(columns="bad"), on=["pair", "attack"])
-    called = np.array([bool(verdict["harmful"]) for verdict in defense.opening(states).verdicts])
-    values, contrasts = [], []
-    for name, gate in [("none", EVERY), *((n, g) for n in RULES for g in (EVERY, GATED))]:
-        acts = np.ones(len(called)) if gate == EVERY else called.astype(float)
-        # Where the gate is shut the request stays as it was.
-        change = {q: acts * (found[name][q] - plain[q]) for q in plain}
-        after = {q: plain[q] + change[q] for q in plain}
-        change["becomes_top_1"] = after["top_1"] * (1 - plain["top_1"])
-        for form in [*attacks_in(index), IMAGE]:
-            here = attack != str(Attack.CB) if form == IMAGE else attack == form
-            head = {"rule": name, "gate": gate, "attack": form}
-            for kind, side in sides.items():
-                at, keys = here & side, head | {"class": kind}
-                values += [keys | {"quantity": q} | _mean(x[:, at], pairs[at], seed) for q, x in after.items()]
-                if name != "none":
-                    contrasts += [keys | {"quantity": q} | _mean(x[:, at], pairs[at], seed) for q, x in change.items()]
-            if name != "none":
-                bad, good = (twins[column].to_numpy()[here[twins["bad"]]] for column in ("bad", "good"))
-                keys, gap = head | {"class": "harmful minus harmless"}, {q: change[q][:, bad] - change[q][:, good] for q in TWINNED}
-                contrasts += [keys | {"quantity": q} | _mean(x, pairs[bad], seed) for q, x in gap.items()]
-    at = (attack == str(Attack.SD)) & harmful
-    for name in RULES[:4]:
-        others = found[f"random/{name.split('/')[1]}"]["log_odds"][:, at].mean(axis=1)
-        beaten = cluster_rate(others < found[name]["log_odds"][0, at].mean(), np.arange(len(others)) // 2, seed=seed)
-        keys = {"rule": name, "gate": EVERY, "attack": "SD", "class": "harmful", "quantity": "above_random"}
-        contrasts.append(keys | beaten.as_row())
-    return pd.DataFrame(values), pd.DataFrame(contrasts)
+        each = [_first_token(ctx, vector.apply(states, ApplicationRule(s, norm)), tokens) for vector, s in runs]
+        found[name] = {q: np.stack([run[q] for run in each]) for q in found["none"]}
+    return found
 
 
-def _mean(x: Any, pairs: Any, seed: int) -> dict[str, Any]:
+def _first_token(ctx: Context, states: Any, tokens: list[int]) -> dict[str, np.ndarray]:
+    """Quantities [n] of the first answer token, given prompt states [n, d] at the final norm."""
+    import torch
+    from scipy.special import expit
+
+    from safesteer_interp.steering.selection import refusal_score
+
+    logits = ctx.head(states.numpy(), normed=True)
+    odds = refusal_score(torch.from_numpy(logits), tokens).double().numpy()
+    rank = 1 + (logits > logits[:, tokens].max(axis=1, keepdims=True)).sum(axis=1)
+    return {"log_odds": odds, "mass": expit(odds), **{f"top_{k}": (rank <= k).astype(float) for k in TOP}}
+
+
+def _gated(effect: Effect, plain: Effect, acts: np.ndarray) -> tuple[Effect, Effect]:
+    """(After, change) of an edit on the requests where `acts` is 1; where the gate is shut a request stays as it was."""
+    change = {q: acts * (effect[q] - plain[q]) for q in plain}
+    after = {q: plain[q] + change[q] for q in plain}
+    change["becomes_top_1"] = after["top_1"] * (1 - plain["top_1"])
+    return after, change
+
+
+def _by_class(effect: Effect, sample: _Sample, form: str, seed: int) -> list[dict[str, Any]]:
+    """Mean of every quantity over the harmful and over the harmless requests of a form."""
+    rows = []
+    for kind, side in zip(CLASSES, (sample.harmful, ~sample.harmful), strict=True):
+        at = sample.of_form(form) & side
+        rows += [{"class": kind, "quantity": q} | _mean(x[:, at], sample.pairs[at], seed) for q, x in effect.items()]
+    return rows
+
+
+def _between_twins(change: Effect, sample: _Sample, form: str, seed: int) -> list[dict[str, Any]]:
+    """Change of a harmful request minus that of its harmless twin."""
+    bad, good = (sample.twins[side].to_numpy()[sample.of_form(form)[sample.twins["bad"]]] for side in ("bad", "good"))
+    return [
+        {"class": "harmful minus harmless", "quantity": q} | _mean(change[q][:, bad] - change[q][:, good], sample.pairs[bad], seed)
+        for q in TWINNED
+    ]
+
+
+def _above_random(effects: dict[str, Effect], sample: _Sample, seed: int) -> list[dict[str, Any]]:
+    """By rule: share of the random vectors of equal length that raise refusal of harmful SD requests less."""
+    at, rows = (sample.attack == str(Attack.SD)) & sample.harmful, []
+    for rule in RULES[:4]:
+        others = effects[f"random/{rule.split('/')[1]}"]["log_odds"][:, at].mean(axis=1)
+        beaten = cluster_rate(others < effects[rule]["log_odds"][0, at].mean(), np.arange(len(others)) // 2, seed=seed)
+        keys = {"rule": rule, "gate": EVERY, "attack": "SD", "class": "harmful", "quantity": "above_random"}
+        rows.append(keys | beaten.as_row())
+    return rows
+
+
+def _mean(x: np.ndarray, pairs: np.ndarray, seed: int) -> dict[str, Any]:
     """Mean of x [vectors, requests]: of one vector with the interval over pairs, of several with the central 95 % of the vectors."""
-    import numpy as np
-
-    from safesteer_interp.statistics import cluster_mean, cluster_rate, percentile
-
-    if len(x) == 1:
-        return (cluster_rate if np.isin(x, (0.0, 1.0)).all() else cluster_mean)(x[0], pairs, seed=seed).as_row()
-    low, high = percentile(x.mean(axis=1))
-    return {"value": float(x.mean()), "low": low, "high": high, "n": x.size, "clusters": len(x)}
+    if len(x) > 1:
+        return Estimate.of_draws(x.mean(axis=1)).as_row() | {"value": float(x.mean()), "n": x.size}
+    return (cluster_rate if np.isin(x, (0.0, 1.0)).all() else cluster_mean)(x[0], pairs, seed=seed).as_row()
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
@@ -215,7 +260,16 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     def rise(name: str, words: str, rule: str, attack: str, quantity: str, unit: str, kind: str = "harmful", note: str = "") -> Claim:
         control = f"random/{rule.split('/')[1]}"
         null = Control("random vectors of equal length", contrast(control, attack, kind, quantity))
-        return Claim(name, words, contrast(rule, attack, kind, quantity), "above", 0.0, (null,), unit, note)
+        return Claim(
+            id=name,
+            statement=words,
+            estimate=contrast(rule, attack, kind, quantity),
+            direction="above",
+            threshold=0.0,
+            controls=(null,),
+            unit=unit,
+            note=note,
+        )
 
     nats = "nats of log-odds, paired difference"
     for attack in [a for a in attacks_in(t["contrasts"]) if a in ("SD", "TYPO")]:
@@ -296,6 +350,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716", "arXiv:2406.11717", "arXiv:2507.13255"),
     requires_images=True,
     attacks=(Attack.CB, Attack.SD),
+    data=DataNeeds(both_classes=True, pairs=4, together=(Attack.CB, Attack.SD)),
     profiles={"full": {"pairs": None, "random_vectors": 64}},
     order=9,
     captions={

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import PAPER_ATTACKS, GuidedParams, answered, fitted, test_spec, training_spec
@@ -34,7 +37,7 @@ def needs(p: Params) -> list[TraceSpec]:
     return [training_spec(p), test_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Guided tokens of a few examples, their candidates, and two contrasts over all examples; never more of an answer than that."""
     from dataclasses import replace
 
@@ -99,43 +102,49 @@ def _word(decode: Any, token: int) -> str:
     return text or "∅"
 
 
-def _contrasts(ctx: Any, responses: pd.DataFrame) -> pd.DataFrame:
+def _contrasts(ctx: Context, responses: pd.DataFrame) -> pd.DataFrame:
     """By scorer and class, over the guided tokens of all answers.
 
     `refusal openings over other candidates`: mean score of candidates that stay on a published refusal opening minus that of the others
     of the same step, where there are both. `tokens replaced`: share of guided tokens that ordinary sampling would not have drawn.
     """
-    import numpy as np
-
     from safesteer_interp.models.openings import refusal_openings
     from safesteer_interp.statistics import cluster_mean
 
     openings = refusal_openings(ctx.model)
     found: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
-    twins: dict[str, list[tuple[float, str]]] = {}
+    shares: dict[str, list[tuple[float, str]]] = {}
     for _, answer in responses.iterrows():
-        kind = "harmful" if answer["harmful"] else "harmless"
-        said: list[int] = []
-        for step in answer["steps"]:
-            on = np.array([any(o[: len(said) + 1] == (*said, token) for o in openings) for token in step["candidates"]])
-            scored = np.array(step["scores"])
-            if on.any() and not on.all():
-                difference = float(scored[on].mean() - scored[~on].mean())
-                found.setdefault((PREFERENCE, answer["defense"], kind), []).append((difference, answer["pair"]))
-            taken = step["candidates"][step["choice"]]
-            found.setdefault((REPLACED, answer["defense"], kind), []).append((float(taken != step["plain"]), answer["pair"]))
-            said.append(taken)
-        if answer["steps"]:
-            share = np.mean([s["candidates"][s["choice"]] != s["plain"] for s in answer["steps"]])
-            twins.setdefault(answer["defense"], []).append((float(share if answer["harmful"] else -share), answer["pair"]))
-    seed = ctx.seed("contrasts")
-    for scorer, values in twins.items():  # every pair has as many harmful answers as harmless ones: twice the mean is the difference
+        kind, scorer, pair = "harmful" if answer["harmful"] else "harmless", answer["defense"], answer["pair"]
+        steps = _measured(answer["steps"], openings)
+        for preference, replaced in steps:
+            if preference is not None:
+                found.setdefault((PREFERENCE, scorer, kind), []).append((preference, pair))
+            found.setdefault((REPLACED, scorer, kind), []).append((replaced, pair))
+        if steps:
+            share = float(np.mean([replaced for _, replaced in steps]))
+            shares.setdefault(scorer, []).append((share if answer["harmful"] else -share, pair))
+    for scorer, values in shares.items():  # every pair has as many harmful answers as harmless ones: twice the mean is the difference
         found[REPLACED, scorer, "harmful minus harmless"] = [(2 * value, pair) for value, pair in values]
-    rows = []
+    seed, rows = ctx.seed("contrasts"), []
     for (quantity, scorer, kind), values in found.items():
         numbers, pairs = (np.array(column) for column in zip(*values, strict=True))
         rows.append({"quantity": quantity, "scorer": scorer, "class": kind} | cluster_mean(numbers, pairs, seed=seed).as_row())
     return pd.DataFrame(rows)
+
+
+def _measured(steps: Any, openings: Any) -> list[tuple[float | None, float]]:
+    """By guided step of one answer: mean score of the candidates that stay on a refusal opening minus that of the others (None where
+    candidates are of one kind), and 1 where the token taken is not the one that ordinary sampling would have drawn."""
+    said: list[int] = []
+    found = []
+    for step in steps:
+        on = np.array([any(o[: len(said) + 1] == (*said, token) for o in openings) for token in step["candidates"]])
+        scored, taken = np.array(step["scores"]), step["candidates"][step["choice"]]
+        preference = float(scored[on].mean() - scored[~on].mean()) if on.any() and not on.all() else None
+        found.append((preference, float(taken != step["plain"])))
+        said.append(taken)
+    return found
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
@@ -235,6 +244,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716",),
     requires_images=True,
     attacks=PAPER_ATTACKS,
+    data=COMPARED,
     profiles={"full": {"pairs": None, "answer_pairs": None, "seeds": 3}},
     order=13,
     captions={

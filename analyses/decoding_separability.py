@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.errors import NotApplicableError
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import STEPS, answers, fit_spec, report_spec
@@ -42,10 +45,8 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p, **answers(p)), report_spec(p, **answers(p))]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Probe score of emitted tokens by step and outcome; AUROC between outcomes by step; the sign test of three fits."""
-    import numpy as np
-
     from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
@@ -54,9 +55,12 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     training, emitted = _tokens(fit), _tokens(report)
     outcome = emitted.pop("outcome")
     for name in ("refuse", "comply"):
-        if len(set(emitted["pairs"][outcome == name])) < 2:
+        reached = int(((outcome == name) & (emitted["steps"] == 1)).sum())
+        from_pairs = len(set(emitted["pairs"][outcome == name]))
+        if reached < MINIMUM or from_pairs < 2:
             raise NotApplicableError(
-                f'fewer than two pairs of the test split have an answer of kind "{name}", so there is nothing to compare.'
+                f'the test split has {reached} answers of kind "{name}" to harmful requests, of {from_pairs} pairs; {MINIMUM} of two pairs '
+                "or more are needed to compare refusals with compliances."
             )
     of_harm = training["outcome"] != "harmless"
     early = of_harm & np.isin(training["steps"], p.test_steps)
@@ -81,8 +85,6 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
 
 def _tokens(view: Any) -> dict[str, Any]:
     """Every emitted token's state (rows that reached the step), its step, its request's outcome and pair."""
-    import numpy as np
-
     from safesteer_interp.refusals import is_refusal
 
     harmful, pairs = view.index["harmful"].to_numpy(bool), view.index["pair"].to_numpy(str)
@@ -106,8 +108,6 @@ def _token_states(tokens: dict[str, Any], keep: Any) -> Any:
 
 def _curves(scores: Any, probes: Any, report: Any, outcome: Any, steps: Any, pairs: Any, seed: int) -> pd.DataFrame:
     """Mean score by step and outcome; step 0 is the prompt, grouped by the outcome its answer will have."""
-    import numpy as np
-
     from safesteer_interp.refusals import is_refusal
     from safesteer_interp.statistics import cluster_mean
 
@@ -132,8 +132,6 @@ def _curves(scores: Any, probes: Any, report: Any, outcome: Any, steps: Any, pai
 
 def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any, seed: int) -> pd.DataFrame:
     """AUROC of the emitted token's score by step: refusal over compliance, and compliance over harmless answers."""
-    import numpy as np
-
     from safesteer_interp.statistics import cluster_auroc
 
     rows = []
@@ -149,10 +147,8 @@ def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any, seed: int) ->
 
 def _signs(scores: Any, states: Any, mask: Any, refusal: Any, pairs: Any, rng: Any, p: Params, seed: int) -> pd.DataFrame:
     """The sign test of each fit as Cohen's d with the interval of the difference in the same unit, beside random directions."""
-    import numpy as np
-
     from safesteer_interp.probes.signs import sign_test
-    from safesteer_interp.statistics import percentile
+    from safesteer_interp.statistics import Estimate
 
     rows = []
     for name, values in scores.items():
@@ -178,21 +174,9 @@ def _signs(scores: Any, states: Any, mask: Any, refusal: Any, pairs: Any, rng: A
     a, b = projected[refusal[mask]], projected[~refusal[mask]]
     pooled = np.sqrt((a.var(axis=0) * len(a) + b.var(axis=0) * len(b)) / (len(a) + len(b)))
     effects = (a.mean(axis=0) - b.mean(axis=0)) / np.where(pooled > 0, pooled, 1.0)
-    low, high = percentile(effects)
-    rows.append(
-        {
-            "fit": "random_direction",
-            "value": float(effects.mean()),
-            "low": low,
-            "high": high,
-            "n": len(a) + len(b),
-            "clusters": len(set(pairs[mask])),
-            "p": float("nan"),
-            "passed": False,
-            "refusals": len(a),
-            "compliances": len(b),
-        }
-    )
+    chance = Estimate.of_draws(effects).as_row() | {"n": len(a) + len(b), "clusters": len(set(pairs[mask]))}
+    untested = {"p": float("nan"), "passed": False, "refusals": len(a), "compliances": len(b)}
+    rows.append({"fit": "random_direction"} | chance | untested)
     return pd.DataFrame(rows)
 
 
@@ -214,7 +198,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
         if name in signs.index
     ]
     separation = t["separation"]
-    late = separation[(separation["fit"] == "prompt") & (separation["contrast"] == "refuse over comply")]
+    late = separation[(separation["fit"] == "prompt") & (separation["contrast"] == "refuse over comply")] if len(separation) else separation
     if len(late) > 1:
         first, last = late.loc[late["step"].idxmin()], late.loc[late["step"].idxmax()]
         found.append(
@@ -251,7 +235,10 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
             )
         ax.set_title(f"{name} fit")
     for ax, contrast in zip(axes[1], ("refuse over comply", "comply over harmless"), strict=False):
-        part = t["separation"][t["separation"]["contrast"] == contrast]
+        part = t["separation"][t["separation"]["contrast"] == contrast] if len(t["separation"]) else t["separation"]
+        if not len(part):  # too few answers of one kind
+            ax.set_visible(False)
+            continue
         panels.layer_curve(
             ax,
             part,
@@ -280,6 +267,7 @@ ANALYSIS = Analysis(
     draw=draw,
     replicates="SafeSteer Fig. 2(b), Fig. 8",
     cites=("arXiv:2605.11716", "arXiv:2410.06809"),
+    data=COMPARED,
     profiles={"full": {"pairs": None, "random_directions": 1000}},
     order=2,
     captions={

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from math import log
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import (
@@ -48,7 +51,7 @@ def needs(p: Params) -> list[TraceSpec]:
     return [training_spec(p), test_spec(p), tokens_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Outcomes by condition and attack, paired tests, likelihood of the texts, and the premises that each part rests on.
 
     Conditions: `none`, `safesteer`, `no_probe` (no guided step), `no_msav`, and random ones at equal K and steps: `random_vector`
@@ -70,32 +73,19 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     }
 
 
-def _responses(ctx: Any, p: Params, base: Any, fits: dict[str, Any], requests: list[Any]) -> pd.DataFrame:
+def _responses(ctx: Context, p: Params, base: Any, fits: dict[str, Any], requests: list[Any]) -> pd.DataFrame:
     """Answers under every condition.
 
     Where the probe calls a request harmless MSAV leaves it alone, so there `no_probe` is the undefended model and `no_msav` the full
     defense, token for token: those answers are not generated twice.
     """
-    from dataclasses import replace
-
-    import numpy as np
-
-    from safesteer_interp.defenses.none import Undefended
-
     states = ctx.trace(test_spec(p)).rows("final_norm", "last_prompt")
     moves = base.prompt_probe.decision_at(states, np.zeros(len(states), dtype=int)) > -MARGIN
     moved = [r for r, m in zip(requests, moves, strict=True) if m]
-    everywhere = {"none": Undefended(), "safesteer": base}
-    everywhere |= {fit: replace(base, probe=probe) for fit, probe in fits.items() if p.other_fits and fit != "prompt"}
-    controls = {
-        "random_vector": lambda seed: replace(base.with_random_vector(seed), steps=0),
-        "random_probe": lambda seed: replace(base, scorer="random", scorer_seed=seed, alignment=False),
-        "random_both": lambda seed: replace(base.with_random_vector(seed), scorer="random", scorer_seed=seed),
-    }
+    everywhere, parts, controls = _conditions(base, fits, p)
     controlled = requests if p.all_controls else [r for r in requests if r.harmful and r.attack.in_image]
-    first = answered(ctx, p, {"none": Undefended()}, requests)
+    first = answered(ctx, p, {"none": everywhere["none"]}, requests)
     announce(ctx, first, p.seeds * ((len(everywhere) - 1) * len(requests) + 2 * len(moved) + len(controls) * len(controlled)))
-    parts = {"no_probe": ("none", replace(base, steps=0)), "no_msav": ("safesteer", replace(base, alignment=False))}
     wanted = [to_answer(p, name, defense, requests) for name, defense in everywhere.items()]
     wanted += [to_answer(p, name, defense, moved) for name, (_, defense) in parts.items() if moved]
     wanted += [drawn for name, make in controls.items() if controlled for drawn in by_chance(p, name, make, controlled)]
@@ -103,6 +93,23 @@ def _responses(ctx: Any, p: Params, base: Any, fits: dict[str, Any], requests: l
     same = found[~found["request"].isin([r.id for r in moved])]
     unmoved = [same[same["defense"] == equal].assign(defense=name) for name, (equal, _) in parts.items()]
     return pd.concat([found, *unmoved], ignore_index=True)
+
+
+def _conditions(base: Any, fits: dict[str, Any], p: Params) -> tuple[dict[str, Any], dict[str, tuple[str, Any]], dict[str, Any]]:
+    """(What answers everything, each part with the condition it equals where MSAV does nothing, the random controls by seed)."""
+    from dataclasses import replace
+
+    from safesteer_interp.defenses.none import Undefended
+
+    everywhere = {"none": Undefended(), "safesteer": base}
+    everywhere |= {fit: replace(base, probe=probe) for fit, probe in fits.items() if p.other_fits and fit != "prompt"}
+    parts = {"no_probe": ("none", replace(base, steps=0)), "no_msav": ("safesteer", replace(base, alignment=False))}
+    controls = {
+        "random_vector": lambda seed: replace(base.with_random_vector(seed), steps=0),
+        "random_probe": lambda seed: replace(base, scorer="random", scorer_seed=seed, alignment=False),
+        "random_both": lambda seed: replace(base.with_random_vector(seed), scorer="random", scorer_seed=seed),
+    }
+    return everywhere, parts, controls
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
@@ -285,6 +292,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716",),
     requires_images=True,
     attacks=PAPER_ATTACKS,
+    data=COMPARED,
     profiles={"full": {"pairs": None, "answer_pairs": None, "other_fits": True, "all_controls": True, "perplexity_seeds": 3}},
     order=11,
     captions={

@@ -11,6 +11,8 @@ import pandas as pd
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import (
@@ -51,7 +53,7 @@ def needs(p: Params) -> list[TraceSpec]:
     return [training_spec(p), test_spec(p, ATTACKS)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Outcomes of harmful pictures and their harmless twins by scorer and budget, MSAV applied throughout; paired tests at equal budget.
 
     Scorers: `probe` (SafeSteer), `refusal_tokens` (candidates that continue a published refusal opening, whatever their state), `random`
@@ -79,7 +81,7 @@ def budgets(p: Params) -> list[tuple[int, int]]:
     return list(dict.fromkeys([(p.k, p.steps), *((k, p.steps) for k in p.ks), *((p.k, s) for s in p.step_counts)]))
 
 
-def _responses(ctx: Any, p: Params) -> pd.DataFrame:
+def _responses(ctx: Context, p: Params) -> pd.DataFrame:
     """Answers of the undefended model and of every scorer under every budget; random probes are drawn anew for every seed."""
     from dataclasses import replace
 
@@ -245,6 +247,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716", "arXiv:2410.06809"),
     requires_images=True,
     attacks=ATTACKS,
+    data=COMPARED,
     profiles={
         "full": {
             "pairs": None,

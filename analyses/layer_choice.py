@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
@@ -35,14 +38,14 @@ class Params:
 
 
 def needs(p: Params) -> list[TraceSpec]:
-    reads = (TEXT_READ, IMAGE_READ)
-    return [fit_spec(p, reads=reads), report_spec(p, reads=reads)]
+    # Named one by one, so that a layer the model has not got is refused before anything is traced.
+    sites = ("embed", *(f"resid_post.{layer}" for layer in p.layers), "final_norm") if p.layers else ("all",)
+    asked: dict[str, Any] = {"reads": (TEXT_READ, IMAGE_READ), "sites": sites}
+    return [fit_spec(p, **asked), report_spec(p, **asked)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """AUROC on test pairs by layer, attack, read and width; the onset layer; and what the layer changes downstream."""
-    import numpy as np
-
     from safesteer_interp.errors import UsageError
     from safesteer_interp.probes import controls
     from safesteer_interp.probes.onsets import auroc_replicates, first_reaching, onset
@@ -53,7 +56,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
         raise UsageError(f'`width` is "{p.width}" but `widths` holds {", ".join(p.widths)}; the curves need it among them.')
     widths = [w if w == "all" else int(w) for w in p.widths]
     fit, report = (ctx.trace(spec) for spec in needs(p))
-    sites = [s for s in fit.sites_in_order if s.layer is None or not p.layers or s.layer in p.layers]
+    sites = list(fit.sites_in_order)
     names = [site_label(s) for s in sites]
     index = pd.concat([fit.index, report.index], ignore_index=True)
     labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
@@ -72,7 +75,8 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
             if not np.isfinite(stack).all():
                 continue  # no image, so no image tokens to average over
             sample = Rows(stack, labels[mask], pairs[mask], train=train[mask], sites=names)
-            curves.append(separability(sample, widths=widths, resampling=resampling).assign(attack=name, read=read, method="probe"))
+            possible = [w for w in widths if w in ("all", main) or int(w) <= train[mask].sum()]  # as many components as rows, at the most
+            curves.append(separability(sample, widths=possible, resampling=resampling).assign(attack=name, read=read, method="probe"))
             null = controls.shuffled_labels(sample, width=main, draws=p.draws, resampling=resampling)
             curves.append(null.assign(attack=name, read=read, method="shuffled_labels"))
             scores = out_of_fold(stack, sample.labels, sample.fold_array(), widths=[main])[:, 0]
@@ -85,7 +89,8 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
                 best = np.fmax.reduce(found, axis=1)  # without a warning where a resample of unpaired requests holds one class only
                 bars = 0.5 + p.fraction * (best - 0.5)
                 draws[name] = (first.estimate, first_reaching(found, bars).astype(float))
-    stability = fold_stability(Rows(both[TEXT_READ], labels, pairs, attack, names), widths=[main], seed=seed)
+    folds = min(5, *(len(set(pairs[attack == name])) for name in attacks_in(index)))
+    stability = fold_stability(Rows(both[TEXT_READ], labels, pairs, attack, names), widths=[main], folds=folds, seed=seed)
     keep = ["layer", "depth", "attack", "read", "method", "width", "value", "low", "high", "n", "clusters"]
     return {
         "table": pd.concat(curves, ignore_index=True).rename(columns={"site": "layer"})[keep],
@@ -218,6 +223,7 @@ ANALYSIS = Analysis(
     draw=draw,
     replicates="SafeSteer Fig. 7",
     cites=("arXiv:2605.11716", "arXiv:2502.13095", "arXiv:2603.17372"),
+    data=COMPARED,
     profiles={"full": {"pairs": None, "draws": 100}},
     order=4,
     captions={

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import DataNeeds
+from safesteer_interp.statistics import Estimate, cluster_mean
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import fit_spec, report_spec, row, site_label, unit
@@ -31,16 +35,12 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p, attacks=(Attack.TEXT,)), report_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> pd.DataFrame:
+def table(ctx: Context, p: Params) -> pd.DataFrame:
     """Shift of the last prompt token's state when the same question is shown with an image, by layer, class of question and image.
 
     `size`: length of the shift over the median norm of the text states. `cosine`: with the refusal direction (mean harmful minus mean
     harmless TEXT state of the training pairs). `toward_harmful`: projection on it, in units of the distance between the two means.
     """
-    import numpy as np
-
-    from safesteer_interp.statistics import cluster_mean
-
     fit, report = (ctx.trace(spec) for spec in needs(p))
     position = {(r.pair, r.attack, r.harmful): i for i, r in enumerate(report.requests)}
     complete = {r.pair for r in report.requests if all((r.pair, a, h) in position for a in (Attack.CB, Attack.SD) for h in (True, False))}
@@ -55,7 +55,6 @@ def table(ctx: Any, p: Params) -> pd.DataFrame:
     for site in ctx.track(report.sites_in_order, "layers"):
         states, pictures, train = report.rows(site, "last_prompt"), extra.rows(site, "last_prompt"), fit.rows(site, "last_prompt")
         gap = train[harmful_fit].mean(axis=0, dtype=np.float64) - train[~harmful_fit].mean(axis=0, dtype=np.float64)
-        distance, direction = float(np.linalg.norm(gap)), unit(gap)
         randoms = unit(rng.standard_normal((p.random_directions, len(gap))))
         scale = float(np.median(np.linalg.norm(states[[position[r.pair, r.attack, r.harmful] for r in text_rows]], axis=1)))
         for kind, side in (("harmful", True), ("harmless", False)):
@@ -67,32 +66,28 @@ def table(ctx: Any, p: Params) -> pd.DataFrame:
                     after = states[[position[r.pair, Attack.CB, r.harmful] for r in questions]]
                 else:
                     after = pictures[[where[keys[r.id, image]] for r in questions]]
-                shift = after.astype(np.float64) - base
-                along = shift @ direction
                 head = {"layer": site_label(site), "class": kind, "image": image}
-                length = np.linalg.norm(shift, axis=1)
-                for quantity, values in (
-                    ("size", length / scale),
-                    ("cosine", along / np.maximum(length, 1e-12)),
-                    ("toward_harmful", along / distance if distance > 1e-12 else np.full(len(along), np.nan)),
-                ):
-                    if np.isfinite(values).all():
-                        rows.append(head | {"quantity": quantity} | cluster_mean(values, pairs, seed=seed).as_row())
-                chance = np.sort((shift.mean(axis=0) @ randoms.T) / distance) if distance > 1e-12 else None
-                if chance is not None:
-                    low, high = np.quantile(chance, [0.025, 0.975])
-                    rows.append(
-                        head
-                        | {
-                            "quantity": "random_direction",
-                            "value": float(chance.mean()),
-                            "low": float(low),
-                            "high": float(high),
-                            "n": len(chance),
-                            "clusters": len(chance),
-                        }
-                    )
+                rows += [head | found for found in _measured(after.astype(np.float64) - base, gap, scale, randoms, pairs, seed)]
     return pd.DataFrame(rows)
+
+
+def _measured(shift: Any, gap: Any, scale: float, randoms: Any, pairs: Any, seed: int) -> list[dict[str, Any]]:
+    """One row per quantity of shifts [n, d] of the same questions by one kind of image, and the projection of their mean on random
+    directions [k, d]; where the class means coincide (`gap` is zero) there is nothing to project on."""
+    distance, direction = float(np.linalg.norm(gap)), unit(gap)
+    along, length = shift @ direction, np.linalg.norm(shift, axis=1)
+    apart = distance > 1e-12
+    values = {
+        "size": length / scale,
+        "cosine": along / np.maximum(length, 1e-12),
+        "toward_harmful": along / distance if apart else np.full(len(along), np.nan),
+    }
+    rows: list[dict[str, Any]] = [
+        {"quantity": q} | cluster_mean(x, pairs, seed=seed).as_row() for q, x in values.items() if np.isfinite(x).all()
+    ]
+    if apart:
+        rows.append({"quantity": "random_direction"} | Estimate.of_draws((shift.mean(axis=0) @ randoms.T) / distance).as_row())
+    return rows
 
 
 def _shown_with_pictures(questions: list[Any], requests: dict[Any, Any]) -> tuple[list[Any], dict[tuple[str, str], str]]:
@@ -191,6 +186,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716", "arXiv:2502.13095", "arXiv:2410.09047"),
     requires_images=True,
     attacks=(Attack.TEXT, Attack.CB, Attack.SD),
+    data=DataNeeds(both_classes=True, pairs=2, together=(Attack.TEXT, Attack.CB, Attack.SD), twins=True),
     profiles={"full": {"pairs": None}},
     order=7,
     captions={

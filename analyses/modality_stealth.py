@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import DataNeeds
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import ATTACKS, answers, attacks_in, fit_spec, report_spec, row, unit
@@ -32,18 +35,16 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p), report_spec(p, **answers(p))]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Where harmful requests lie between the harmless cluster (0) and harmful TEXT (1), by attack; paired differences; refusal rates.
 
     `axis`: distance to the harmless requests of the same attack along the probe's direction, over the same distance for TEXT: 1 means
     "as far from harmless as harmful text" and 0 "not at all". `space`: distance to their mean in the full space beyond a harmless
     request's own, in median state norms (not over TEXT's, which may be next to nothing).
     """
-    import numpy as np
-
     from safesteer_interp.probes.decoding_probe import DecodingProbe
     from safesteer_interp.refusals import is_refusal
-    from safesteer_interp.statistics import cluster_mean, cluster_rate, percentile
+    from safesteer_interp.statistics import Estimate, cluster_mean, cluster_rate
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
     probe = DecodingProbe().fit(fit.rows(SITE, "last_prompt"), fit.index["harmful"].to_numpy(int))
@@ -82,9 +83,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
         if name != "TEXT":
             text, image = along("TEXT", "random").mean(axis=0), along(name, "random").mean(axis=0)
             chance = (np.abs(image) - np.abs(text)) / np.abs(text).mean()
-            low, high = percentile(chance)
-            spread = {"value": float(chance.mean()), "low": low, "high": high, "n": len(chance), "clusters": len(chance)}
-            differences.append({"attack": name, "measure": "random_direction"} | spread)
+            differences.append({"attack": name, "measure": "random_direction"} | Estimate.of_draws(chance).as_row())
         for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
             mask = side & (attack == name)
             rate = cluster_rate(refused[mask], pairs[mask], seed=seed)
@@ -173,6 +172,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716", "arXiv:2502.10486"),
     requires_images=True,
     attacks=(Attack.TEXT, Attack.SD),
+    data=DataNeeds(both_classes=True, pairs=2, together=(Attack.TEXT, Attack.SD), twins=True),
     profiles={"full": {"pairs": None}},
     order=3,
     captions={

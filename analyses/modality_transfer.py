@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
@@ -33,10 +36,8 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p), report_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """AUROC on test pairs of a probe fitted on training pairs, for every ordered pair of attacks, at the final norm and per layer."""
-    import numpy as np
-
     from safesteer_interp.probes import controls
     from safesteer_interp.probes.rows import Resampling, Rows
     from safesteer_interp.probes.separation import transfer
@@ -111,6 +112,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716", "arXiv:2502.13095"),
     requires_images=True,
     attacks=(Attack.TEXT, Attack.SD),
+    data=COMPARED,
     profiles={"full": {"pairs": None, "draws": 200}},
     order=5,
     captions={"figure": "AUROC on test pairs, 95 % intervals over pairs below each value. Below 0.5 the direction turns round."},

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import attacks_in, fit_spec, report_spec, row, unit
@@ -41,10 +44,8 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p), report_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """AUROC on test pairs by attack and method, probes fitted on training pairs; and every request's place on the probe's axis."""
-    import numpy as np
-
     from safesteer_interp.probes import controls
     from safesteer_interp.probes.decoding_probe import DecodingProbe
     from safesteer_interp.probes.rows import Resampling, Rows
@@ -158,6 +159,7 @@ ANALYSIS = Analysis(
     draw=draw,
     replicates="SafeSteer Fig. 2(a)",
     cites=("arXiv:2605.11716", "arXiv:2410.06809"),
+    data=COMPARED,
     profiles={"full": {"pairs": None, "draws": 200}},
     order=1,
     captions={

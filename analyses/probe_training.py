@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import fit_spec, report_spec, row
@@ -36,12 +39,10 @@ def needs(p: Params) -> list[TraceSpec]:
     return [fit_spec(p), report_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Loss by epoch; AUROC on test pairs by number of training pairs and by width; cosine of the directions of different starts."""
-    import numpy as np
-
     from safesteer_interp.probes.decoding_probe import DecodingProbe
-    from safesteer_interp.statistics import cluster_auroc, percentile
+    from safesteer_interp.statistics import Estimate, cluster_auroc
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
     x, y = fit.rows(SITE, "last_prompt"), fit.index["harmful"].to_numpy(int)
@@ -60,7 +61,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
     cosines = (np.array(directions) @ np.array(directions).T)[np.triu_indices(p.seeds, 1)]
 
     rows: list[dict[str, Any]] = []
-    for width in p.widths:
+    for width in (w for w in p.widths if w in ("all", "4") or int(w) <= len(x)):  # as many components as rows, at the most
         scores = DecodingProbe(width if width == "all" else int(width)).fit(x, y).decision_function(test)
         rows.append({"quantity": "width", "at": width, "method": "probe"} | cluster_auroc(scores, truth, test_pairs, seed=seed).as_row())
     rng = ctx.rng("subsets")
@@ -80,8 +81,7 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
         nulls.append(
             cluster_auroc(DecodingProbe(4).fit(x, shuffled).decision_function(test), truth, test_pairs, replicates=2, seed=seed).value
         )
-    low, high = percentile(np.array(nulls))
-    null = {"value": float(np.mean(nulls)), "low": low, "high": high, "n": len(test), "clusters": len(np.unique(test_pairs))}
+    null = Estimate.of_draws(nulls).as_row() | {"n": len(test), "clusters": len(np.unique(test_pairs))}
     rows.append({"quantity": "control", "at": "4", "method": "shuffled_labels"} | null)
     plain = DecodingProbe(4).fit(x, y)
     agreement = float(np.dot(plain.direction_, np.mean(directions, axis=0)) / max(np.linalg.norm(np.mean(directions, axis=0)), 1e-12))
@@ -94,8 +94,6 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
 
 def _some_pairs(rng: Any, names: Any, pairs: Any, y: Any, count: int) -> Any:
     """`count` pairs at random; where requests have no twins, half of them of either class (at least one), so that a probe can be fitted."""
-    import numpy as np
-
     harmless, harmful = (np.unique(pairs[y == label]) for label in (0, 1))
     if len(np.intersect1d(harmless, harmful)) or count >= len(names):
         return rng.choice(names, count, replace=False)
@@ -175,6 +173,7 @@ ANALYSIS = Analysis(
     draw=draw,
     replicates="SafeSteer Fig. 4",
     cites=("arXiv:2605.11716", "arXiv:2410.06809"),
+    data=COMPARED,
     profiles={"full": {"pairs": None, "seeds": 20, "draws": 100}},
     order=8,
     captions={

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import ATTACKS, attacks_in, report_spec, row, site_label
@@ -31,10 +34,8 @@ def needs(p: Params) -> list[TraceSpec]:
     return [report_spec(p)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Per layer, attack and class: log-probability of a refusal token and rank of the best one; per K: share with one in the top K."""
-    import numpy as np
-
     from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.statistics import cluster_mean, cluster_rate
 
@@ -72,8 +73,6 @@ def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
 
 def _contrasts(log_p: Any, rank: Any, attack: Any, harmful: Any, pairs: Any, p: Params, seed: int) -> list[dict[str, Any]]:
     """Paired per request: the refusal tokens' log-probability under each attack minus the same request's TEXT form, both classes."""
-    import numpy as np
-
     from safesteer_interp.statistics import cluster_mean
 
     rows = []
@@ -138,7 +137,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         ax.set_title(f"{kind} requests")
     shown = curves[curves["quantity"] == "log_probability"]
     for ax in axes[:2]:
-        ax.set_ylim(shown["low"].min() - 0.5, max(0.3, shown["high"].max()))
+        ax.set_ylim(shown[["low", "value"]].min().min() - 0.5, max(0.3, shown[["high", "value"]].max().max()))
     top = t["top_k"]
     panels.layer_curve(
         axes[2],
@@ -167,6 +166,7 @@ ANALYSIS = Analysis(
     draw=draw,
     cites=("arXiv:2605.11716", "arXiv:2502.14744", "arXiv:2406.11717"),
     attacks=(Attack.TEXT,),
+    data=COMPARED,
     profiles={"full": {"pairs": None}},
     order=6,
     captions={"figure": "Final norm and LM head applied to the last prompt token's state after each layer. Bands: 95 % over pairs."},

@@ -10,6 +10,8 @@ import pandas as pd
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import DataNeeds
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import fitted, test_spec, training_spec
@@ -43,7 +45,7 @@ def needs(p: Params) -> list[TraceSpec]:
     return [training_spec(p), test_spec(p, ATTACKS)]
 
 
-def table(ctx: Any, p: Params) -> dict[str, pd.DataFrame]:
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Tokens per second of whole answers (prompt pass and auxiliary questions included), and seconds of a fit from the stored trace.
 
     The intervals are those of the machine, from the slowest to the fastest round, not of a population.
@@ -152,6 +154,7 @@ ANALYSIS = Analysis(
     cites=("arXiv:2605.11716", "arXiv:2403.09572", "arXiv:2409.11365"),
     requires_images=True,
     attacks=(Attack.CB, *ATTACKS),
+    data=DataNeeds(both_classes=True),
     profiles={"full": {"pairs": None, "answer_pairs": 8, "new_tokens": 128, "repeats": 5}},
     order=14,
     timed=("tokens_per_second", "ratio", "ratio_low", "ratio_high", "seconds", "low", "high"),

@@ -60,8 +60,8 @@ def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[s
     from safesteer_interp.runner.discovery import discover
 
     stages.append(("import", time.perf_counter() - begun))
-    session = _timed_workbench(runner.Settings(model=model, store=place / "traces"))
     begun = time.perf_counter()
+    session, traced = _timed(runner.Settings(model=model, store=place / "traces"))
     name = str(session.model.name)
     stages.append(("load the model", time.perf_counter() - begun))
     drawing: list[float] = []
@@ -83,8 +83,8 @@ def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[s
             del os.environ["SAFESTEER_CACHE"]
         else:
             os.environ["SAFESTEER_CACHE"] = kept
-    tracing = sum(seconds for _, seconds in session.traced)
-    stages += [("trace", tracing), *((f"trace: {what}", seconds) for what, seconds in session.traced)]
+    tracing = sum(seconds for _, seconds in traced)
+    stages += [("trace", tracing), *((f"trace: {what}", seconds) for what, seconds in traced)]
     stages += [(f"analysis: {r.id}", r.seconds) for r in first.results]
     stages.append(("of which drawing", sum(drawing)))
     fresh = _render_in_a_fresh_process(figures)
@@ -130,23 +130,25 @@ def show(record: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def _timed_workbench(settings: Any) -> Any:
-    """A session that remembers how long each trace took."""
+def _timed(settings: Any) -> tuple[Any, list[tuple[str, float]]]:
+    """A session whose trace library remembers how long each trace took, and that list."""
     from safesteer_interp.runner.session import Session
 
-    class Timed(Session):
-        traced: list[tuple[str, float]]
+    session = Session(settings)
+    traced: list[tuple[str, float]] = []
+    library: Any = session.library
+    make = library.make
 
-        def make(self, group: Any) -> None:
-            begun = time.perf_counter()
-            super().make(group)
-            d = group.demand
-            what = f"{len(group.requests)} requests, {len(d.sites)} sites, {len(d.reads)} reads, {d.max_new_tokens} new tokens"
-            self.traced.append((what, time.perf_counter() - begun))
+    def timed(want: Any) -> Any:
+        begun = time.perf_counter()
+        made = make(want)
+        d = want.demand
+        what = f"{len(want.requests)} requests, {len(d.sites)} sites, {len(d.reads)} reads, {d.max_new_tokens} new tokens"
+        traced.append((what, time.perf_counter() - begun))
+        return made
 
-    session = Timed(settings)
-    session.traced = []
-    return session
+    library.make = timed
+    return session, traced
 
 
 if __name__ == "__main__":

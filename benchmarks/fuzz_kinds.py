@@ -99,7 +99,13 @@ class Bases:
 
     def trace(self, store: Path) -> Any:
         """A small trace of the planted model into a store."""
-        options = {"sites": "resid_post,final_norm", "reads": "last_prompt", "tracer": "hooks", "store": store, "progress": False}
+        options: dict[str, Any] = {
+            "sites": "resid_post,final_norm",
+            "reads": "last_prompt",
+            "tracer": "hooks",
+            "store": store,
+            "progress": False,
+        }
         return collect(self.planted, self.requests, **options)
 
     def answers(self, root: Path) -> Any:

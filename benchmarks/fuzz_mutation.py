@@ -58,28 +58,28 @@ def value(rng: random.Random, depth: int = 0) -> Any:
 
 def spoil_bytes(rng: random.Random, data: bytes) -> bytes:
     """One to three changes: cut, doubled, flipped, overwritten, something put in."""
-    data = bytearray(data)
+    spoilt = bytearray(data)
     for _ in range(rng.randrange(1, 4)):
-        at = rng.randrange(len(data) + 1)
+        at = rng.randrange(len(spoilt) + 1)
         match rng.randrange(7):
             case 0:
-                del data[at:]
+                del spoilt[at:]
             case 1:
-                del data[at : at + rng.randrange(1, 40)]
+                del spoilt[at : at + rng.randrange(1, 40)]
             case 2:
-                data[at:at] = rng.choice(
+                spoilt[at:at] = rng.choice(
                     (b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n\n", b"\xe2\x80\xa8", b"{", b'"', b"NaN", b"9" * 5000)
                 )
-            case 3 if data:
-                at = min(at, len(data) - 1)
-                data[at] ^= 1 << rng.randrange(8)
+            case 3 if spoilt:
+                at = min(at, len(spoilt) - 1)
+                spoilt[at] ^= 1 << rng.randrange(8)
             case 4:
-                data[at:at] = rng.randbytes(rng.randrange(1, 20))
+                spoilt[at:at] = rng.randbytes(rng.randrange(1, 20))
             case 5:
-                data += data[: rng.randrange(len(data) + 1)]
+                spoilt += spoilt[: rng.randrange(len(spoilt) + 1)]
             case _:
-                data[at:at] = text(rng).encode("utf-8", "surrogatepass")
-    return bytes(data)
+                spoilt[at:at] = text(rng).encode("utf-8", "surrogatepass")
+    return bytes(spoilt)
 
 
 def spoil_json(rng: random.Random, record: Any) -> Any:

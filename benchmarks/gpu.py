@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,14 @@ from safesteer_interp.defenses.defense import Defense, Settings
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.defenses.safesteer import SafeSteer
 from safesteer_interp.evaluation.throughput import throughput
-from safesteer_interp.models.families import FAMILIES
-from safesteer_interp.models.families.qwen2_5_vl import tiny as tiny_qwen
+from safesteer_interp.models import load_model
+from safesteer_interp.models.families.registry import FAMILIES
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack, ImageSource, Request, Split
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.sites import parse_reads, parse_sites
 from safesteer_interp.tracing.collect import load_tracer
-from safesteer_interp.tracing.steps import Feed
+from safesteer_interp.tracing.prefix import Feed
 from safesteer_interp.tracing.tracer import TRACERS, Sampling
 
 TEXT_7B = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
@@ -79,7 +80,7 @@ def requests_of(n: int, attack: Attack = Attack.SD, side: int = IMAGE_SIDE) -> l
             text="Please list the steps for the activity in the image, one by one." + " In detail." * (i % 3),
             harmful=bool(i % 2),
             attack=attack,
-            image=Noise(i, side),
+            image=Noise(i + 1000 * (attack is Attack.CB), side),
             pair=f"p{i // 2}",
             split=Split.TRAIN,
         )
@@ -89,7 +90,7 @@ def requests_of(n: int, attack: Attack = Attack.SD, side: int = IMAGE_SIDE) -> l
 
 def build(size: str, device: str) -> MLLM:
     """The model: the tiny Qwen2.5-VL as it is, or its processor and tokenizer around the 7B checkpoint's shape, in bfloat16."""
-    small = tiny_qwen()
+    small = load_model("tiny:qwen2_5_vl")
     if size == "tiny":
         small.model.to(device)
         return small
@@ -107,7 +108,7 @@ def build(size: str, device: str) -> MLLM:
         torch.set_default_dtype(torch.float32)
     side = IMAGE_SIDE * IMAGE_SIDE
     small.processor.image_processor.size = {"shortest_edge": side, "longest_edge": side}
-    return replace(small, name="random:qwen2.5-vl-7b", model=model, fingerprint="random weights of seed 0", extras={})
+    return replace(small, name="random:qwen2.5-vl-7b", model=model, fingerprint="random weights of seed 0")
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,8 @@ class Gpu:
         """Per family: largest difference of any state to the CPU's, relative to the largest state, and whether greedy answers agree."""
         found = {}
         for family in sorted(FAMILIES):
-            here = FAMILIES[family].tiny()
-            there = replace(here, model=copy.deepcopy(here.model).to(self.device), extras={})
+            here = load_model(f"tiny:{family}")
+            there = replace(here, model=copy.deepcopy(here.model).to(self.device))
             asked = requests_of(4, side=56) if here.takes_images else [replace(r, image=None, attack=Attack.TEXT) for r in requests_of(4)]
             states = [self.all_states(m, asked) for m in (here, there)]
             gap = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*states, strict=True))
@@ -235,7 +236,7 @@ class Gpu:
         sites, reads = parse_sites("resid_post,final_norm", model.n_layers), parse_reads("last_prompt")
         for rows in (1, 8):
             batch = model.encode(requests_of(rows)).to(model.device)
-            runs: dict[str, Callable[[], object]] = {"bare": lambda b=batch: bare(model, b)}
+            runs: dict[str, Callable[[], object]] = {"bare": partial(bare, model, batch)}
             for name in TRACERS:
                 try:
                     tracer = load_tracer(name, model)
@@ -243,7 +244,7 @@ class Gpu:
                 except MEASURE_ERRORS as cause:
                     found[f"{name}, not run"] = f"{type(cause).__name__}: {cause}"[:300]
                     continue
-                runs[name] = lambda b=batch, t=tracer: t.capture(b, sites, reads)
+                runs[name] = partial(tracer.capture, batch, sites, reads)
             found[f"batch {rows}"] = self.in_turn(runs)
         return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from safesteer_interp.environment import has, torchvision_advice
 from safesteer_interp.errors import SafeSteerError
 from safesteer_interp.paths import cache_dir, data_root
 from safesteer_interp.requests import Attack, ImageSource, Request
@@ -69,7 +69,9 @@ def versions() -> Iterator[Check]:
             yield Check("versions", package, Status.OK, version(package))
         except PackageNotFoundError:
             yield Check("versions", package, Status.FAILED, "not installed; run `make setup`")
-    if importlib.util.find_spec("torchvision") is not None:
+    if (advice_on_it := torchvision_advice()) is not None:
+        yield Check("versions", "torchvision", Status.FAILED, advice_on_it)
+    elif has("torchvision"):
         yield Check("versions", "torchvision", Status.NOTE, "installed, not needed here; it changes which image processors load")
     import torch
 

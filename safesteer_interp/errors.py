@@ -59,3 +59,7 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 class NotApplicableError(SafeSteerError):
     """Raised by `table` when the question has no meaning here (say, the model never refuses): skipped with the reason, not failed."""
+
+
+class SafeSteerWarning(UserWarning):
+    """Something a user should know of, though the work goes on; given with `warnings.warn`, so once for each sentence."""

@@ -200,7 +200,7 @@ class PilImage(ImageSource):
         return f"PilImage({self.image.width}x{self.image.height})"
 
 
-def image_source(image: ImageSource | Image.Image | Path | str | None) -> ImageSource | None:
+def image_source(image: object) -> ImageSource | None:
     """What a user gives as an image: a source, a Pillow image, or the path of a file. Raises UsageError for anything else."""
     if image is None or isinstance(image, ImageSource):
         return image

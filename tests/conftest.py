@@ -29,6 +29,7 @@ settings.register_profile("any machine", deadline=None)  # a busy machine is slo
 settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parent.parent
+USERS_CACHE = os.environ.get("SAFESTEER_CACHE")
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +44,19 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("SAFESTEER_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_traces(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test stores by default goes to a folder of its own, so that it finds nothing of other tests, nor of the user's."""
+    from safesteer_interp.paths import cache_dir
+
+    own = tmp_path_factory.getbasetemp() / f"traces-{os.urandom(8).hex()}"
+
+    def cache() -> Path:
+        return own if os.environ.get("SAFESTEER_CACHE") == USERS_CACHE else cache_dir()
+
+    monkeypatch.setattr("safesteer_interp.tracing.store.cache_dir", cache)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 import grimp
-import networkx
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,22 +14,22 @@ PACKAGE = ROOT / "safesteer_interp"
 
 
 @pytest.fixture(scope="module")
-def imports() -> networkx.DiGraph:
+def imports() -> nx.DiGraph:
     """Every import between modules of the package, wherever in a file it stands; those for type checkers alone are left out."""
     graph = grimp.build_graph("safesteer_interp", exclude_type_checking_imports=True, cache_dir=None)
-    found = networkx.DiGraph()
+    found = nx.DiGraph()
     found.add_nodes_from(graph.modules)
     found.add_edges_from((one, other) for one in graph.modules for other in graph.find_modules_directly_imported_by(one))
     return found
 
 
-def test_no_module_reaches_itself(imports: networkx.DiGraph) -> None:
-    circles = [sorted(part) for part in networkx.strongly_connected_components(imports) if len(part) > 1]
+def test_no_module_reaches_itself(imports: nx.DiGraph) -> None:
+    circles = [sorted(part) for part in nx.strongly_connected_components(imports) if len(part) > 1]
     assert not circles, circles
 
 
-def test_the_check_sees_deferred_imports(imports: networkx.DiGraph) -> None:
-    """`runner.context` reaches a tracer only inside a function: were such imports invisible, the test above could not fail."""
+def test_the_check_sees_deferred_imports(imports: nx.DiGraph) -> None:
+    """`cli.run` reaches the runner only inside a function: were such imports invisible, the test above could not fail."""
     source = (PACKAGE / "cli" / "run.py").read_text()
     assert "\n    from safesteer_interp import runner" in source
     assert imports.has_edge("safesteer_interp.cli.run", "safesteer_interp.runner")

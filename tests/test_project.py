@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,6 +115,7 @@ def test_public_names_exist() -> None:
 # README ----------------------------------------------------------------------------------------------------------------------------
 
 FENCES = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PYTHON = [body for kind, body in FENCES if kind == "python"]
 COMMANDS = [
     line.split("  #")[0].strip() for kind, body in FENCES if kind == "bash" for line in body.splitlines() if line.strip() and line[0] != "#"
 ]
@@ -139,12 +141,24 @@ def test_readme_commands(command: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_readme_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """The Python of the README, on the known-answer model in place of mini, which takes a minute to assemble."""
-    blocks = [body for kind, body in FENCES if kind == "python"]
-    assert blocks
-    for body in blocks:
-        assert '"mini"' in body
-        names: dict[str, object] = {}
-        exec(compile(body.replace('"mini"', '"planted"'), "README.md", "exec"), names)
-        assert re.search(r"0\.\d\d \[0\.\d\d, [01]\.\d\d\] \(n = 40, \d+ clusters\)", capsys.readouterr().out)
+def test_readme_python_runs(tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Python of the README, block after block, on the known-answer model in place of mini, which takes a minute to assemble."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "readme"}
+    for number, body in enumerate(PYTHON):
+        place = tmp_path / f"block_{number}.py"
+        place.write_text(body.replace('"mini"', '"planted"'))
+        exec(compile(place.read_text(), str(place), "exec"), names)
+    printed = capsys.readouterr().out
+    assert re.search(r"\(7, 300, \d+\)", printed), "states of six layers and the final norm"
+    assert re.search(r"[01]\.\d\d \[0\.\d\d, [01]\.\d\d\] \(n = \d+, \d+ clusters\)", printed)
+    assert "AlignmentVector(at final_norm, last_prompt, planted; d = " in printed and (tmp_path / "msav.safetensors").is_file()
+    assert printed.count(" -> ") == 4
+    assert names["probe"].origin_.site == "final_norm" and "fit at final_norm of planted" in repr(names["probe"])
+    assert list(names["table"]["request"]) == [r.id for r in names["requests"][:8]] and set(names["table"]["defense"]) == {"preface"}
+    assert set(names["table"]["outcome"]) <= {"comply", "refuse", "degenerate"}
+
+
+def test_every_task_of_the_readme_takes_at_most_eight_lines() -> None:
+    assert len(PYTHON) == 5
+    assert max(len([line for line in body.splitlines() if line.strip()]) for body in PYTHON) <= 8

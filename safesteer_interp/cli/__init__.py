@@ -7,14 +7,16 @@ claim or number moved, 2 usage, 3 an input is missing or unreadable. Data go to 
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from safesteer_interp.errors import SafeSteerError, UsageError, did_you_mean
+from safesteer_interp.errors import SafeSteerError, SafeSteerWarning, UsageError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("listing", "what exists: models, tracers, data sets, analyses, defenses, ..."),
@@ -36,8 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = os.environ.get("SAFESTEER_DEBUG", "") not in ("", "0")
     previous = _interrupt_on_sigterm()
+    _print_anything()
     try:
-        return _dispatch(argv)
+        with _warnings_as_sentences():
+            return _dispatch(argv)
     except SafeSteerError as error:
         if debug:
             raise
@@ -91,6 +95,33 @@ def usage() -> str:
             "Exit codes: 0 fine, 1 a claim or number moved, 2 usage, 3 an input is missing or unreadable.",
         ]
     )
+
+
+@contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """While open, the suite's own warnings are a sentence each on stderr, without file and line; others look as ever."""
+    import warnings
+
+    show = warnings.showwarning
+
+    def sentence(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, SafeSteerWarning):
+            print(f"safesteer: {message}", file=sys.stderr)
+        else:
+            show(message, category, *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = sentence
+        yield
+
+
+def _print_anything() -> None:
+    """What the console's code page lacks is written as \\u2192 or the like: no command dies of a letter (cp1252 where Windows pipes)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors == "strict":
+        sys.stdin.reconfigure(errors="replace")
 
 
 def _interrupt_on_sigterm() -> Any:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safesteer_interp.cli.command import emit_json, emit_table, parse, say
+from safesteer_interp.cli.command import emit_json_line, emit_table, harmless_on_a_terminal, parse, say
 from safesteer_interp.cli.inputs import choose_requests
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.requests import Attack, ImageFile, Request, Split
 
 if TYPE_CHECKING:
     from safesteer_interp.defenses.defense import Defense, Response
+    from safesteer_interp.defenses.registry import Choice
     from safesteer_interp.models.mllm import MLLM
 
 
@@ -28,40 +30,23 @@ class Chat:
     model: str = "mini"
     """"mini", "planted", a folder or a hub id."""
     defense: str = "safesteer"
-    """safesteer, none, ecso or coca."""
+    """One of `safesteer list defenses`, several joined by "+", or your own: file.py:Class."""
+    set: tuple[str, ...] = ()
+    """Options of the defense, e.g. --set k=8 gate=probe (`safesteer list defenses` shows them); --k 8 is short for --set k=8."""
     prompt: str = ""
     """The request; empty: read lines from the terminal or from stdin."""
     image: Path | None = None
     """Picture that goes with the request (with every line, when talking)."""
     explain: bool = False
     """Print the verdict and, for each guided step, the candidates with their probabilities and scores, and the choice."""
-    k: int = 5
-    """SafeSteer: candidates a step."""
-    steps: int = 5
-    """SafeSteer: answer tokens that are guided."""
-    choice_temperature: float = 1.0
-    """SafeSteer: temperature of the choice among candidates; 0 takes the best."""
-    mix: float = 0.0
-    """SafeSteer: weight of the model's log-probability beside the probe's score; 0 is the paper."""
-    gate: str = "none"
-    """SafeSteer: guide every request ("none", the paper) or those the probe calls harmful ("probe")."""
-    fit: str = "prompt"
-    """SafeSteer: prompt (the paper), centred or token fit of the probe."""
-    no_alignment: bool = False
-    """SafeSteer: leave the alignment vector out."""
-    sign: str = "toward_text"
-    """SafeSteer: toward_text, or printed (the paper's sign)."""
-    norm: str = "unit"
-    """SafeSteer: unit, or raw (the paper's length)."""
-    force: bool = False
-    """SafeSteer: guide even if the probe fails its sign test."""
     fitted: Path | None = None
-    """SafeSteer: folder that SafeSteer.save wrote."""
+    """Folder that --save wrote: the defense as it was saved, options given here excepted."""
+    save: Path | None = None
+    """Folder to save the fitted defense in."""
     training: str = ""
     """Data set to fit on; default: the bundled benchmark, or "planted" for the planted model."""
     training_pairs: int = 16
-    """SafeSteer: fit on so many pairs of the training split, and test the probe's sign on so many held-out ones; 0: on all. 16 of the
-    bundled benchmark (320 requests) take "mini" about three minutes on two cores, once."""
+    """Fit on so many pairs of the training split, and test the probe's sign on so many held-out ones; 0: on all."""
     data_root: Path | None = None
     """Folder with public benchmarks; default: $SAFESTEER_DATA."""
     max_new_tokens: int = 128
@@ -73,42 +58,42 @@ class Chat:
     device: str = "cpu"
     """Where the model runs, e.g. "cuda"."""
     dtype: str = "float32"
-    """Weights and states: float32, bfloat16 or float16."""
+    """Weights and states: float32, bfloat16, float16, or auto (bfloat16 where the processor multiplies it in hardware: twice as fast)."""
     trust_remote_code: bool = False
     """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
     revision: str | None = None
     """Hub revision (commit) of the model."""
     json: bool = False
-    """Print every response as JSON on stdout."""
+    """Print every response as JSON on stdout, one line each."""
 
     def run(self) -> int:
         """Answers the request, or every line until the end of input."""
         from safesteer_interp.defenses.defense import Settings
-        from safesteer_interp.defenses.registry import defense_class
+        from safesteer_interp.defenses.registry import choose
         from safesteer_interp.tracing.tracer import Sampling
 
-        defense_class(self.defense)
-        picture = ImageFile(self.image) if self.image is not None else None
-        if picture is not None:
-            picture.load()
         self._check()
+        choice = choose(self.defense, self.set)
+        settings = Settings(Sampling(self.max_new_tokens, self.temperature, self.seed), batch_size=1, explain=self.explain)
+        choice.check(settings)
+        picture = self._picture()
         from safesteer_interp.models import load_model
 
         mllm = load_model(
             self.model, device=self.device, dtype=self.dtype, trust_remote_code=self.trust_remote_code, revision=self.revision
         )
-        defense = self._defense(mllm)
-        settings = Settings(Sampling(self.max_new_tokens, self.temperature, self.seed), batch_size=1, explain=self.explain)
+        choice.check(settings, mllm)
+        defense = self._defense(mllm, choice)
         for number, text in enumerate([self.prompt] if self.prompt else lines()):
             attack = Attack.TEXT if picture is None else Attack.SD
             request = Request(id=f"chat-{number}", text=text, harmful=False, attack=attack, image=picture)
             response = defense.respond(mllm, [request], settings)[0]
             if self.json:
-                emit_json(record(mllm, response))
+                emit_json_line(record(mllm, response))
             else:
                 if self.explain:
-                    show(mllm, response)
-                print(response.text, flush=True)
+                    show(mllm, defense, response)
+                print(harmless_on_a_terminal(response.text), flush=True)
         return 0
 
     def _check(self) -> None:
@@ -118,52 +103,89 @@ class Chat:
             raise UsageError(f"--training-pairs {self.training_pairs} is not possible; give a number of pairs, or 0 for all.")
         if self.temperature < 0:
             raise UsageError(f"--temperature {self.temperature} is not possible; give 0 (greedy) or more.")
-        if self.defense == "safesteer":
-            from safesteer_interp.decoding.policies import check_budget
-            from safesteer_interp.probes.fitting import check_fit
 
-            check_fit(self.fit)
-            check_budget(self.k, self.steps, self.max_new_tokens)
+    def _picture(self) -> ImageFile | None:
+        if self.image is None:
+            return None
+        if not self.image.is_file():
+            raise InputError(f"--image {self.image} is no file; give the path of a picture.")
+        picture = ImageFile(self.image)
+        try:
+            picture.load()
+        except InputError as cause:
+            raise InputError(f"--image {self.image}: {cause}") from None
+        return picture
 
-    def _defense(self, mllm: MLLM) -> Defense:
-        from safesteer_interp.defenses.registry import defense_class
-
-        if self.defense != "safesteer":
-            return defense_class(self.defense).build(mllm)
-        from safesteer_interp.defenses.safesteer import SafeSteer, description
-
-        options: dict[str, Any] = {
-            "k": self.k,
-            "steps": self.steps,
-            "temperature": self.choice_temperature,
-            "mix": self.mix,
-            "gate": self.gate,
-            "alignment": not self.no_alignment,
-            "sign": self.sign,
-            "norm": self.norm,
-            "force": self.force,
-        }
-        if self.fitted is not None:
-            defense = SafeSteer.load(self.fitted, **options)
-        else:
-            from safesteer_interp.tracing.spec import TraceSpec, pick
-            from safesteer_interp.tracing.store import Store
-
-            name = self.training or ("planted" if mllm.name == "planted" else "bundled")
-            requests = choose_requests(name, data_root=self.data_root)
-            if not mllm.takes_images:
-                requests = [request for request in requests if request.image is None]
-            requests = [request for request in requests if request.split is not Split.TEST]
-            if not requests:
-                raise InputError(f'data set "{name}" has no training request this model can take; give another with --training.')
-            requests = pick(requests, TraceSpec(pairs=self.training_pairs or None))
-            say(f'fitting SafeSteer on {len(requests)} requests of "{name}"; what it reads is kept, so the next time takes seconds')
-            defense = SafeSteer.fit(mllm, requests, fit=self.fit, tracing={"store": Store()}, **options)
-        defense.guard(mllm)
+    def _defense(self, mllm: MLLM, choice: Choice) -> Defense:
+        """The defense: loaded, fitted, or simply built; saved and described as asked."""
+        defense = self._loaded(choice) if self.fitted is not None else choice.build(mllm, self._training(mllm) if choice.trained else ())
+        guard = getattr(defense, "guard", None)
+        if guard is not None:
+            guard(mllm)
+        if self.save is not None:
+            if not hasattr(defense, "save"):
+                raise UsageError(f"--save: {self.defense} has nothing to save; only a fitted defense such as safesteer has.")
+            say(f"saved in {defense.save(self.save)}")
         if self.explain and not self.json:
-            for what, value in description(defense).items():
+            for what, value in defense.description().items():
                 say(f"{what}: {value}")
         return defense
+
+    def _loaded(self, choice: Choice) -> Defense:
+        """What was saved in --fitted; options that were given here win over those saved."""
+        cls, options = choice.parts[0].cls, dict(choice.parts[0].options)
+        if len(choice.parts) > 1 or not hasattr(cls, "load"):
+            raise UsageError(f"--fitted: {self.defense} is not fitted and has no folder; only a fitted defense such as safesteer has.")
+        if "fit" in options:
+            raise UsageError("--fitted is fitted already, so --set fit=... changes nothing; leave one of them out.")
+        found: Defense = cls.load(self.fitted, **options)
+        return found
+
+    def _training(self, mllm: MLLM) -> list[Request]:
+        """The requests to fit on; says how long it may take where the model has not read them yet."""
+        from safesteer_interp.tracing.spec import TraceSpec, pick
+
+        name = self.training or ("planted" if mllm.name == "planted" else "bundled")
+        requests = choose_requests(name, data_root=self.data_root)
+        if not mllm.takes_images:
+            requests = [request for request in requests if request.image is None]
+        requests = [request for request in requests if request.split is not Split.TEST]
+        if not requests:
+            raise InputError(f'data set "{name}" has no training request this model can take; give another with --training.')
+        requests = pick(requests, TraceSpec(pairs=self.training_pairs or None))
+        missing = to_read(mllm, requests)
+        if missing:
+            say(
+                f'fitting {self.defense} on {len(requests)} requests of "{name}", {missing} of them to be read: at most '
+                f"{in_words(seconds_each(mllm, requests) * missing)}, once; what is read is kept"
+            )
+        return requests
+
+
+def to_read(mllm: MLLM, requests: Sequence[Request]) -> int:
+    """How many of the training requests the store does not hold yet."""
+    from safesteer_interp.probes.fitting import training_plan
+    from safesteer_interp.tracing.store import Store
+
+    planned = training_plan(mllm, requests, store=Store())
+    return len(requests) - planned.n_stored
+
+
+def seconds_each(mllm: MLLM, requests: Sequence[Request]) -> float:
+    """What one training request takes by itself, measured on one of middling length; in batches they are rather faster."""
+    import time
+
+    from safesteer_interp.probes.fitting import training_trace
+
+    one = sorted(requests, key=lambda request: (request.image is not None, len(request.text)))[len(requests) // 2]
+    started = time.perf_counter()
+    training_trace(mllm, [one], store=None, progress=False)
+    return time.perf_counter() - started
+
+
+def in_words(seconds: float) -> str:
+    """A length of time for people."""
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{max(1, round(seconds))} seconds"
 
 
 def lines() -> Iterator[str]:
@@ -182,23 +204,64 @@ def lines() -> Iterator[str]:
         yield text
 
 
-def show(mllm: MLLM, response: Response) -> None:
-    """The verdict and the guided steps as tables on stdout."""
+def guiding(defense: Defense) -> Any:
+    """The part of a defense that chooses among candidates: itself, unless it is composed."""
+    return next((part for part in getattr(defense, "parts", ()) if hasattr(part, "mix")), defense)
+
+
+def drawn_with(defense: Defense, step: Any) -> list[float]:
+    """The probabilities with which a guided step drew among its candidates: softmax((score + mix log p) / temperature)."""
+    own = guiding(defense)
+    mix, temperature = float(getattr(own, "mix", 0.0)), float(getattr(own, "temperature", 1.0))
+    mixed = [score + mix * math.log(max(p, 1e-45)) for score, p in zip(step.scores, step.probabilities, strict=True)]
+    if temperature == 0:
+        return [float(value == max(mixed) and rank == mixed.index(max(mixed))) for rank, value in enumerate(mixed)]
+    weights = [math.exp((value - max(mixed)) / temperature) for value in mixed]
+    return [weight / sum(weights) for weight in weights]
+
+
+def reasons(defense: Defense, verdict: Mapping[str, Any]) -> list[str]:
+    """Why a request was aligned and guided, or not, in words."""
+    if not {"score", "harmful", "aligned", "guided"} <= set(verdict):
+        return []
+    own = guiding(defense)
+    called = f"the probe calls this request {'harmful' if verdict['harmful'] else 'harmless'} ({verdict['score']:+.2f}; harmful above 0)"
+    aligned = "so its state was moved" if verdict["aligned"] else "so its state was not moved: only that of harmful requests is"
+    if verdict["harmful"] and not verdict["aligned"]:
+        aligned = "but its state was not moved: alignment is off"
+    if verdict["guided"]:
+        guided = "guided, as every request is (gate none)" if getattr(own, "gate", "none") == "none" else "guided, being called harmful"
+    else:
+        guided = "not guided: no step is" if not getattr(own, "steps", 0) else "not guided: only harmful requests are (gate probe)"
+    return [f"{called}, {aligned}", guided]
+
+
+def show(mllm: MLLM, defense: Defense, response: Response) -> None:
+    """The verdict, what it rests on, and the guided steps as a table, on stdout."""
+    choices = [drawn_with(defense, step) for step in response.steps]
     if response.verdict:
-        print("verdict: " + ", ".join(f"{k} {v:+.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in response.verdict.items()))
+        print(
+            harmless_on_a_terminal(
+                "verdict: " + ", ".join(f"{k} {v:+.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in response.verdict.items())
+            )
+        )
+    for reason in reasons(defense, response.verdict):
+        print(reason)
     rows = [
         (
             step.step if rank == 0 else "",
-            repr(mllm.tokenizer.decode([token])),
+            harmless_on_a_terminal(repr(mllm.tokenizer.decode([token]))),
             f"{step.probabilities[rank]:.4f}",
             f"{step.scores[rank]:+.2f}",
+            f"{drawn[rank]:.4f}",
             ("chosen" if rank == step.choice else "") + (" (would have been drawn)" if token == step.plain != chosen(step) else ""),
         )
-        for step in response.steps
+        for step, drawn in zip(response.steps, choices, strict=True)
         for rank, token in enumerate(step.candidates)
     ]
     if rows:
-        emit_table(("step", "candidate", "probability", "score", "choice"), rows)
+        emit_table(("step", "candidate", "probability", "score", "drawn with", "choice"), rows)
+        print("probability: the model's; drawn with: what the scores made of it, from which the choice was drawn.")
 
 
 def chosen(step: Any) -> int:
@@ -212,6 +275,40 @@ def record(mllm: MLLM, response: Response) -> dict[str, Any]:
     return {"prompt": response.request.text, "text": response.text, "ids": response.ids, "verdict": response.verdict, "steps": steps}
 
 
+ALIASES = {
+    "--k": "k={}", "--steps": "steps={}", "--choice-temperature": "temperature={}", "--mix": "mix={}", "--gate": "gate={}",
+    "--fit": "fit={}", "--sign": "sign={}", "--norm": "norm={}", "--no-alignment": "alignment=false", "--force": "force=true",
+}  # fmt: skip
+"""Flags that stand for an option of SafeSteer, with their value where they take one."""
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """The arguments with short flags written as NAME=VALUE behind one --set, which may stand several times.
+
+    Raises UsageError for a flag without its value.
+    """
+    found: list[str] = []
+    options: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-")
+        if flag in ALIASES:
+            if "{}" in ALIASES[flag] and not equals:
+                if not rest:
+                    raise UsageError(f"{flag} needs a value; write {flag} VALUE, or --set {ALIASES[flag].format('VALUE')}.")
+                value = rest.pop(0)
+            options.append(ALIASES[flag].format(value))
+        elif flag == "--set":
+            options += [value] if equals else []
+            while not equals and rest and not rest[0].startswith("--"):
+                options.append(rest.pop(0))
+        else:
+            found.append(word)
+    return [*found, "--set", *options] if options else found
+
+
 def main(arguments: Sequence[str]) -> int:
     """Entry point of the command."""
-    return parse(Chat, "chat", arguments).run()
+    return parse(Chat, "chat", spelled_out(arguments)).run()

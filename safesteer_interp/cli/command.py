@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from enum import Enum
@@ -13,7 +14,17 @@ from typing import Any, TypeVar
 
 from tyro.conf import Positional
 
-__all__ = ["Positional", "emit_json", "emit_table", "parse", "parse_union", "plain", "say", "size"]
+__all__ = [
+    "Positional",
+    "emit_json",
+    "emit_json_line",
+    "emit_table",
+    "harmless_on_a_terminal",
+    "parse",
+    "parse_union",
+    "plain",
+    "say",
+]
 
 Parsed = TypeVar("Parsed")
 
@@ -36,6 +47,29 @@ def emit_json(data: Any) -> None:
     """Data as JSON on stdout; NaN and infinities become null, paths and enums text."""
     json.dump(plain(data), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def emit_json_line(data: Any) -> None:
+    """One line of JSON on stdout, sent at once: what is written line by line can be read line by line."""
+    text = json.dumps(plain(data), ensure_ascii=False, allow_nan=False)
+    # a line separator inside a text would end the line for some readers
+    sys.stdout.write(text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n")
+    sys.stdout.flush()
+
+
+def harmless_on_a_terminal(text: str) -> str:
+    """Text of a model's with control characters, escape sequences and marks that reorder lines written out: it can colour nothing, hide
+    nothing and ring no bell. Line feeds and tabs stay."""
+    return "".join(
+        c if c in "\n\t" or (unicodedata.category(c) not in ("Cc", "Cs", "Co") and c not in _REORDERS) else _escape(c) for c in text
+    )
+
+
+_REORDERS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def emit_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
@@ -61,15 +95,6 @@ def emit_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
 def say(sentence: str) -> None:
     """One sentence on stderr."""
     print(sentence, file=sys.stderr, flush=True)
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people: "3.2 GB" (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(n_bytes) < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
 
 
 def plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,10 +100,30 @@ def unreadable_analyses() -> int:
 
 
 def defenses() -> Rows:
-    """Ways to answer safely, for `safesteer chat` and the evaluations."""
+    """Ways to answer safely, for `safesteer chat` and the evaluations, with their options."""
     from safesteer_interp.defenses.registry import DEFENSES, defense_class
 
-    return [{"name": name, "what": (defense_class(name).__doc__ or "").strip().split("\n")[0]} for name in DEFENSES]
+    classes = {name: defense_class(name) for name in DEFENSES}
+    return [{"name": name, "what": _first_line(cls), "options": _options(cls, cls.options())} for name, cls in classes.items()]
+
+
+def judges() -> Rows:
+    """Who says whether an answer is a refusal or harmful: NAME:option=value,..."""
+    from safesteer_interp.evaluation.judge import JUDGES, judge_class
+    from safesteer_interp.fields import option_types
+
+    classes = {name: judge_class(name) for name in JUDGES}
+    return [{"name": name, "what": _first_line(cls), "options": _options(cls, option_types(cls))} for name, cls in classes.items()]
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+def _options(cls: type, known: Iterable[str]) -> str:
+    """ "k=5 gate=none": the options with their defaults, long texts cut."""
+    given = [(name, str(getattr(cls, name, "..."))) for name in known]
+    return " ".join(f"{name}={value if len(value) <= 24 else value[:20] + '...'}" for name, value in given)
 
 
 KINDS: dict[str, Callable[[], Rows]] = {
@@ -114,6 +134,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "attacks": attacks,
     "datasets": datasets,
     "defenses": defenses,
+    "judges": judges,
     "analyses": analyses,
 }
 

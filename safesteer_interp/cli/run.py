@@ -49,7 +49,7 @@ def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], 
         if settings.json:
             emit_json(planned.record())
         else:
-            from safesteer_interp.cli.command import size
+            from rich.filesize import decimal
 
             for group in planned.groups:
                 d = group.demand
@@ -57,7 +57,7 @@ def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], 
                 print(f"{len(group.requests)} requests of {d.dataset}: {asked}")
             for job in planned.jobs:
                 print(f"{job.analysis.id}: {f'skipped, {job.excuse}' if job.excuse else job.folder}")
-            print(f"{len(planned.groups)} traces to make, {size(planned.n_bytes)}")
+            print(f"{len(planned.groups)} traces to make, {decimal(planned.n_bytes)}")
         return 0
     render = render_folder if draw else None
     options = settings.for_runner()

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from safesteer_interp.cli.command import emit_json, parse, say
 from safesteer_interp.cli.inputs import load_inputs, words
+from safesteer_interp.tracing.engines import TracerName
 
 if TYPE_CHECKING:
     from safesteer_interp.models.mllm import MLLM
     from safesteer_interp.requests import Request
+    from safesteer_interp.tracing.store import Store
+    from safesteer_interp.tracing.view import TraceView
 
 ROLE_STYLES = {
     "PAD": "dim",
@@ -39,8 +42,8 @@ class Trace:
     """"all", or e.g. "resid_post.0-9,final_norm" (`safesteer list sites`)."""
     reads: str = "last_prompt"
     """E.g. "last_prompt,image_mean,step:1-8" (`safesteer list reads`)."""
-    tracer: Literal["nnsight", "transformer_lens", "hooks"] = "nnsight"
-    """The engine; all three give the same numbers."""
+    tracer: TracerName | None = None
+    """The engine; all three give the same numbers. Default: hooks, or nnsight with --remote."""
     attacks: str = ""
     """Only these attacks, e.g. "CB,TYPO"; empty: all."""
     split: str = ""
@@ -64,7 +67,7 @@ class Trace:
     device: str = "cpu"
     """Where the model runs, e.g. "cuda"."""
     dtype: str = "float32"
-    """Weights and states: float32, bfloat16 or float16."""
+    """Weights and states: float32, bfloat16, float16, or auto (bfloat16 where the processor multiplies it in hardware: twice as fast)."""
     remote: bool = False
     """Run on NDIF (nnsight only); the key is read from the environment."""
     trust_remote_code: bool = False
@@ -100,55 +103,46 @@ class Trace:
         if self.show_roles:
             show_roles(model, requests[0], as_json=self.json)
             return 0
-        from safesteer_interp.tracing.collect import collect, load_tracer, plan
+        from safesteer_interp.tracing.engines import load_tracer
+        from safesteer_interp.tracing.library import TraceLibrary
         from safesteer_interp.tracing.store import Store
 
         store = Store(self.store)
-        planned = plan(
-            model,
-            requests,
-            sites=self.sites,
-            reads=self.reads,
-            tracer=self.tracer,
-            sampling=sampling,
-            batch_size=self.batch_size,
-            store=store,
-            logits=self.logits,
-            remote=self.remote,
-        )
+        library = TraceLibrary(model, store, tracer=self.tracer, batch_size=self.batch_size, remote=self.remote)
+        want = library.want(requests, sites=self.sites, reads=self.reads, sampling=sampling, logits=self.logits)
+        planned = library.plan(want)
         if self.dry_run:
             emit_json(planned.as_dict()) if self.json else print(planned)
             return 0
         if planned.batches:
-            load_tracer(self.tracer, model, remote=self.remote)  # refuses a missing key, say, before the plan is shown as if it could run
+            load_tracer(
+                library.maker.tracer, model, remote=self.remote
+            )  # refuses a missing key, say, before the plan is shown as if it could run
         say(str(planned))
-        trace = collect(
-            model,
-            requests,
-            sites=self.sites,
-            reads=self.reads,
-            tracer=self.tracer,
-            sampling=sampling,
-            batch_size=self.batch_size,
-            store=store,
-            logits=self.logits,
-            remote=self.remote,
-        )
+        self._show(library.view(want), store, model)
+        return 0
+
+    def _show(self, view: TraceView, store: Store, model: MLLM) -> None:
+        """Where the states lie: in a trace of their own, or in larger ones that were found."""
         if self.json:
             emit_json(
                 {
-                    "key": trace.key,
-                    "folder": store.path(trace.key),
+                    "key": view.key,
+                    "keys": list(view.keys),
+                    "folder": store.path(view.keys[0]),
+                    "folders": [store.path(key) for key in view.keys],
                     "model": model.name,
-                    "requests": len(trace),
-                    "sites": list(map(str, trace.sites)),
-                    "reads": list(map(str, trace.reads)),
+                    "requests": len(view),
+                    "sites": list(map(str, view.sites)),
+                    "reads": list(map(str, view.reads)),
                 }
             )
-        else:
-            print(f"trace {trace.key} in {store.path(trace.key)}")
-            say(f'Open it with: from safesteer_interp.tracing.store import Store; trace = Store("{store.root}").open("{trace.key}")')
-        return 0
+            return
+        for key in view.keys:
+            print(f"trace {key} in {store.path(key)}")
+            say(f'Open it with: from safesteer_interp.tracing.store import Store; trace = Store("{store.root}").open("{key}")')
+        if len(view.keys) > 1 or len(view.parts[0].trace) > len(view):
+            say("More than was asked for lies there; `safesteer_interp.collect` with the same arguments shows these requests alone.")
 
 
 def role_runs(model: MLLM, request: Request) -> list[tuple[str, int, str]]:

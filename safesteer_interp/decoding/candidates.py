@@ -7,6 +7,9 @@ candidate's cache entry is then kept and the other K - 1 are dropped, so its sta
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +19,10 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from safesteer_interp.decoding.cache import GrowingLayer
 from safesteer_interp.decoding.prefix import Prefix, decoder
 from safesteer_interp.errors import UsageError
-from safesteer_interp.types import Mask, States
+from safesteer_interp.models.layout import Layout
+from safesteer_interp.sites import Site
+from safesteer_interp.tracing.hooks import visiting
+from safesteer_interp.types import Hidden, Mask, States
 
 MASKED_KERNELS = ("sdpa", "eager")
 """Attention kernels that take an arbitrary additive mask."""
@@ -68,6 +74,26 @@ def attention_masks(model: PreTrainedModel, prefix: Prefix, k: int) -> Tensor | 
     if all(getattr(layer, "is_sliding", False) for layer in prefix.cache.layers):
         return sliding
     return {"full_attention": full, "sliding_attention": sliding}
+
+
+@contextmanager
+def states_at(model: PreTrainedModel, layout: Layout | None, sites: Sequence[Site]) -> Iterator[dict[Site, Hidden]]:
+    """While open, the states [batch, tokens, d] that the last forward left at the sites, after edits that were opened before this.
+
+    Raises UsageError when sites are asked for and no layout says where they are.
+    """
+    found: dict[Site, Hidden] = {}
+    if not sites:
+        yield found
+        return
+    if layout is None:
+        raise UsageError(f"candidates are to be scored at {', '.join(map(str, sites))}, but no layout says where that is in this model.")
+
+    def visit(site: Site, hidden: Hidden) -> None:
+        found[site] = hidden
+
+    with visiting(model, layout, tuple(sites), visit):
+        yield found
 
 
 @torch.no_grad()

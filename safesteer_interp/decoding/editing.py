@@ -1,102 +1,105 @@
-"""Edits at work while a batch is answered: each way's edits act on its own rows, and are told where every forward stands."""
+"""Edits at work while answers are written: each way's edits act on its own rows, and are told at which step each row stands."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from safesteer_interp.decoding.loop import Row
 from safesteer_interp.decoding.sharing import Way
 from safesteer_interp.models.mllm import MLLM, Encoded
-from safesteer_interp.sites import Role, Site
+from safesteer_interp.sites import Role, Site, forward_order
 from safesteer_interp.tracing.hooks import visiting
 from safesteer_interp.tracing.steps import Pass
-from safesteer_interp.tracing.tracer import At, Edit
-from safesteer_interp.types import Hidden, States
+from safesteer_interp.types import Hidden, Roles, States
 
 
-class CurrentRows:
-    """The way of every row that is in the batch now."""
-
-    def __init__(self, member: Int[Tensor, " rows"]) -> None:
-        self.member = member
-
-
-def only_for(edit: Edit, way: int, current: CurrentRows) -> Edit:
-    """The edit for the rows of one way; all others keep their states."""
-
-    def function(h: Hidden, at: At) -> Hidden:
-        rows = (current.member == way).nonzero().squeeze(1).to(h.device)
-        if not len(rows):
-            return h
-        part = At(at.site, at.step, at.positions[rows], at.roles[rows], at.last_prompt[rows])
-        out = h.clone()
-        out[rows] = edit.function(h[rows], part)
-        return out
-
-    return Edit(edit.sites, function, edit.name, edit.key)
-
-
-@dataclass
 class Editing:
-    """Edits at work while a batch is answered: first the distinct prompts are read, then the rows of the answers are written."""
+    """The edits of several ways. Hooks are on the model only while one of its forwards runs."""
 
-    run: Pass
-    member: Int[Tensor, " asks"]
-    """Way of each answer."""
-    rows: Int[Tensor, " asks"]
-    """Prompt of each answer."""
-    current: CurrentRows
+    def __init__(self, mllm: MLLM, ways: Sequence[Way]) -> None:
+        self.mllm, self.ways = mllm, ways
 
-    def answering(self) -> None:
-        """The prompts have been read: from here on the batch holds one row per answer."""
-        run, rows = self.run, self.rows.to(self.run.positions.device)
-        run.positions, run.roles, self.current.member = run.positions[rows], run.roles[rows], self.member
+    @contextmanager
+    def reading(self, batch: Encoded, member: Int[Tensor, " prompts"]) -> Iterator[None]:
+        """While open, the prompt pass over a batch runs under the edits of each prompt's way.
 
-    def watch(self, step: int, positions: Tensor, rows: Tensor) -> None:
-        """Must be told of each forward after the prompt's: its step, its positions and the rows still alive."""
-        run = self.run
-        run.step, run.positions = step, positions.to(run.positions.device)
-        run.roles = torch.full_like(run.positions, int(Role.GENERATED), dtype=run.roles.dtype)
-        run.alive = torch.ones(len(rows), dtype=torch.bool)
-        self.current.member = self.member[rows]
+        Raises UsageError when an edit was never reached, so that no edit silently does nothing.
+        """
+        columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand(len(batch.requests), -1)
+        parts = self._parts(member.tolist(), [0] * len(member), columns, batch.roles)
+        with self._acting(parts):
+            yield
+        for _, run in parts:
+            run.check()
 
-    def last_prompt(self, states: States) -> States:
-        """The states [batch, d] at the last prompt token after the edits of the final norm, of a prompt that was read without them."""
-        run = self.run
-        run.positions, run.roles = run.positions[:, -1:], run.roles[:, -1:]
-        for site in run.places:
-            edited = run.visit(site, states[:, None])
-            states = states if edited is None else edited[:, 0]
-        return states
+    @contextmanager
+    def writing(self, branch: int, rows: Sequence[Row], steps: Sequence[int], width: int) -> Iterator[None]:
+        """While open, a forward over `width` tokens of each row runs under the edits of the row's way, at the row's own step."""
+        first = torch.tensor([row.widths[branch] + step - 1 for row, step in zip(rows, steps, strict=True)], device=self.mllm.device)
+        positions = first[:, None].expand(-1, width)
+        roles = torch.full((len(rows), width), int(Role.GENERATED), dtype=torch.int8, device=self.mllm.device)
+        with self._acting(self._parts([row.way for row in rows], steps, positions, roles)):
+            yield
+
+    def last_prompt(self, states: States, batch: Encoded, rows: Int[Tensor, " answers"], member: Int[Tensor, " answers"]) -> States:
+        """States at the last prompt token after the edits of the final norm, of prompts that were read without them.
+
+        `states` [answers, d]; `rows` says which prompt of the batch each answer has.
+        """
+        width = batch.input_ids.shape[1]
+        positions = torch.full((len(rows), 1), width - 1, dtype=torch.long, device=batch.roles.device)
+        parts = self._parts(member.tolist(), [0] * len(rows), positions, batch.roles[rows.to(batch.roles.device), -1:])
+        edited = states[:, None]
+        for site in _places(parts):
+            edited = _visit(parts, site, edited)
+        return edited[:, 0]
+
+    def _parts(self, member: Sequence[int], steps: Sequence[int], positions: Tensor, roles: Roles) -> list[tuple[Tensor | None, Pass]]:
+        """One pass for all rows of a way at a step, and which rows they are (None: all); rows without edits are left out."""
+        together: dict[tuple[int, int], list[int]] = {}
+        for row, key in enumerate(zip(member, steps, strict=True)):
+            if self.ways[key[0]].edits:
+                together.setdefault(key, []).append(row)
+        parts: list[tuple[Tensor | None, Pass]] = []
+        for (way, step), found in together.items():
+            rows = None if len(found) == len(member) else torch.tensor(found, device=roles.device)
+            own = (positions, roles) if rows is None else (positions[rows], roles[rows])
+            alive = torch.ones(len(found), dtype=torch.bool, device=roles.device)
+            parts.append((rows, Pass({}, step, *own, alive, edits=self.ways[way].edits)))
+        return parts
+
+    @contextmanager
+    def _acting(self, parts: Sequence[tuple[Tensor | None, Pass]]) -> Iterator[None]:
+        def visit(site: Site, hidden: Hidden) -> Hidden:
+            return _visit(parts, site, hidden)
+
+        with visiting(self.mllm.model, self.mllm.layout, _places(parts), visit):
+            yield
 
 
-@contextmanager
-def editing(
-    mllm: MLLM, batch: Encoded, ways: Sequence[Way], member: Int[Tensor, " asks"], rows: Int[Tensor, " asks"]
-) -> Iterator[Editing | None]:
-    """While open, the edits of every way act on its rows in every forward (None where no way has any).
+def _places(parts: Sequence[tuple[Tensor | None, Pass]]) -> tuple[Site, ...]:
+    """Sites that are edited, in the order a forward reaches them."""
+    return tuple(sorted({site for _, run in parts for site in run.places}, key=forward_order))
 
-    Raises UsageError when an edit was never reached, so that no edit silently does nothing.
-    """
-    if not any(way.edits for way in ways):
-        yield None
-        return
-    prompts = torch.zeros(len(batch.requests), dtype=torch.long)
-    prompts[rows] = member
-    current = CurrentRows(prompts)
-    edits = ways[0].edits if len(ways) == 1 else tuple(only_for(edit, n, current) for n, way in enumerate(ways) for edit in way.edits)
-    everything = torch.ones(len(batch.requests), dtype=torch.bool)
-    columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand(len(batch.requests), -1)
-    run = Pass({}, 0, columns, batch.roles, everything, edits=edits)
 
-    def visit(site: Site, hidden: Hidden) -> Hidden | None:
-        return run.visit(site, hidden)
-
-    with visiting(mllm.model, mllm.layout, run.places, visit):
-        yield Editing(run, member, rows, current)
-    run.check()
+def _visit(parts: Sequence[tuple[Tensor | None, Pass]], site: Site, hidden: Hidden) -> Hidden:
+    """The states after every part's edits of its own rows."""
+    out = hidden
+    for rows, run in parts:
+        if site not in run.places:
+            continue
+        if rows is None:
+            edited = run.visit(site, out)
+            out = out if edited is None else edited
+            continue
+        at = rows.to(out.device)
+        edited = run.visit(site, out[at])
+        if edited is not None:
+            out = out.clone() if out is hidden else out
+            out[at] = edited
+    return out

@@ -1,34 +1,42 @@
-"""`generate`: answers to any number of requests, in batches of like length, under one policy and any edits."""
+"""`generate`: answers to any number of requests, under policies, edits and contrasts, in batches that stay full.
+
+Prompts are read and guided steps made in full batches of like length; the rest of an answer is written in a stream whose finished rows
+are replaced at once by rows whose prompts have been read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
-from safesteer_interp.decoding.editing import editing
-from safesteer_interp.decoding.loop import Decoded, decode
+from safesteer_interp.decoding.editing import Editing
+from safesteer_interp.decoding.loop import Branch, Decoded, Row, Stream, Terms
 from safesteer_interp.decoding.policies import PLAIN, Policy, check_budget
 from safesteer_interp.decoding.prefix import prefill
 from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, spread
-from safesteer_interp.decoding.sharing import Ask, Mixed, batches_of, ways_of
+from safesteer_interp.decoding.sharing import Ask, Mixed, Way, batches_of, ways_of
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import stop_ids
-from safesteer_interp.requests import Request
+from safesteer_interp.requests import Attack, Request
 from safesteer_interp.tracing.sampling import uniforms
 from safesteer_interp.tracing.tracer import Edit, Sampling
+from safesteer_interp.types import Logits
 
 DEFAULT_SAMPLING = Sampling(max_new_tokens=128, temperature=1.0)
 """The paper's: temperature 1.0, at most 128 new tokens (arXiv 2605.11716 section 5.1)."""
 Progress = Callable[[int, int], None]
-"""Told (answers done, answers in all) after every batch."""
+"""Told (answers done, answers in all) whenever answers have been finished."""
 
 
 def generate(
     mllm: MLLM,
-    requests: Sequence[Request],
+    requests: Sequence[Request | str],
     policy: Policy = PLAIN,
     sampling: Sampling = DEFAULT_SAMPLING,
     *,
@@ -38,15 +46,15 @@ def generate(
     stop: bool = True,
     progress: Progress | None = None,
 ) -> list[Decoded]:
-    """One answer per request, in order.
+    """One answer per request, in order; `answer.text` is what it says. A plain string is a request without an image.
 
-    Requests of like length share a batch; each has its own random numbers, so that the batch does not change its sample (up to the
-    rounding that padding causes, 1e-5 relative in float32). `stop=False` ignores end-of-sequence tokens. Edits act on prompt and
-    answer tokens as `At` says; rows that have finished leave the batch, so an edit must not carry one vector per row.
+    Requests share batches; each has its own random numbers, so that the batch does not change its sample (up to the rounding that
+    padding causes, 1e-5 relative in float32). `stop=False` ignores end-of-sequence tokens. Edits act on prompt and answer tokens as
+    `At` says; rows come and go, so an edit must not carry one vector per row.
     Raises UsageError when more steps are guided than tokens generated, or when the model cannot be guided.
     """
     own = tuple(edits)
-    asks = [Ask(request, sampling.seed, policy, own) for request in requests]
+    asks = [Ask(_request(request, place), sampling.seed, policy, own) for place, request in enumerate(requests)]
     found: dict[int, Decoded] = {}
     for places, answers in answer_asks(mllm, asks, sampling, batch_size=batch_size, explain=explain, stop=stop):
         found.update(zip(places, answers, strict=True))
@@ -55,12 +63,16 @@ def generate(
     return [found[i] for i in range(len(requests))]
 
 
+def _request(request: Request | str, place: int) -> Request:
+    return Request(id=f"text-{place}", text=request, harmful=False, attack=Attack.NONE) if isinstance(request, str) else request
+
+
 def answer_asks(
     mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, *, batch_size: int = 32, explain: bool = False, stop: bool = True
 ) -> Iterator[tuple[list[int], list[Decoded]]]:
-    """Places and answers of one batch after the other, until every ask is answered; the sampling's own seed is not used.
+    """Places and answers of the asks that have been finished, again and again until all are; the sampling's own seed is not used.
 
-    Asks of one kind share batches, whatever their policies and edits; a request that is asked several times is read once per batch.
+    Asks share batches, whatever their policies and edits; a request that is asked several times is read once per batch.
     Raises as `generate` does.
     """
     if sampling.max_new_tokens < 1:
@@ -70,31 +82,103 @@ def answer_asks(
     for policy in {id(ask.policy): ask.policy for ask in asks}.values():
         if policy.steps:
             check_budget(policy.k, policy.steps, sampling.max_new_tokens, mllm)
-    for places in batches_of(asks, batch_size):
-        yield places, decode_batch(mllm, [asks[i] for i in places], sampling, explain=explain, stop=stop)
-
-
-def decode_batch(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, *, explain: bool = False, stop: bool = True) -> list[Decoded]:
-    """Answers to the asks of one batch, in order; all must be of one kind."""
-    ways, member = ways_of(asks)
-    early = asks[0].early
-    asked, rows = distinct([ask.request for ask in asks], member if early else None)
-    batch = mllm.encode(asked).to(mllm.device)
     ends = stop_ids(mllm) if stop else frozenset[int]()
-    uniform = uniforms([ask.request.key() for ask in asks], [ask.seed for ask in asks], sampling.max_new_tokens)
-    with torch.no_grad():
+    answering = _Answering(mllm, asks, sampling, ends, explain)
+    for _, batches in groupby(batches_of(asks, batch_size), lambda places: len(asks[places[0]].prompts)):
+        for ended in answering.run(list(batches), batch_size):
+            for row in ended:
+                row.answer.text = text_of(mllm, row.answer)
+            yield [row.ask for row in ended], [row.answer for row in ended]
+
+
+class _Answering:
+    """The asks of one call: how their prompts are read, and the stream their answers are written in."""
+
+    def __init__(self, mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, ends: frozenset[int], explain: bool) -> None:
+        self.mllm, self.asks, self.limit = mllm, asks, sampling.max_new_tokens
+        self.ways, self.member = ways_of(asks)
+        self.editing = Editing(mllm, self.ways)
+        self.terms = Terms(
+            self.limit, ends, sampling.temperature, explain, combine=self._combine, acting=self.editing.writing, layout=mllm.layout
+        )
+
+    def run(self, batches: Sequence[list[int]], size: int) -> Iterator[list[Row]]:
+        """Rows as their answers end. Whenever there is room in the stream, rows of the next batch join it."""
+        waiting = iter(batches)
+        stream, ready = self._empty(), self._empty()
+        while True:
+            while len(stream.rows) < size and (stream.joinable or not stream.rows):
+                if not ready.rows:
+                    places = next(waiting, None)
+                    if places is None:
+                        break
+                    ready, ended = self._open(places)
+                    if ended:
+                        yield ended
+                    continue
+                if not stream.rows:
+                    stream, ready = ready, self._empty()
+                    continue
+                free = min(size - len(stream.rows), len(ready.rows))
+                stream.join(ready, range(len(ready.rows) - free, len(ready.rows)))
+                ready.keep(torch.arange(len(ready.rows) - free))
+            if not stream.rows:
+                return
+            if ended := stream.plain_step():
+                yield ended
+
+    def _empty(self) -> Stream:
+        return Stream(self.mllm.model, self.terms, [], [])
+
+    @torch.no_grad()
+    def _open(self, places: Sequence[int]) -> tuple[Stream, list[Row]]:
+        """The prompts of a batch read and its guided steps made; also the rows that ended already. All asks are of one kind."""
+        asks, member = [self.asks[i] for i in places], self.member[list(places)]
+        branches = [self._read([ask.prompts[n] for ask in asks], asks[0].early, member) for n in range(len(asks[0].prompts))]
+        widths = tuple(branch.prefix.mask.shape[1] for branch in branches)
+        numbers = uniforms([ask.key or ask.request.key() for ask in asks], [ask.seed for ask in asks], self.limit).tolist()
+        rows = [
+            Row(Decoded(), own, ask, place, way, widths)
+            for place, (own, ask, way) in enumerate(zip(numbers, places, member.tolist(), strict=True))
+        ]
+        stream = Stream(self.mllm.model, self.terms, branches, rows)
+        return stream, stream.begin(_policy(self.ways, member))
+
+    def _read(self, requests: Sequence[Request], early: bool, member: Int[Tensor, " asks"]) -> Branch:
+        """The prompt pass: each different prompt once, one row per ask."""
+        asked, rows = distinct(requests, member if early else None)
+        batch = self.mllm.encode(asked).to(self.mllm.device)
+        if early:
+            prompts = torch.zeros(len(asked), dtype=torch.long)
+            prompts[rows] = member
+            with self.editing.reading(batch, prompts):
+                prefix, states = prefill(self.mllm.model, batch.inputs)
+            return Branch(prefix, spread(prefix, states, rows))
         # Edits of the final norm leave the cache alone, so the prompt pass is everybody's and only its last state is edited.
-        read = None if early else read_prompts(mllm, batch)
-        with editing(mllm, batch, ways, member, rows) as running:
-            prefix, states = read or prefill(mllm.model, batch.inputs)
-            states = spread(prefix, states, rows)
-            if running:
-                running.answering()
-                states = running.last_prompt(states) if read else states
-            policy = ways[0].policy if len(ways) == 1 else Mixed([way.policy for way in ways], member)
-            watch = running.watch if running else None
-            temperature = sampling.temperature
-            return decode(mllm.model, prefix, states, policy, uniform, ends, temperature=temperature, explain=explain, watch=watch)
+        prefix, states = read_prompts(self.mllm, batch)
+        return Branch(prefix, self.editing.last_prompt(spread(prefix, states, rows), batch, rows, member))
+
+    def _combine(self, rows: Sequence[Row], logits: Sequence[Logits]) -> Logits:
+        """One distribution per row: of its only branch, or of its two as its own contrast combines them."""
+        if len(logits) == 1:
+            return logits[0]
+        first, second = logits
+        together: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            together.setdefault(row.way, []).append(place)
+        joined = torch.empty_like(first)
+        for way, places in together.items():
+            combine = self.ways[way].combine
+            assert combine is not None, "an ask with two prompts says how their logits are combined"
+            joined[places] = combine(first[places], second[places])
+        return joined
+
+
+def _policy(ways: Sequence[Way], member: Int[Tensor, " asks"]) -> Policy:
+    """The policy of a batch: the only one, or each row's own."""
+    present, own = member.unique(return_inverse=True)
+    policies = [ways[way].policy for way in present.tolist()]
+    return policies[0] if len(policies) == 1 else Mixed(policies, own)
 
 
 def text_of(mllm: MLLM, decoded: Decoded) -> str:

@@ -1,12 +1,14 @@
-"""The decoding loop: prompt pass, guided steps (one forward each), then ordinary sampling; batched, with finished rows dropped.
+"""How answers are written: many at once, each at its own step, all by one forward a token.
 
-A guided step's forward over K candidates doubles as the next step's forward, so N tokens cost the prompt pass plus N forwards at
-most. Rows that are not guided ride along: their own sampled token takes slot 0 and is chosen.
+A `Stream` holds answers whose prompts have been read. A guided step reads the K candidates of every row in one forward, which doubles
+as the forward of the token that is chosen; a plain step draws a token and reads it. Rows leave when their answer ends, and rows of
+another stream may join, so that a batch stays full until nothing waits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -14,12 +16,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safesteer_interp.decoding.candidates import check_maskable, chosen_states, keep_candidate, score_candidates
-from safesteer_interp.decoding.policies import Candidates, Opening, Policy
-from safesteer_interp.decoding.prefix import Prefix, advance
+from safesteer_interp.decoding.cache import joinable
+from safesteer_interp.decoding.candidates import check_maskable, chosen_states, keep_candidate, score_candidates, states_at
+from safesteer_interp.decoding.policies import Candidates, Policy, sites_of
+from safesteer_interp.decoding.prefix import Prefix, advance, filled_up
 from safesteer_interp.models.head import output_logits
+from safesteer_interp.models.layout import Layout
+from safesteer_interp.sites import Site
 from safesteer_interp.tracing.sampling import draw
-from safesteer_interp.types import States
+from safesteer_interp.types import Logits, States
+
+Candidate = Float[Tensor, "batch k d"]
+"""States of the K candidates of every row."""
 
 
 @dataclass(frozen=True)
@@ -46,51 +54,208 @@ class Decoded:
     """Generated token ids, cut after the end-of-sequence token (kept)."""
     verdict: dict[str, float | bool] = field(default_factory=dict)
     steps: list[StepRecord] = field(default_factory=list)
+    text: str = ""
+    """The answer without special tokens; `generate` fills it in."""
 
 
-Watch = Callable[[int, Int[Tensor, "batch chunk"], Int[Tensor, " rows"]], None]
-"""Called before every forward after the prompt with (step, positions in the padded sequence, rows still alive)."""
+@dataclass
+class Row:
+    """One answer being written."""
+
+    answer: Decoded
+    uniform: list[float]
+    """One random number per step, in [0, 1)."""
+    ask: int = 0
+    """Place among all answers that are wanted."""
+    place: int = 0
+    """Place among those whose prompts were read together."""
+    way: int = 0
+    widths: tuple[int, ...] = ()
+    """Tokens of the padded prompt, of each branch."""
+    guided: bool = False
+
+
+@dataclass
+class Branch:
+    """One reading of every prompt: what has been read so far, and the state [batch, d] the next token is predicted from."""
+
+    prefix: Prefix
+    states: States
+
+
+def _first(rows: Sequence[Row], logits: Sequence[Logits]) -> Logits:
+    return logits[0]
+
+
+def _unedited(branch: int, rows: Sequence[Row], steps: Sequence[int], width: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for all answers that are written together."""
+
+    limit: int
+    """Most tokens of an answer."""
+    end_ids: frozenset[int]
+    temperature: float = 1.0
+    """Of ordinary sampling; 0 is greedy."""
+    explain: bool = False
+    """Record every guided step."""
+    combine: Callable[[Sequence[Row], Sequence[Logits]], Logits] = _first
+    """One distribution per row from those of its branches."""
+    acting: Callable[[int, Sequence[Row], Sequence[int], int], AbstractContextManager[None]] = _unedited
+    """(branch, rows, step of each, tokens of each) -> what is open while a forward after the prompt's runs: edits."""
+    layout: Layout | None = None
+    """Where sites are, for scorers that read others than the final norm."""
 
 
 @dataclass
 class Stream:
-    """A batch of answers being written: what has been read, which rows are still going, and what each has said."""
+    """Answers being written together: one branch, or two where the logits of two readings are contrasted."""
 
     model: PreTrainedModel
-    prefix: Prefix
-    rows: Int[Tensor, " alive"]
-    """Indices into `answers` of the rows still being written, in batch order."""
-    answers: list[Decoded]
-    uniform: Float[Tensor, "batch steps"]
-    """One random number per original row and step, in [0, 1)."""
-    end_ids: frozenset[int]
-    temperature: float
-    watch: Watch | None = None
+    terms: Terms
+    branches: list[Branch]
+    rows: list[Row]
 
-    def emit(self, tokens: Int[Tensor, " alive"]) -> Int[Tensor, " going"]:
-        """Append one token per alive row; returns the positions (in the current batch) of rows that go on."""
+    def begin(self, policy: Policy) -> list[Row]:
+        """The policy's opening and its guided steps, on rows that have no token yet; returns the rows that ended on the way.
+
+        Raises UsageError when the policy guides and the model's attention cannot be masked per candidate.
+        """
+        opening = policy.begin(self.branches[0].states)
+        self.branches[0].states = opening.states
+        for row, verdict, guided in zip(self.rows, opening.verdicts, opening.guided.tolist(), strict=True):
+            row.answer.verdict, row.guided = dict(verdict), guided and policy.steps > 0
+        ended: list[Row] = []
+        for step in range(policy.steps):
+            if not any(row.guided for row in self.rows):
+                break
+            if not step:
+                for branch in self.branches:
+                    check_maskable(self.model, branch.prefix.cache)
+            ended += self.guided_step(policy)
+        return ended
+
+    @torch.no_grad()
+    def plain_step(self) -> list[Row]:
+        """One token of ordinary sampling for every row; returns the rows that ended."""
+        return self.write(self.drawn(self.logits()))
+
+    @torch.no_grad()
+    def guided_step(self, policy: Policy) -> list[Row]:
+        """One token per row, chosen by the policy (plainly for unguided rows, in slot 0); returns the rows that ended.
+
+        All rows must be at the same step.
+        """
+        logits = self.logits()
+        guided = torch.tensor([row.guided for row in self.rows], device=logits.device)
+        log_probs = torch.log_softmax(logits, dim=-1)
+        top, ids = log_probs.topk(min(policy.k, log_probs.shape[-1]), dim=-1)
+        everywhere = bool(guided.all())
+        plain = None if everywhere and not self.terms.explain else self.drawn(logits)
+        if not everywhere and plain is not None:
+            ids = ids.clone()
+            ids[~guided, 0] = plain[~guided]
+        step = len(self.rows[0].answer.ids)
+        hidden, seen = self._score(ids, step + 1, policy)
+        offered = Candidates(
+            ids,
+            top,
+            hidden[0].float(),
+            step,
+            [row.answer.ids for row in self.rows],
+            torch.tensor([row.place for row in self.rows]),
+            {site: states.float() for site, states in seen.items()},
+        )
+        choice, scores = policy.choose(offered, self.uniform())
+        choice = torch.where(guided, choice.to(ids.device), torch.zeros_like(choice.to(ids.device)))
+        for branch in self.branches:
+            keep_candidate(branch.prefix, choice, ids.shape[1])
+        if plain is not None and self.terms.explain:
+            self._record(step, ids, top, scores, choice, plain)
+        return self.write(ids.gather(1, choice[:, None]).squeeze(1), [chosen_states(h, choice) for h in hidden])
+
+    def logits(self) -> Logits:
+        """Next-token logits [batch, vocab]."""
+        return self.terms.combine(self.rows, [output_logits(self.model, branch.states) for branch in self.branches])
+
+    def uniform(self) -> Float[Tensor, " batch"]:
+        """Each row's random number for its next token."""
+        return torch.tensor([row.uniform[len(row.answer.ids)] for row in self.rows], dtype=torch.float64)
+
+    def drawn(self, logits: Logits) -> Int[Tensor, " batch"]:
+        """The token that ordinary sampling draws for each row."""
+        return draw(logits, self.uniform(), self.terms.temperature)
+
+    def write(self, tokens: Int[Tensor, " batch"], read: Sequence[States] | None = None) -> list[Row]:
+        """Append one token per row and read it, unless `read` holds the states that reading it gave; returns the rows that ended."""
         going = []
-        for place, (row, token) in enumerate(zip(self.rows.tolist(), tokens.tolist(), strict=True)):
-            self.answers[row].ids.append(token)
-            if token not in self.end_ids:
+        for place, (row, token) in enumerate(zip(self.rows, tokens.tolist(), strict=True)):
+            row.answer.ids.append(token)
+            if token not in self.terms.end_ids and len(row.answer.ids) < self.terms.limit:
                 going.append(place)
-        return torch.tensor(going, dtype=torch.long)
+        kept = set(going)
+        ended = [row for place, row in enumerate(self.rows) if place not in kept]
+        if ended:
+            order = filled_up(going, len(self.rows))
+            self.keep(order)
+            tokens, read = tokens[order], None if read is None else [states[order] for states in read]
+        if not self.rows:
+            return ended
+        for number, branch in enumerate(self.branches):
+            branch.states = read[number] if read is not None else self._advance(number, tokens)
+        return ended
 
-    def keep(self, going: Int[Tensor, " going"]) -> None:
-        """Drop finished rows from the cache."""
-        if len(going) < len(self.rows):
-            self.prefix.keep_rows(going)
-            self.rows = self.rows[going]
+    def keep(self, order: Int[Tensor, " kept"]) -> None:
+        """Only these rows, in this order."""
+        self.rows = [self.rows[i] for i in order.tolist()]
+        if not self.rows:
+            return
+        for branch in self.branches:
+            branch.prefix.keep_rows(order)
+            branch.states = branch.states[order]
 
-    def announce(self, step: int, width: int) -> None:
-        """Tell the edits where the coming forward stands: its step and its absolute positions."""
-        if self.watch is not None:
-            position = self.prefix.mask.shape[1]
-            self.watch(step, torch.full((len(self.rows), width), position, dtype=torch.long), self.rows)
+    @property
+    def joinable(self) -> bool:
+        """Whether rows of another stream may join while answers are being written."""
+        return all(joinable(branch.prefix.cache) for branch in self.branches)
 
-    def plain(self, logits: Float[Tensor, "alive vocab"], step: int) -> Int[Tensor, " alive"]:
-        """The token ordinary sampling draws for each alive row."""
-        return draw(logits, self.uniform[self.rows, step], self.temperature)
+    def join(self, other: Stream, places: Sequence[int]) -> None:
+        """Go on with some rows of another stream beside these; the other must not go on with them."""
+        order = torch.tensor(places, dtype=torch.long)
+        for branch, theirs in zip(self.branches, other.branches, strict=True):
+            branch.prefix.join(theirs.prefix, order)
+            branch.states = torch.cat([branch.states, theirs.states[order]])
+        self.rows = [*self.rows, *(other.rows[i] for i in places)]
+
+    def _advance(self, number: int, tokens: Int[Tensor, " batch"]) -> States:
+        prefix = self.branches[number].prefix
+        with self.terms.acting(number, self.rows, [len(row.answer.ids) for row in self.rows], 1):
+            states = advance(self.model, prefix, tokens)
+        prefix.trim()
+        return states
+
+    def _score(self, ids: Int[Tensor, "batch k"], step: int, policy: Policy) -> tuple[list[Candidate], dict[Site, Candidate]]:
+        """The candidates' states in every branch, and those at the sites the policy reads in the first."""
+        hidden: list[Candidate] = []
+        seen: dict[Site, Candidate] = {}
+        for number, branch in enumerate(self.branches):
+            with (
+                self.terms.acting(number, self.rows, [step] * len(self.rows), ids.shape[1]),
+                states_at(self.model, self.terms.layout, () if number else sites_of(policy)) as found,
+            ):
+                hidden.append(score_candidates(self.model, branch.prefix, ids))
+            seen |= found
+        return hidden, seen
+
+    def _record(self, step: int, ids: Tensor, top: Tensor, scores: Tensor, choice: Tensor, plain: Tensor) -> None:
+        columns = (ids, top.exp(), scores, choice, plain)
+        for row, record in zip(self.rows, zip(*(c.tolist() for c in columns), strict=True), strict=True):
+            if row.guided:
+                candidates, probabilities, found, chosen, drawn = record
+                row.answer.steps.append(StepRecord(step, tuple(candidates), tuple(probabilities), tuple(found), chosen, drawn))
 
 
 def decode(
@@ -103,64 +268,16 @@ def decode(
     *,
     temperature: float = 1.0,
     explain: bool = False,
-    watch: Watch | None = None,
 ) -> list[Decoded]:
     """Answers of every row of a batch whose prompt has been read (`prefix.prefill` gave `prefix` and `states`, i.e. h0).
 
     `uniform.shape[1]` is the most tokens an answer may have; `temperature` that of ordinary sampling (0 = greedy). With `explain`
     every guided step is recorded. Raises UsageError when the policy guides and the model's attention cannot be masked per candidate.
     """
-    limit = uniform.shape[1]
-    opening = policy.begin(states)
-    answers = [Decoded(verdict=dict(verdict)) for verdict in opening.verdicts]
-    stream = Stream(model, prefix, torch.arange(len(answers)), answers, uniform, end_ids, temperature, watch)
-    if policy.steps and bool(opening.guided.any()):
-        check_maskable(model, prefix.cache)
-    logits = output_logits(model, opening.states)
-    for step in range(limit):
-        guided = opening.guided.cpu()[stream.rows]
-        if step < policy.steps and bool(guided.any()):
-            tokens, hidden = _guided_step(stream, policy, opening, logits, step, explain)
-        else:
-            tokens, hidden = stream.plain(logits, step), None
-        going = stream.emit(tokens)
-        if step + 1 == limit or not len(going):
-            break
-        stream.keep(going)
-        going = going.to(tokens.device)
-        if hidden is None:
-            stream.announce(step + 1, 1)
-            hidden = advance(model, prefix, tokens[going])
-        else:
-            hidden = hidden[going]
-        logits = output_logits(model, hidden)
-    return answers
-
-
-def _guided_step(
-    stream: Stream, policy: Policy, opening: Opening, logits: Float[Tensor, "alive vocab"], step: int, explain: bool
-) -> tuple[Int[Tensor, " alive"], States]:
-    """Choose one token per row by the policy (plainly for unguided rows); returns tokens and their states [alive, d]."""
-    guided = opening.guided.to(logits.device)[stream.rows.to(logits.device)]
-    log_probs = torch.log_softmax(logits, dim=-1)
-    k = min(policy.k, log_probs.shape[-1])
-    top, ids = log_probs.topk(k, dim=-1)
-    everywhere = bool(guided.all())
-    plain = None if everywhere and not explain else stream.plain(logits, step)
-    if not everywhere and plain is not None:
-        ids = ids.clone()
-        ids[~guided, 0] = plain[~guided]
-    stream.announce(step + 1, k)
-    hidden = score_candidates(stream.model, stream.prefix, ids)
-    emitted = [stream.answers[row].ids for row in stream.rows.tolist()]
-    choice, scores = policy.choose(Candidates(ids, top, hidden.float(), step, emitted, stream.rows), stream.uniform[stream.rows, step])
-    choice = torch.where(guided, choice.to(ids.device), torch.zeros_like(choice.to(ids.device)))
-    keep_candidate(stream.prefix, choice, k)
-    tokens = ids.gather(1, choice[:, None]).squeeze(1)
-    if explain and plain is not None:
-        columns = (guided, ids, top.exp(), scores, choice, plain)
-        for row, (on, *record) in zip(stream.rows.tolist(), zip(*(c.tolist() for c in columns), strict=True), strict=True):
-            if on:
-                candidates, probabilities, found, chosen, drawn = record
-                stream.answers[row].steps.append(StepRecord(step, tuple(candidates), tuple(probabilities), tuple(found), chosen, drawn))
-    return tokens, chosen_states(hidden, choice)
+    terms = Terms(uniform.shape[1], end_ids, temperature, explain)
+    rows = [Row(Decoded(), numbers, place, place) for place, numbers in enumerate(uniform.tolist())]
+    stream = Stream(model, terms, [Branch(prefix, states)], list(rows))
+    stream.begin(policy)
+    while stream.rows:
+        stream.plain_step()
+    return [row.answer for row in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +15,7 @@ from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.openings import refusal_openings
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.refusals import OPENINGS
+from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.sampling import draw
 from safesteer_interp.types import States
 
@@ -34,11 +35,33 @@ class Candidates:
     """Token ids each row has answered so far."""
     rows: Int[Tensor, " batch"] | None = None
     """Which answer of the original batch each row writes: rows that have finished are gone."""
+    at: Mapping[Site, Float[Tensor, "batch k d"]] = field(default_factory=dict)
+    """States of the same forward at the other sites that scorers read, float32."""
+
+    def seen(self, site: Site | None) -> Float[Tensor, "batch k d"]:
+        """The candidates' states at a site; None: after the final norm."""
+        return self.states if site is None or site.kind is SiteKind.FINAL_NORM else self.at[site]
+
+    def take(self, rows: Int[Tensor, " taken"]) -> Candidates:
+        """Some rows."""
+        at = rows.to(self.ids.device)
+        return Candidates(
+            self.ids[at],
+            self.log_probs[at],
+            self.states[at],
+            self.step,
+            [self.emitted[row] for row in rows.tolist()],
+            None if self.rows is None else self.rows[rows],
+            {site: states[at] for site, states in self.at.items()},
+        )
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Gives every candidate a score; higher is preferred."""
+    """Gives every candidate a score; higher is preferred.
+
+    One that reads states at another place than the final norm has a field `site` that names it, and asks `candidates.seen(site)`.
+    """
 
     @property
     def name(self) -> str: ...
@@ -93,6 +116,12 @@ class Plain:
 
 PLAIN = Plain()
 
+
+def sites_of(policy: Policy) -> tuple[Site, ...]:
+    """The sites, other than the final norm, at which a policy wants to see the candidates."""
+    return tuple(getattr(policy, "sites", ()))
+
+
 OpeningRule = Callable[[States], Opening]
 
 
@@ -110,7 +139,7 @@ class Guided:
     steps: int = 5
     temperature: float = 1.0
     mix: float = 0.0
-    opening: OpeningRule | None = None
+    opening: OpeningRule | None = field(default=None, repr=False)
     """Edits h0 and decides which rows are guided; every row is, unedited, without it."""
 
     def __post_init__(self) -> None:
@@ -118,6 +147,16 @@ class Guided:
         for name in ("temperature", "mix"):
             if getattr(self, name) < 0:
                 raise UsageError(f"`{name}` of guided decoding is {getattr(self, name)}; it must be 0 or more.")
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where the scorer reads, unless that is the final norm."""
+        site = getattr(self.scorer, "site", None)
+        return () if site is None or site.kind is SiteKind.FINAL_NORM else (site,)
+
+    def __repr__(self) -> str:
+        edited = ", with an opening rule" if self.opening is not None else ""
+        return f"Guided({self.scorer.name}, k={self.k}, steps={self.steps}, temperature={self.temperature:g}, mix={self.mix:g}{edited})"
 
     def begin(self, states: States) -> Opening:
         """Applies `opening`."""
@@ -158,10 +197,12 @@ class ProbeScorer:
 
     probe: DecodingProbe
     name: str = "probe"
+    site: Site | None = None
+    """Where the probe reads; None: after the final norm."""
 
     def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]:
         """Log-odds of harmful; the pass that consumes answer token t is step t + 1."""
-        return self.probe.score_tensor(candidates.states, candidates.step + 1)
+        return self.probe.score_tensor(candidates.seen(self.site), candidates.step + 1)
 
 
 @dataclass(frozen=True)
@@ -175,13 +216,16 @@ class RandomScorer:
     probe: DecodingProbe
     seed: int = 0
     name: str = "random probe"
+    site: Site | None = None
+    """Where the probe reads; None: after the final norm."""
 
     def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]:
         """Scores along the random direction, shifted and scaled per row to the probe's mean and standard deviation."""
+        states = candidates.seen(self.site)
         generator = torch.Generator().manual_seed(self.seed)
-        direction = torch.randn(candidates.states.shape[-1], generator=generator).to(candidates.states)
-        raw = candidates.states @ direction
-        real = self.probe.score_tensor(candidates.states, candidates.step + 1)
+        direction = torch.randn(states.shape[-1], generator=generator).to(states)
+        raw = states @ direction
+        real = self.probe.score_tensor(states, candidates.step + 1)
         if raw.shape[-1] == 1:
             return real
         unit = (raw - raw.mean(-1, keepdim=True)) / raw.std(-1, keepdim=True).clamp_min(1e-9)
@@ -196,7 +240,7 @@ class RefusalTokens:
     opening is complete) they decide among all K. If this does as well as the probe, the probe adds nothing to a string list.
     """
 
-    openings: frozenset[tuple[int, ...]]
+    openings: frozenset[tuple[int, ...]] = field(repr=False)
     name: str = "refusal tokens"
     bonus: float = 100.0
 

@@ -5,7 +5,7 @@ Everything that writes answers (plain, guided, under edits, in transformers' own
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,14 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from safesteer_interp.decoding.cache import growing_cache
+from safesteer_interp.decoding.cache import drop_left, growing_cache, join, joinable
 from safesteer_interp.errors import InputError
 from safesteer_interp.models.head import output_logits
 from safesteer_interp.tracing.prefix import prompt_inputs, rope_state
 from safesteer_interp.types import Mask, States
+
+TRIMMED = 8
+"""Columns of padding that are worth forgetting."""
 
 
 @dataclass
@@ -37,14 +40,45 @@ class Prefix:
         self.position = self.position + 1
 
     def keep_rows(self, rows: Int[Tensor, " kept"]) -> None:
-        """Drop every other row from the batch (finished answers), in place."""
+        """Drop every other row from the batch (finished answers), in place, in the order given (cheapest: `filled_up`)."""
         rows = rows.to(self.mask.device)
         self.cache.batch_select_indices(rows)
         self.mask, self.position = self.mask[rows], self.position[..., rows]
 
+    def join(self, other: Prefix, rows: Int[Tensor, " joining"]) -> None:
+        """Put some rows of another prefix behind these; the last token of every row stays in the last column."""
+        join(self.cache, other.cache, rows)
+        width = max(self.mask.shape[1], other.mask.shape[1])
+        rows = rows.to(self.mask.device)
+        self.mask = torch.cat([_widened(self.mask, width), _widened(other.mask[rows], width)])
+        positions = [self.position, other.position[..., rows]]
+        if positions[0].ndim != positions[1].ndim:  # Qwen-VL counts text along one axis and pictures along four
+            axes = max(len(p) for p in positions if p.ndim == 2)
+            positions = [p if p.ndim == 2 else p.expand(axes, -1) for p in positions]
+        self.position = torch.cat(positions, dim=-1)
+
+    def trim(self) -> None:
+        """Forget columns that are padding in every row, once there are some."""
+        empty = int(self.mask.argmax(1).min())
+        if empty >= TRIMMED and joinable(self.cache):
+            drop_left(self.cache, empty)
+            self.mask = self.mask[:, empty:]
+
     def positions(self, width: int) -> Int[Tensor, "*axes batch width"]:
         """Position ids of `width` tokens that all come next."""
         return self.position[..., None].expand(*self.position.shape, width)
+
+
+def filled_up(kept: Sequence[int], rows: int) -> Int[Tensor, " kept"]:
+    """The kept rows of `rows`, each in its place where it can stay; the last ones fill the gaps, so that few entries are moved."""
+    staying = set(kept)
+    behind = [row for row in range(rows - 1, len(kept) - 1, -1) if row in staying]
+    return torch.tensor([row if row in staying else behind.pop() for row in range(len(kept))], dtype=torch.long)
+
+
+def _widened(mask: Mask, width: int) -> Int[Tensor, "batch width"]:
+    """A mask with padding on the left."""
+    return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:

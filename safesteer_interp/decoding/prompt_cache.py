@@ -20,8 +20,6 @@ from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Request
 from safesteer_interp.types import States
 
-EXTRA = "prompts"
-"""Where an MLLM's `extras` hold its `PromptMemory`."""
 LIMIT = 2 << 30
 """Bytes of keys and values that are kept, on the model's device."""
 
@@ -99,29 +97,28 @@ def spread(prefix: Prefix, states: States, rows: Int[Tensor, " all"]) -> Float[T
 
 def read_prompts(mllm: MLLM, batch: Encoded) -> tuple[Prefix, States]:
     """The prompt pass over a batch on the model's device, from the model's memory when it has one (`remembering_prompts`)."""
-    memory = mllm.extras.get(EXTRA)
+    memory: PromptMemory | None = mllm.prompts
     return memory.read(mllm, batch) if memory is not None else prefill(mllm.model, batch.inputs)
 
 
 @contextmanager
 def forgetting_prompts(mllm: MLLM) -> Iterator[None]:
     """While open, every prompt is read as if for the first time: for timing."""
-    memory = mllm.extras.pop(EXTRA, None)
+    memory, mllm.prompts = mllm.prompts, None
     try:
         yield
     finally:
-        if memory is not None:
-            mllm.extras[EXTRA] = memory
+        mllm.prompts = memory
 
 
 @contextmanager
 def remembering_prompts(mllm: MLLM, limit: int = LIMIT) -> Iterator[None]:
     """While open, unedited prompts are read once. Within another such block nothing changes."""
-    if EXTRA in mllm.extras:
+    if mllm.prompts is not None:
         yield
         return
-    mllm.extras[EXTRA] = PromptMemory(limit)
+    mllm.prompts = PromptMemory(limit)
     try:
         yield
     finally:
-        del mllm.extras[EXTRA]
+        mllm.prompts = None

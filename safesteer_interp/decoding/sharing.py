@@ -1,4 +1,4 @@
-"""Several ways of answering in one batch: each row has its own policy and its own edits.
+"""Several ways of answering in one batch: each row has its own policy, its own edits and its own contrast.
 
 A step costs about as much for 8 rows as for 24, since the weights are read once either way. An evaluation of few requests under many
 defenses therefore fills its batches with rows of several defenses.
@@ -6,18 +6,21 @@ defenses therefore fills its batches with rows of several defenses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safesteer_interp.decoding.policies import PLAIN, Candidates, Opening, Policy
+from safesteer_interp.decoding.policies import PLAIN, Candidates, Opening, Policy, sites_of
 from safesteer_interp.requests import Request
-from safesteer_interp.sites import SiteKind
+from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.tracer import Edit
-from safesteer_interp.types import States
+from safesteer_interp.types import Logits, States
+
+Combine = Callable[[Logits, Logits], Logits]
+"""(next-token logits [n, vocab] of the first reading, of the second) -> those the answer is drawn from."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,16 @@ class Ask:
     seed: int = 0
     policy: Policy = PLAIN
     edits: tuple[Edit, ...] = ()
+    beside: Request | None = None
+    """Read as well, and fed the same answer: a second branch whose logits `combine` joins with the first's."""
+    combine: Combine | None = None
+    key: str = ""
+    """Content key that the sample's random numbers belong to; empty: the request's own."""
+
+    @property
+    def prompts(self) -> tuple[Request, ...]:
+        """What is read before the answer: one request a branch."""
+        return (self.request,) if self.beside is None else (self.request, self.beside)
 
     @property
     def early(self) -> bool:
@@ -35,17 +48,18 @@ class Ask:
         return any(site.kind is not SiteKind.FINAL_NORM for edit in self.edits for site in edit.sites)
 
     @property
-    def kind(self) -> tuple[bool, int, int]:
-        """Asks of one kind may share a batch: prompts read alike, and equally many candidates and guided steps."""
-        return self.early, self.policy.k if self.policy.steps else 0, self.policy.steps
+    def kind(self) -> tuple[int, bool, int, int]:
+        """Asks of one kind may have their prompts read together: alike, and with equally many candidates and guided steps."""
+        return len(self.prompts), self.early, self.policy.k if self.policy.steps else 0, self.policy.steps
 
 
 @dataclass(frozen=True)
 class Way:
-    """A policy and edits that several rows share."""
+    """A policy, edits and contrast that several rows share."""
 
     policy: Policy
     edits: tuple[Edit, ...]
+    combine: Combine | None = None
 
 
 def ways_of(asks: Sequence[Ask]) -> tuple[list[Way], Int[Tensor, " asks"]]:
@@ -54,10 +68,10 @@ def ways_of(asks: Sequence[Ask]) -> tuple[list[Way], Int[Tensor, " asks"]]:
     ways: list[Way] = []
     member = []
     for ask in asks:
-        key = (id(ask.policy), *map(id, ask.edits))
+        key = (id(ask.policy), id(ask.combine), *map(id, ask.edits))
         if key not in place:
             place[key] = len(ways)
-            ways.append(Way(ask.policy, ask.edits))
+            ways.append(Way(ask.policy, ask.edits, ask.combine))
         member.append(place[key])
     return ways, torch.tensor(member, dtype=torch.long)
 
@@ -79,6 +93,11 @@ class Mixed:
     def steps(self) -> int:
         """Guided steps."""
         return max(policy.steps for policy in self.policies)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every policy's."""
+        return tuple(dict.fromkeys(site for policy in self.policies for site in sites_of(policy)))
 
     def begin(self, states: States) -> Opening:
         """Every policy's opening on its own rows."""
@@ -102,15 +121,7 @@ class Mixed:
             rows = self._rows(place, self.member[candidates.rows])
             if not policy.steps or not len(rows):
                 continue
-            at = rows.to(choice.device)
-            part = Candidates(
-                candidates.ids[at],
-                candidates.log_probs[at],
-                candidates.states[at],
-                candidates.step,
-                [candidates.emitted[row] for row in rows.tolist()],
-                candidates.rows[rows],
-            )
+            at, part = rows.to(choice.device), candidates.take(rows)
             chosen, found = policy.choose(part, uniform[rows])
             choice[at], scores[at] = chosen.to(choice.device), found.to(scores)
         return choice, scores
@@ -138,10 +149,10 @@ def _likeness(request: Request) -> tuple[tuple[bool, str], int, str]:
 
 def batches_of(asks: Sequence[Ask], batch_size: int) -> Iterator[list[int]]:
     """By kind, then way by way, so that batch after batch asks the same requests, whose prompts are then remembered."""
-    kinds: dict[tuple[bool, int, int], list[int]] = {}
+    kinds: dict[tuple[int, bool, int, int], list[int]] = {}
     for place, ask in enumerate(asks):
         kinds.setdefault(ask.kind, []).append(place)
-    for places in kinds.values():
+    for _, places in sorted(kinds.items(), key=lambda kind: kind[0][0]):  # asks of as many prompts are written in one stream
         _, member = ways_of([asks[i] for i in places])
         way = dict(zip(places, member.tolist(), strict=True))
         yield from _evenly(sorted(places, key=lambda i: (way[i], _likeness(asks[i].request))), batch_size)

@@ -1,4 +1,4 @@
-"""Several defenses at once, as one: rewriting in order, all edits, the policy of the one that guides, review in order."""
+"""Several defenses at once, as one: rewriting in order, all edits, the policy and the contrast of the one that has one, review in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safesteer_interp.decoding.policies import PLAIN, Policy
+from safesteer_interp.decoding.sharing import Combine
 from safesteer_interp.defenses.defense import Defense, Response, Settings, StagedDefense, is_staged
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
@@ -36,7 +37,7 @@ class Composed(StagedDefense, unnamed=True):
         if alone:
             raise UsageError(
                 f"{alone[0].__name__} answers as a whole and cannot be composed; only defenses made of stages (rewriting, edits, policy, "
-                "review) can."
+                "contrast, review) can."
             )
 
     @property
@@ -61,6 +62,19 @@ class Composed(StagedDefense, unnamed=True):
         if len(guiding) > 1:
             raise UsageError(f"{' and '.join(name for name, _ in guiding)} both choose the tokens; compose only one of them.")
         return guiding[0][1] if guiding else PLAIN
+
+    def contrast(self, mllm: MLLM) -> Combine | None:
+        """The contrast of the one part that has one. Raises UsageError when two do."""
+        found = [(part.name, combine) for part in self.stages if (combine := part.contrast(mllm)) is not None]
+        if len(found) > 1:
+            raise UsageError(f"{' and '.join(name for name, _ in found)} both contrast two readings; compose only one of them.")
+        return found[0][1] if found else None
+
+    def counterpart(self, mllm: MLLM, request: Request) -> Request:
+        """Rewritten by every part but the one that contrasts, so that the two readings differ in what that one adds."""
+        for part in self.stages:
+            request = part.rewrite(mllm, request) if part.contrast(mllm) is None else part.counterpart(mllm, request)
+        return request
 
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """Reviewed by every part in turn. What a review asks of the model besides is asked of it as it is."""

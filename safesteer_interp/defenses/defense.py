@@ -1,7 +1,7 @@
 """The contract of every defense, and the stages most of them are made of.
 
-`Defense.respond` is the one required method. `StagedDefense` builds it from four helpers that do nothing unless overridden: rewriting
-of the request, edits of the forward pass, a decoding policy, and review of the finished answer.
+`Defense.respond` is the one required method. `StagedDefense` builds it from five helpers that do nothing unless overridden: rewriting
+of the request, edits of the forward pass, a decoding policy, a contrast with the request as it came, and review of the finished answer.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from safesteer_interp.content_digest import object_digest
-from safesteer_interp.decoding.generate import DEFAULT_SAMPLING, answer_asks, generate, text_of
+from safesteer_interp.decoding.generate import DEFAULT_SAMPLING, answer_asks, generate
 from safesteer_interp.decoding.loop import Decoded, StepRecord
 from safesteer_interp.decoding.policies import PLAIN, Policy
-from safesteer_interp.decoding.sharing import Ask
+from safesteer_interp.decoding.sharing import Ask, Combine
 from safesteer_interp.errors import UsageError
 from safesteer_interp.fields import is_plain, option_types
 from safesteer_interp.models.mllm import MLLM
@@ -98,6 +98,10 @@ class Defense(ABC):
         if not cls.trained:
             cls(**options)
 
+    def description(self) -> dict[str, Any]:
+        """What the defense is made of, for people: its options and their values."""
+        return {name: getattr(self, name) for name in option_types(type(self))}
+
     def fingerprint(self) -> str:
         """Hex digest of the method's code and of all its fields: the key under which responses are stored.
 
@@ -107,12 +111,12 @@ class Defense(ABC):
 
 
 def is_staged(cls: type[Defense]) -> bool:
-    """Whether the four stages say all about a defense: its answers can share batches with others', and it can be composed."""
+    """Whether the five stages say all about a defense: its answers can share batches with others', and it can be composed."""
     return issubclass(cls, StagedDefense) and cls.respond is StagedDefense.respond
 
 
 class StagedDefense(Defense, unnamed=True):
-    """Rewrite, decode under edits and a policy, review: override these four, and leave `respond`, which joins them."""
+    """Rewrite, decode under edits, a policy and a contrast, review: override these five, and leave `respond`, which joins them."""
 
     def rewrite(self, mllm: MLLM, request: Request) -> Request:
         """The request as the model is to see it."""
@@ -126,24 +130,46 @@ class StagedDefense(Defense, unnamed=True):
         """How tokens are chosen."""
         return PLAIN
 
+    def contrast(self, mllm: MLLM) -> Combine | None:
+        """How next-token logits of the rewritten request and of its counterpart make those of the answer; None: the first alone."""
+        return None
+
+    def counterpart(self, mllm: MLLM, request: Request) -> Request:
+        """The request that a contrast reads beside the rewritten one: as it came."""
+        return request
+
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """The finished answers, possibly replaced."""
         return responses
 
     def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
-        """All four stages, on all requests at once."""
+        """All stages, on all requests at once."""
         asks = self.asks(mllm, requests, [settings.sampling.seed] * len(requests))
         found: dict[int, Response] = {}
         for places, answers in answer_asks(
             mllm, asks, settings.sampling, batch_size=settings.batch_size, explain=settings.explain, stop=settings.stop
         ):
-            found |= {i: response_of(mllm, requests[i], decoded) for i, decoded in zip(places, answers, strict=True)}
+            found |= {i: response_of(requests[i], decoded) for i, decoded in zip(places, answers, strict=True)}
         return self.review(mllm, [found[i] for i in range(len(requests))], settings)
 
     def asks(self, mllm: MLLM, requests: Sequence[Request], seeds: Sequence[int]) -> list[Ask]:
-        """The first three stages as asks, one per request and its seed, so that several defenses can share batches (the harness)."""
-        policy, edits = self.policy(mllm), tuple(self.edits(mllm))
-        return [Ask(self.rewrite(mllm, request), seed, policy, edits) for request, seed in zip(requests, seeds, strict=True)]
+        """All stages but the review as asks, one per request and its seed, so that several defenses can share batches (the harness).
+
+        A sample's random numbers are those of the request as it came, so that the samples of two defenses can be compared.
+        """
+        policy, edits, combine = self.policy(mllm), tuple(self.edits(mllm)), self.contrast(mllm)
+        return [
+            Ask(
+                self.rewrite(mllm, request),
+                seed,
+                policy,
+                edits,
+                beside=self.counterpart(mllm, request) if combine is not None else None,
+                combine=combine,
+                key=request.key(),
+            )
+            for request, seed in zip(requests, seeds, strict=True)
+        ]
 
 
 def seeded(settings: Settings, seed: int) -> Settings:
@@ -151,9 +177,9 @@ def seeded(settings: Settings, seed: int) -> Settings:
     return replace(settings, sampling=replace(settings.sampling, seed=seed))
 
 
-def response_of(mllm: MLLM, request: Request, decoded: Decoded) -> Response:
+def response_of(request: Request, decoded: Decoded) -> Response:
     """A decoded answer as the response to a request."""
-    return Response(request, text_of(mllm, decoded), decoded.ids, dict(decoded.verdict), decoded.steps)
+    return Response(request, decoded.text, decoded.ids, dict(decoded.verdict), decoded.steps)
 
 
 def answer(
@@ -170,7 +196,7 @@ def answer(
         explain=settings.explain,
         stop=settings.stop,
     )
-    return [response_of(mllm, request, decoded) for request, decoded in zip(requests, found, strict=True)]
+    return [response_of(request, decoded) for request, decoded in zip(requests, found, strict=True)]
 
 
 def greedy(settings: Settings, max_new_tokens: int) -> Settings:

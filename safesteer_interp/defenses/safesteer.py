@@ -131,10 +131,12 @@ class SafeSteer(StagedDefense):
         """Raises UsageError for what the finished defense would refuse, and for more candidates than the model has words."""
         check_fit(options.get("fit", "prompt"))
         given: dict[str, Any] = {f.name: f.default for f in fields(cls)} | dict(options)
-        check_budget(given["k"], given["steps"], settings.sampling.max_new_tokens)
-        if mllm is not None and given["k"] > (words := mllm.model.config.get_text_config().vocab_size):
-            raise UsageError(f"K is {given['k']}, but {mllm.name} has {words} tokens to choose from; 5 is the usual number of candidates.")
+        check_budget(given["k"], given["steps"], settings.sampling.max_new_tokens, mllm)
         _check_choices(given)
+
+    def description(self) -> dict[str, Any]:
+        """What the defense is made of: fit, sign test, vector and parameters."""
+        return description(self)
 
     def with_random_vector(self, seed: int = 0) -> SafeSteer:
         """Control: an alignment vector of the same length in a random direction."""

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from safesteer_interp.code_digest import source_digest
 from safesteer_interp.content_digest import content_digest, loaded_digest
-from safesteer_interp.defenses.defense import StagedDefense
+from safesteer_interp.decoding.generate import DEFAULT_SAMPLING
+from safesteer_interp.defenses.defense import Response, Settings, StagedDefense
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.sites import Role
+from safesteer_interp.requests import Request
+from safesteer_interp.sites import Role, Site
 from safesteer_interp.steering import edits, schedule
 from safesteer_interp.steering.edits import add
-from safesteer_interp.steering.schedule import Schedule, alignment_edit
-from safesteer_interp.tracing.tracer import Edit
+from safesteer_interp.steering.schedule import Schedule, alignment_edit, at_sites
+from safesteer_interp.tracing.tracer import Edit, Sampling
 from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule
 from safesteer_interp.vectors.direction import Direction
 
@@ -44,13 +46,14 @@ class Steered(StagedDefense):
         return cls((alignment_edit(vector, ApplicationRule("toward_text", "unit"), dose),), (vector,))
 
     @classmethod
-    def along(cls, direction: Direction, dose: float) -> Steered:
-        """`dose` times the mean difference that `direction` was made of, added at its site to the tokens that write the answer.
+    def along(cls, direction: Direction, dose: float, at: Site | str | None = None) -> Steered:
+        """`dose` times the mean difference that `direction` was made of, added to the tokens that write the answer.
 
-        Those are the last prompt token and every answer token; the prompt is read as it is. 0 leaves the states to the bit.
+        Those are the last prompt token and every answer token; the prompt is read as it is. 0 leaves the states to the bit. `at` is the
+        site, by default the direction's own.
         """
         change = add(direction, dose * direction.raw_norm / direction.residual_norm)
-        sites = (direction.site,)
+        sites = (direction.site,) if at is None else at_sites(at)
         parts = (Schedule(sites, last_prompt_only=True), Schedule(sites, frozenset({Role.GENERATED}), first_step=1))
         return cls(tuple(part.edit(change) for part in parts), (direction,))
 
@@ -64,3 +67,28 @@ class Steered(StagedDefense):
         """Hex digest of the edits' keys, which cover vector, strength and schedule, and of the code that makes edits."""
         record = {"defense": self.name, "edits": [[*map(str, edit.sites), edit.key] for edit in self.given]}
         return content_digest({**record, "code": [loaded_digest(type(self)), source_digest(edits, schedule)]}, "the steering")
+
+
+def steer(
+    mllm: MLLM,
+    requests: Sequence[Request],
+    direction: Direction | AlignmentVector,
+    dose: float = 1.0,
+    *,
+    at: Site | str | None = None,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    batch_size: int = 32,
+) -> list[Response]:
+    """The model's answers (`.text`, `.ids`) while it is pushed along a direction, one per request, in order.
+
+    A dose of 1 adds the mean difference that a `Direction` was made of to the last prompt token and every answer token, at `at` (its
+    own site by default); of an `AlignmentVector` it is the paper's step, towards text, at its own site on the last prompt token.
+    Negative doses push the other way, 0 changes nothing. For other schedules and edits see `safesteer_interp.steering`.
+    Raises UsageError for a direction of another model, or one that does not know its site when `at` is not given.
+    """
+    if isinstance(direction, AlignmentVector):
+        direction.guard(mllm, at)
+        defense = Steered.aligned(direction, dose)
+    else:
+        defense = Steered.along(direction, dose, at)
+    return defense.respond(mllm, requests, Settings(sampling, batch_size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -192,7 +192,7 @@ def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tel
         owners += own
     answers = answer_asks(mllm, asks, settings.sampling, batch_size=settings.batch_size, explain=settings.explain, stop=settings.stop)
     started = time.perf_counter()
-    for places, decoded in answers:
+    for places, decoded in _gathered(answers, settings.batch_size, tell):
         share = (time.perf_counter() - started) / len(places)
         mine: dict[int, list[tuple[int, Decoded]]] = {}
         for ask, one in zip(places, decoded, strict=True):
@@ -201,10 +201,25 @@ def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tel
         for number, found in mine.items():
             part = parts[number]
             assert isinstance(part.defense, StagedDefense)
-            responses = part.defense.review(mllm, [response_of(mllm, part.requests[i], one) for i, one in found], part.settings)
+            responses = part.defense.review(mllm, [response_of(part.requests[i], one) for i, one in found], part.settings)
             part.add([i for i, _ in found], responses, share)
-        tell(len(places))
         started = time.perf_counter()
+
+
+def _gathered(
+    answers: Iterable[tuple[list[int], list[Decoded]]], size: int, tell: Callable[[int], None]
+) -> Iterator[tuple[list[int], list[Decoded]]]:
+    """Answers end one by one; here they come by so many, to be reviewed and written to disk together."""
+    places: list[int] = []
+    decoded: list[Decoded] = []
+    for some, of_them in answers:
+        places, decoded = [*places, *some], [*decoded, *of_them]
+        tell(len(some))
+        if len(places) >= size:
+            yield places, decoded
+            places, decoded = [], []
+    if places:
+        yield places, decoded
 
 
 def perplexities_stored(

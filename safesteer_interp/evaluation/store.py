@@ -63,7 +63,7 @@ class ResponseStore:
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append lines and wait until they are on disk. A torn last line, left by a kill, is ended first."""
         whole = ({**record, "check": _check(record)} for record in records)
-        data = b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in whole)
+        data = b"".join(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for record in whole)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as handle:
             if handle.tell() and not self.path.read_bytes().endswith(b"\n"):

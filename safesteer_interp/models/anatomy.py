@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from safesteer_interp.models.context_length import warn_beyond_context
 from safesteer_interp.models.encoding import Encoded, PromptEncoder
 from safesteer_interp.models.layout import Layout, submodule
 from safesteer_interp.requests import Request
@@ -94,9 +95,12 @@ class Anatomy:
     def encode(self, requests: Sequence[Request], *, pad_to: int | None = None) -> Encoded:
         """Chat-templated, left-padded batch with roles. Requests with and without image may be mixed.
 
-        Raises BadRequestError (an InputError) naming the request that cannot be encoded: see `PromptEncoder`.
+        Raises BadRequestError (an InputError) naming the request that cannot be encoded: see `PromptEncoder`. A prompt
+        that is longer than the model's context is warned of.
         """
-        return self.encoder.encode(requests, pad_to=pad_to)
+        batch = self.encoder.encode(requests, pad_to=pad_to)
+        warn_beyond_context(self.model, self.name, batch.requests, batch.attention_mask.sum(1).tolist())
+        return batch
 
 
 def embedding_rows(model: PreTrainedModel) -> int:

@@ -1,6 +1,8 @@
-"""Load-time checks: a wrong layout entry fails here, with its reason, and not in a figure.
+"""Load-time checks: a wrong layout entry, or files that do not belong together, fail here with the reason, and not in a figure.
 
-Everything is learnt from one text-only forward of two equal rows, in which the first layer's output is edited in row 1 only.
+The layout is learnt from one text-only forward of two equal rows, in which the first layer's output is edited in row 1 only. Whether
+processor, pad and weights fit together shows in a second forward: the same text in company of a longer one, with a picture where the
+model takes them (`check_company`).
 """
 
 from __future__ import annotations
@@ -9,22 +11,28 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from safesteer_interp.errors import InputError
+from safesteer_interp.images import PilImage
 from safesteer_interp.models.anatomy import Anatomy
+from safesteer_interp.models.encoding import PROCESSOR_ERRORS, Encoded
 from safesteer_interp.models.head import soft_cap
 from safesteer_interp.models.layout import submodule
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Role
+from safesteer_interp.types import Vector
 
-_PROBE = Request(id="layout check", text="Describe a quiet morning, please.")
+_PROBE = Request("Describe a quiet morning, please.", id="layout check")
+_PICTURE = PilImage(Image.linear_gradient("L").resize((96, 64)))
 
 
 def check_layout(mllm: Anatomy) -> None:
     """Verify that the layout means what it says: paths, widths, causality, residual sums, final norm and head, image token, roles.
 
-    Costs one forward of a short prompt. Raises InputError naming the family, the field and what was found instead.
+    Costs one forward of a short prompt and one of two prompts, one of them with a picture. Raises InputError naming the family, the
+    field and what was found instead.
     """
     layout = mllm.layout
     if not isinstance(submodule(mllm.model, layout.layers), nn.ModuleList):
@@ -38,16 +46,16 @@ def check_layout(mllm: Anatomy) -> None:
     _check_widths(mllm)
     _check_image_token(mllm)
     batch = mllm.encode([_PROBE, _PROBE])
-    decode = mllm.tokenizer.decode
-    found = decode(batch.input_ids[0][batch.roles[0] == int(Role.USER)])
-    expected_text = decode(mllm.tokenizer(_PROBE.text, add_special_tokens=False)["input_ids"])
-    if found.split() != expected_text.split():
-        _refuse(mllm, "template", f'the tokens taken for the user\'s text read "{found}" instead of "{expected_text}"')
+    _check_user_text(mllm, batch)
     seen = _Seen(mllm)
     with torch.no_grad(), seen:
         logits = mllm.model(**batch.inputs, use_cache=False).logits[:, -1].float()
+    if not torch.isfinite(logits).all():
+        kind = str(mllm.dtype).removeprefix("torch.")
+        raise InputError(f"{mllm.name} gives NaN or infinite logits in {kind}; load it in float32 or bfloat16.")
     _check_layers(mllm, seen, logits)
     _check_head(mllm, seen, logits)
+    check_company(mllm, logits[0])
 
 
 def _refuse(mllm: Anatomy, field: str, reason: str) -> None:
@@ -121,6 +129,66 @@ def _check_image_token(mllm: Anatomy) -> None:
     token = mllm.layout.image_token(mllm.model.config, mllm.processor)
     if not (0 <= token < len(mllm.tokenizer)) or mllm.tokenizer.convert_ids_to_tokens(token) is None:
         _refuse(mllm, "image_token", f"id {token} is not in the tokenizer's vocabulary of {len(mllm.tokenizer)} tokens")
+
+
+def _check_user_text(mllm: Anatomy, batch: Encoded) -> None:
+    """The tokens taken for the user's text must be it: no token less, and none more than what merges with a mark beside it."""
+
+    def words(ids: Any) -> str:
+        return " ".join(str(mllm.tokenizer.decode(ids)).split())
+
+    ids = batch.input_ids[0][batch.roles[0] == int(Role.USER)]
+    found, expected = words(ids), words(mllm.tokenizer(_PROBE.text, add_special_tokens=False)["input_ids"])
+    tight = expected in found and expected not in words(ids[1:]) and expected not in words(ids[:-1])
+    if found != expected and not tight:
+        raise InputError(
+            f'{mllm.name}: the tokens taken for the user\'s text read "{found}" instead of "{expected}"; correct its chat template, or the '
+            f'entry "{mllm.layout.family}" in safesteer_interp/models/families.'
+        )
+
+
+def check_company(mllm: Anatomy, alone: Vector) -> None:
+    """Verify that a prompt gives the same logits [vocabulary] beside a longer one as `alone`, and that a picture can be taken.
+
+    Raises InputError, saying what to look at, when the processor writes another number of image tokens than the model has features,
+    and when padding is not without effect.
+    """
+    image = _PICTURE if mllm.takes_images else None
+    longer = Request(" ".join([_PROBE.text] * 3), image, id="layout check, longer")
+    what = "a picture" if image else "prompts of unequal length"
+    inner: Any = mllm.model.base_model
+    had, inner_state = hasattr(inner, "rope_deltas"), getattr(inner, "rope_deltas", None)
+    try:
+        batch = mllm.encode([_PROBE, longer])
+        with torch.no_grad():
+            logits = mllm.model(**batch.inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+    except InputError as cause:
+        raise InputError(f"{mllm.name} cannot take {what}: {cause}") from None
+    except PROCESSOR_ERRORS as cause:
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
+        advice = _advice(mllm, batch) if image else "check the pad token in tokenizer_config.json."
+        raise InputError(f"{mllm.name} cannot take {what} ({reason}); {advice}") from None
+    finally:
+        if had:  # Qwen-VL's forward writes its rope shift onto the module
+            inner.rope_deltas = inner_state
+    if not torch.isfinite(logits).all():
+        raise InputError(f"{mllm.name} gives NaN or infinite logits for {what}; load it in float32 or bfloat16.")
+    gap = float((logits[0] - alone).norm() / alone.norm())
+    if gap > (1e-3 if mllm.dtype == torch.float32 else 0.1):
+        raise InputError(
+            f"{mllm.name} gives other logits for a prompt that is padded beside a longer one (relative difference {gap:.1g}); check the "
+            "pad token in tokenizer_config.json, or use another attention kernel (attn_implementation)."
+        )
+
+
+def _advice(mllm: Anatomy, batch: Encoded) -> str:
+    """What to look at when a picture's tokens and features disagree."""
+    tokens = int((batch.roles == int(Role.IMAGE)).sum())
+    settings = ", ".join(fact.field for fact in mllm.layout.facts) or "the number of image tokens"
+    return (
+        f"its processor writes {tokens} image tokens for a picture of {'x'.join(map(str, _PICTURE.image.size))} pixels: check that "
+        f"{settings} in processor_config.json or preprocessor_config.json belong to config.json."
+    )
 
 
 def _check_layers(mllm: Anatomy, seen: _Seen, logits: Tensor) -> None:

@@ -270,8 +270,19 @@ class PromptEncoder:
             roles[(offsets[:, 0] < end) & (offsets[:, 1] > start) & (offsets[:, 1] > offsets[:, 0])] = int(role)
         if "replaced" in encoded and self.image_token is not None:
             roles[ids == self.image_token] = int(Role.IMAGE)
+            self._check_image(roles, prompt.request)
         self._check_ids(ids[roles != int(Role.IMAGE)], prompt.request)
         return _Row(ids, roles, {name: np.asarray(encoded[name][k], dtype=np.int64) for name in _PER_TOKEN if name in encoded})
+
+    def _check_image(self, roles: np.ndarray, request: Request) -> None:
+        """A picture without a token of the model's own would not be seen at all."""
+        if not (roles == int(Role.IMAGE)).any():
+            token = self.tokenizer.convert_ids_to_tokens(self.image_token)
+            raise BadRequestError(
+                f'request "{request.id}": the processor of {self.name} writes no image token that the model knows ("{token}", id '
+                f"{self.image_token} in config.json); tokenizer and config.json do not belong together: fetch both from one checkpoint.",
+                request.id,
+            )
 
     def _check_ids(self, ids: np.ndarray, request: Request) -> None:
         """A token that was added to the tokenizer alone has no row in the embedding (on CUDA that is a device-side assert)."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-if TYPE_CHECKING:
-    from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.anatomy import Anatomy
 
 
 def soft_cap(model: PreTrainedModel, logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
@@ -24,7 +21,7 @@ def output_logits(model: PreTrainedModel, states: Float[Tensor, "*rows d"]) -> F
     return soft_cap(model, model.get_output_embeddings()(states).float())
 
 
-def logits(mllm: MLLM, states: Float[Tensor, "*rows d"], *, normed: bool = True) -> Float[Tensor, "*rows vocab"]:
+def logits(mllm: Anatomy, states: Float[Tensor, "*rows d"], *, normed: bool = True) -> Float[Tensor, "*rows vocab"]:
     """Next-token logits (float32) that states would give: of site `final_norm` when `normed`, else of the residual stream.
 
     Unnormed states pass the final norm first, as the logit lens wants (arXiv 2502.14744 section 3).

@@ -15,6 +15,35 @@ from safesteer_interp.errors import InputError
 
 
 @dataclass(frozen=True)
+class Stated:
+    """Names of the settings that a checkpoint's files state."""
+
+    of_processor: frozenset[str]
+    of_images: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A setting of a processor that follows from the model's config."""
+
+    field: str
+    value: Callable[[Any], Any]
+    """config -> the value."""
+    of_images: bool = False
+    """Whether it is a setting of the image processor rather than of the processor."""
+
+    def supply(self, config: Any, processor: Any, stated: Stated | None) -> None:
+        """Set it, unless the checkpoint's own files state it (`stated` None: unless it has a value)."""
+        holder = processor.image_processor if self.of_images else processor
+        if stated is not None:
+            known = self.field in (stated.of_images if self.of_images else stated.of_processor)
+        else:
+            known = getattr(holder, self.field, None) is not None
+        if not known:
+            setattr(holder, self.field, self.value(config))
+
+
+@dataclass(frozen=True)
 class Layout:
     """Dotted module paths of one family, as transformers names them, and what decoding needs to know about it."""
 
@@ -55,7 +84,11 @@ class Layout:
     token_types: str | None = None
     """Name of the per-token input that marks image tokens, when the model wants it for text-only rows too."""
     processor_class: Callable[[], type] | None = field(default=None, compare=False)
-    """Processor to load instead of transformers' own when torchvision (its video half) is not installed."""
+    """Processor to load instead of transformers' own where a package that its video half needs is missing."""
+    video_needs: tuple[str, ...] = ("torchvision",)
+    """Packages without which transformers' own processor does not load."""
+    facts: tuple[Fact, ...] = ()
+    """Settings that processors saved by older tools leave out, and that the model's config knows."""
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:

@@ -5,8 +5,6 @@ Weights are read from safetensors only, and code from a repository is never run 
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,40 +13,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    StrictDataclassError,
-)
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
 from transformers.utils import logging as transformers_logging
 
+from safesteer_interp.environment import has
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.models import adapters, hub
+from safesteer_interp.models.checkpoint import read_config, stated_settings, weight_files
 from safesteer_interp.models.checks import check_layout
-from safesteer_interp.models.families.building import has_torchvision
+from safesteer_interp.models.dtypes import DTYPES, dtype_name
 from safesteer_interp.models.families.layouts import layout_for
 from safesteer_interp.models.families.registry import FAMILIES
 from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.special_tokens import set_padding
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _READ_ERRORS = (
     OSError,
     ValueError,
@@ -56,6 +38,7 @@ _READ_ERRORS = (
     LookupError,
     ArithmeticError,
     AssertionError,
+    MemoryError,
     RuntimeError,
     AttributeError,
     ImportError,
@@ -94,39 +77,51 @@ def load_model(
     dtype: str = "float32",
     trust_remote_code: bool = False,
     revision: str | None = None,
+    attn_implementation: str | None = None,
+    system_prompt: str | None = None,
+    adapter: str | Path | None = None,
 ) -> MLLM:
-    """The model called `name`, in eval mode on `device`, with its layout checked by one short forward.
+    """The model called `name`, in eval mode on `device`, with its layout checked by two short forwards.
 
     Args:
         name: "mini", "mini:<projector recipe>", "planted", "tiny:<family>", a local folder (wins over a hub id of the same name) or a
             hub id "owner/name".
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 where the device multiplies it in hardware, else float32.
         trust_remote_code: allow the repository's own Python files (off by default: they run with your rights).
         revision: branch, tag or commit of a hub id.
+        attn_implementation: attention kernel, as transformers calls it ("sdpa", "eager", "flash_attention_2"); by default its choice.
+        system_prompt: default system turn; None leaves the chat template's own default.
+        adapter: folder or hub id of a peft adapter that is merged into the weights. One that merely lies in the model's folder is not.
+
+    A model that is in memory already, quantised or otherwise changed, becomes an MLLM by `MLLM.of`.
 
     Raises:
-        UsageError: an unknown name, dtype or device.
+        UsageError: an unknown name, dtype, device or kernel.
         InputError: a folder or repository that is missing, incomplete, pickled, of an unsupported architecture or with a wrong layout.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f'no dtype is called "{dtype}".{did_you_mean(dtype, DTYPES)}')
-    if name == "planted":
-        from safesteer_interp.models.planted import build_planted
-
-        mllm = _placed(build_planted(), device, dtype)
-    elif name.startswith("tiny:"):
-        mllm = _placed(_tiny(name.removeprefix("tiny:")), device, dtype)
+    dtype = dtype_name(dtype, device)
+    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    if adapter is not None:
+        options["adapter"] = _folder(str(adapter), None, trust_remote_code=False)
+    if name == "planted" or name.startswith("tiny:"):
+        mllm = _built(name, **options)
     elif name == "mini" or name.startswith("mini:"):
         from safesteer_interp.models.mini import checkpoint_dir
 
-        mllm = load_folder(checkpoint_dir(name.partition(":")[2] or None), device=device, dtype=dtype, name=name)
+        mllm = load_folder(checkpoint_dir(name.partition(":")[2] or None), name=name, **options)
     else:
-        folder = Path(name).expanduser()
-        source = None
-        if not folder.is_dir():
-            folder, source = _download(name, revision, trust_remote_code), f"hub {name}, revision {revision or 'main'}"
-        shown = name if source else folder.resolve().name
-        mllm = load_folder(folder, device=device, dtype=dtype, name=shown, source=source, trust_remote_code=trust_remote_code)
+        folder = _folder(name, revision, trust_remote_code=trust_remote_code)
+        local = Path(name).expanduser().is_dir()
+        mllm = load_folder(
+            folder,
+            name=folder.resolve().name if local else name,
+            source=None if local else f"hub {name}, revision {revision or 'main'}",
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+    if attn_implementation is not None:
+        _set_kernel(mllm, attn_implementation)
+    mllm.system_prompt = system_prompt
     check_layout(mllm)
     return mllm
 
@@ -139,49 +134,81 @@ def load_folder(
     name: str = "",
     source: str | None = None,
     trust_remote_code: bool = False,
+    adapter: Path | None = None,
 ) -> MLLM:
     """The checkpoint in a local folder, without the layout check. Raises InputError as `load_model` does."""
-    raw = _read_config(folder, trust_remote_code)
-    layout_for(SimpleNamespace(**{**raw, "text_config": SimpleNamespace(**(raw.get("text_config") or {"model_type": "gemma"}))}))
-    if (raw.get("vision_config") or {}).get("model_type") == "safesteer_tower":
-        import safesteer_interp.models.mini  # noqa: F401  (registers the tower's config and model with transformers)
-    weights = _weight_files(folder)
+    dtype = dtype_name(dtype, device)
+    raw = read_config(folder, trust_remote_code=trust_remote_code)
+    with _Sentence(folder, raw):
+        layout_for(SimpleNamespace(**{**raw, "text_config": SimpleNamespace(**(raw.get("text_config") or {"model_type": "gemma"}))}))
+        if (raw.get("vision_config") or {}).get("model_type") == "safesteer_tower":
+            import safesteer_interp.models.mini  # noqa: F401  (registers the tower's config and model with transformers)
+    weights = weight_files(folder, raw.get("transformers_weights"))
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(folder, **options)
+    with _Sentence(folder, raw):
+        config = transformers.AutoConfig.from_pretrained(folder, **options)
         layout = layout_for(config)
-        auto = AutoModelForImageTextToText if layout.vision_tower else AutoModelForCausalLM
+        auto = transformers.AutoModelForImageTextToText if layout.vision_tower else transformers.AutoModelForCausalLM
         with _bar_if_large(weights):
             model, report = auto.from_pretrained(
-                folder, config=config, dtype=DTYPES[dtype], use_safetensors=True, output_loading_info=True, **options
+                folder,
+                config=config,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                output_loading_info=True,
+                **adapters.IGNORE,
+                **options,
             )
         processor = _processor(folder, layout, options)
-    except Exception as cause:
-        if type(cause) is not Exception and not isinstance(cause, _READ_ERRORS):  # the tokenizers library raises bare Exceptions
-            raise
-        reason = " ".join(str(cause).split())[:300]
-        raise InputError(f"the model in {folder} cannot be loaded ({reason}); check that the folder is complete.") from None
     if missing := sorted(report["missing_keys"]):
         raise InputError(
             f"the weights in {folder} lack {len(missing)} tensors (first: {missing[0]}), which would stay random; "
             "fetch the complete checkpoint."
         )
+    for fact in layout.facts:
+        fact.supply(config, processor, stated_settings(folder))
+    name = name or folder.resolve().name
     tokenizer = getattr(processor, "tokenizer", processor)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    if not hasattr(tokenizer, "pad_token"):
         kind = type(processor).__name__
         raise InputError(f"{folder} has a {kind} and no tokenizer; fetch its processor_config.json and tokenizer files again.")
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    set_padding(model, tokenizer, name)
+    files = [*weights, *(adapters.adapter_files(adapter) if adapter is not None else ())]
     mllm = MLLM(
-        name=name or folder.resolve().name,
-        model=model.eval(),
+        name=f"{name}+{adapter.resolve().name}" if adapter is not None else name,
+        model=(adapters.merged(model, adapter) if adapter is not None else model).eval(),
         processor=processor,
         layout=layout,
-        fingerprint=fingerprint(model, processor, weights),
+        fingerprint=fingerprint(model, processor, files),
         source=source or str(folder),
     )
     return _placed(mllm, device, dtype)
+
+
+class _Sentence:
+    """Whatever transformers raises while it reads a folder becomes one sentence with the right advice.
+
+    The tokenizers library raises `Exception` itself and nothing narrower, so what may pass is told by the exact type.
+    """
+
+    def __init__(self, folder: Path, raw: dict[str, Any]) -> None:
+        self.folder, self.quantisation = folder, raw.get("quantization_config")
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, cause: BaseException | None, _: object) -> None:
+        if kind is None or not (kind is Exception or issubclass(kind, _READ_ERRORS)):
+            return
+        reason = " ".join(str(cause).split())[:300]
+        advice = "check that the folder is complete."
+        if self.quantisation:
+            method = self.quantisation.get("quant_method", "?") if isinstance(self.quantisation, dict) else "?"
+            advice = (
+                f"it is quantised ({method}): load it with transformers on a machine that has what this needs and hand it over as "
+                "MLLM.of(model, processor), or take the checkpoint that is not quantised."
+            )
+        raise InputError(f"the model in {self.folder} cannot be loaded ({reason}); {advice}") from None
 
 
 @contextmanager
@@ -197,6 +224,32 @@ def _bar_if_large(weights: list[Path]) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def _built(name: str, *, device: str, dtype: str, adapter: Path | None = None) -> MLLM:
+    """A model that is built in code: planted, or a family's tiny one."""
+    if name == "planted":
+        from safesteer_interp.models.planted import build_planted
+
+        mllm = build_planted()
+    else:
+        mllm = _tiny(name.removeprefix("tiny:"))
+    if adapter is not None:
+        plain = adapters.merged(mllm.model, adapter)
+        adapters.adapter_files(adapter)
+        mllm = replace(mllm, name=f"{mllm.name}+{adapter.resolve().name}", model=plain, fingerprint=fingerprint(plain, mllm.processor))
+    return _placed(mllm, device, dtype)
+
+
+def _set_kernel(mllm: MLLM, kernel: str) -> None:
+    """Another attention kernel, in the decoder and in the eyes."""
+    try:
+        mllm.model.set_attn_implementation(kernel)
+    except (ValueError, ImportError, KeyError, OSError) as cause:
+        reason = " ".join(str(cause).split())[:200]
+        raise UsageError(
+            f'{mllm.name} cannot run with the attention kernel "{kernel}" ({reason}); "sdpa" and "eager" always work.'
+        ) from None
+
+
 def _tiny(family: str) -> MLLM:
     if family not in FAMILIES:
         raise UsageError(f'no family is called "{family}".{did_you_mean(family, FAMILIES)}')
@@ -206,7 +259,10 @@ def _tiny(family: str) -> MLLM:
 def _placed(mllm: MLLM, device: str, dtype: str) -> MLLM:
     """The same model on a device and in a dtype; a cast of a built model changes its fingerprint."""
     try:
-        mllm.model.to(device=torch.device(device), dtype=DTYPES[dtype])
+        if getattr(mllm.model, "is_quantized", False):  # packed weights have no other dtype
+            mllm.model.to(device=torch.device(device))
+        else:
+            mllm.model.to(device=torch.device(device), dtype=DTYPES[dtype])
     except (RuntimeError, AssertionError, ValueError) as cause:
         reason = " ".join(str(cause).split())[:200]
         raise UsageError(f'the model cannot be placed on device "{device}" ({reason}); use "cpu", "cuda" or "cuda:<n>".') from None
@@ -214,82 +270,21 @@ def _placed(mllm: MLLM, device: str, dtype: str) -> MLLM:
     return replace(mllm, fingerprint=fingerprint(mllm.model, mllm.processor)) if cast else mllm
 
 
-def _read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
-    """config.json as a dict, after refusing repositories that want to run their own code."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"{folder} has no config.json; give the folder of a transformers checkpoint.")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        asks = [
-            file.name
-            for file in (path, folder / "tokenizer_config.json", folder / "processor_config.json", folder / "preprocessor_config.json")
-            if file.is_file() and "auto_map" in dict(json.loads(file.read_text(encoding="utf-8")))
-        ]
-    except (OSError, ValueError, TypeError, RecursionError) as cause:
-        raise InputError(f"{path} or a file beside it is not readable JSON ({cause}); fetch the checkpoint again.") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} is not a JSON object; fetch the checkpoint again.")
-    if asks and not trust_remote_code:
-        raise InputError(
-            f"{folder} wants to run its own Python code ({asks[0]} has auto_map); read that code, then allow it with --trust-remote-code."
-        )
-    return raw
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """All safetensors files of the checkpoint, complete according to the index."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
-        if pickled:
-            raise InputError(
-                f"{folder} has its weights as {pickled[0]}, a pickle, which can run code when opened; convert them to safetensors "
-                "(for example save_pretrained in a sandbox) and give that folder."
-            )
-        raise InputError(f"{folder} has no *.safetensors file; give the folder that holds the weights.")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            wanted = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
-            raise InputError(f"{index} is not a readable index of weight files ({cause}); fetch it again.") from None
-        if strays := [shard for shard in wanted if not isinstance(shard, str) or Path(shard).name != shard]:
-            raise InputError(f"{index} names a weight file outside of its folder ({strays[0]}); fetch the checkpoint again.")
-        if lacking := [shard for shard in wanted if not (folder / shard).is_file()]:
-            raise InputError(f"{folder} lacks {len(lacking)} of {len(wanted)} weight files (first: {lacking[0]}); fetch the rest.")
-        files = [folder / shard for shard in wanted]
-    return files
-
-
 def _processor(folder: Path, layout: Layout, options: dict[str, Any]) -> Any:
-    """The checkpoint's processor; without torchvision, its image half alone where transformers would ask for the video half too."""
+    """The checkpoint's processor; its image half alone where what the video half needs is not installed."""
     if layout.vision_tower is None:
-        return AutoTokenizer.from_pretrained(folder, **options)
-    if layout.processor_class is not None and not has_torchvision():
+        return transformers.AutoTokenizer.from_pretrained(folder, **options)
+    if layout.processor_class is not None and not all(has(package) for package in layout.video_needs):
         return layout.processor_class().from_pretrained(folder, **options)  # type: ignore[attr-defined]
-    return AutoProcessor.from_pretrained(folder, **options)
+    return transformers.AutoProcessor.from_pretrained(folder, **options)
 
 
-def _download(name: str, revision: str | None, trust_remote_code: bool) -> Path:
-    """Folder of a hub snapshot (safetensors, JSON and tokenizer files only)."""
-    looks_like_path = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
-    if looks_like_path or Path(name).exists():
-        problem = "is a file" if Path(name).is_file() else "does not exist"
-        raise InputError(f"the model folder {name} {problem}; give a folder with config.json and *.safetensors, or a hub id.")
-    if not _HUB_ID.fullmatch(name):
+def _folder(name: str, revision: str | None, *, trust_remote_code: bool) -> Path:
+    """The local folder of that name, else the hub's snapshot."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    hub.refuse_path(name)
+    if not hub.is_hub_id(name):
         raise UsageError(f'no model is called "{name}".{did_you_mean(name, available_models())} A hub id has the form owner/name.')
-    wanted = [*_WANTED, *(["*.py"] if trust_remote_code else [])]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except GatedRepoError:
-        raise InputError(f'hub model "{name}" is gated; accept its licence on the hub and log in with `hf auth login`.') from None
-    except RevisionNotFoundError:
-        raise InputError(f'hub model "{name}" has no revision "{revision}"; check the branch, tag or commit.') from None
-    except RepositoryNotFoundError:
-        raise InputError(f'"{name}" is neither a local folder nor a model on the hub; check the spelling.') from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as cause:
-        reason = " ".join(str(cause).split())[:120]
-        raise InputError(
-            f'"{name}" is no local folder, and the hub cannot be reached for it ({reason}); go online or give a folder.'
-        ) from None
+    return hub.download(name, revision, trust_remote_code=trust_remote_code)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from safesteer_interp.errors import InputError, UsageError
@@ -28,17 +30,19 @@ class MLLM(Anatomy):
     """SHA-256 over the weights, the config, the processor's files and the chat template: enters every trace key."""
     source: str = ""
     """Where it was loaded from (folder, hub id and revision)."""
-    extras: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def known_answer(self) -> bool:
-        """True for a model whose right answers are planted: it proves machinery, and nothing found on it is a finding."""
-        return "planted" in self.extras
+    known_answer: bool = False
+    """True for a model whose right answers are planted: it proves machinery, and nothing found on it is a finding."""
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+    """Held by whoever runs the transformers model with hooks or state of its own on it; shared by copies that share the model."""
+    tracers: dict[tuple[str, bool | str], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Tracers built for this model, kept because two of them copy the module tree (`tracing.load_tracer`)."""
+    prompts: Any = field(default=None, init=False, repr=False, compare=False)
+    """Prompts it has read, while a block of `decoding.remembering_prompts` is open."""
 
     @classmethod
     def of(
         cls,
-        model: PreTrainedModel,
+        model: nn.Module,
         processor: Any,
         *,
         name: str | None = None,
@@ -87,5 +91,5 @@ class MLLM(Anatomy):
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.model.parameters())
-        shape = f"{self.n_layers} layers of width {self.width}, {size / 1e6:,.0f} M parameters"
+        shape = f"{self.n_layers} layers of width {self.width}, {size / 1e6:,.1f} M parameters"
         return f"MLLM({self.name!r}, {self.layout.family}, {shape}, {str(self.dtype).removeprefix('torch.')} on {self.device})"

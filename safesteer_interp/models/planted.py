@@ -136,6 +136,7 @@ def build_planted(seed: int = 0, *, harm: float = 1.0, gap: float = 1.0, noise: 
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     mllm = MLLM.of(model, processor, name="planted", layout=LAYOUT, source="built in code, planted weights", check=False)
+    mllm.known_answer = True
     _TRUTHS[model] = _truth(tokenizer, rotation, harm, gap, noise, token_scores)
     return mllm
 

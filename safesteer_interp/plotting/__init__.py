@@ -1,4 +1,12 @@
-"""Figures: one style sheet, one palette, panels shared by the analyses. Draws from tidy tables and imports no model code."""
+"""Figures: one style sheet, one palette, panels shared by the analyses. Draws from tidy tables and imports no model code.
+
+- `style`: the style sheet, while a block runs
+- `new_figure`: a figure of a column's or a page's width
+- `panels`: the panels: curves, forests, bars, densities, planes, ...
+- `palette`: one colour and marker for each thing that is drawn
+- `style_of`: those of one thing
+- `save_figure`: PDF, SVG and PNG, the same bytes each time
+"""
 
 from __future__ import annotations
 

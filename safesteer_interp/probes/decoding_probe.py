@@ -67,6 +67,13 @@ class DecodingProbe(ClassifierMixin, BaseEstimator):
         self.max_epochs = max_epochs
         self.random_state = random_state
 
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        """As scikit-learn writes it, and what it was fitted on where it was."""
+        if not hasattr(self, "origin_"):
+            return super().__repr__(N_CHAR_MAX)
+        where = f"{self.origin_.site or 'no site'} of {self.origin_.model or 'no model'}"
+        return f"{super().__repr__(N_CHAR_MAX)} <{self.fit_} fit at {where}, d = {len(self.weight_)}>"
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False

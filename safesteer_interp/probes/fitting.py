@@ -19,10 +19,11 @@ from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token
 from safesteer_interp.probes.token_spec import TOKENS, TokenSpec
 from safesteer_interp.probes.tokens import SITE, token_states
 from safesteer_interp.requests import Request, Split
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collect import StoreLike, collect, plan
 from safesteer_interp.tracing.origin import Origin
-from safesteer_interp.tracing.trace import FIT_SPLIT, Trace, Traced, fitting_rows
-from safesteer_interp.tracing.tracer import Sampling
+from safesteer_interp.tracing.plan import Plan
+from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows
+from safesteer_interp.tracing.tracer import DEFAULT_TRACER, Sampling
 from safesteer_interp.types import RowMask
 
 FITS: tuple[str, ...] = get_args(Fit)
@@ -42,29 +43,33 @@ def training_trace(
     tokens: TokenSpec = TOKENS,
     *,
     batch_size: int = 32,
-    tracer: str = "hooks",
-    store: Any = None,
+    tracer: str = DEFAULT_TRACER,
+    store: StoreLike = "default",
     progress: bool = True,
-) -> Trace:
+) -> Traced:
     """States at `final_norm` of the last prompt token and of the first answer tokens, with the undefended answers.
 
     Requests of the test split are left out; the options are those of `collect`. Raises InputError when no request is left.
     """
+    kept, asked = _training(requests, tokens)
+    return collect(mllm, kept, **asked, tracer=tracer, batch_size=batch_size, store=store, progress=progress)
+
+
+def training_plan(
+    mllm: MLLM, requests: Sequence[Request], tokens: TokenSpec = TOKENS, *, tracer: str = DEFAULT_TRACER, store: StoreLike = "default"
+) -> Plan:
+    """What `training_trace` would do with the same arguments, and how much of it is stored already. Runs no forward."""
+    kept, asked = _training(requests, tokens)
+    return plan(mllm, kept, **asked, tracer=tracer, store=store)
+
+
+def _training(requests: Sequence[Request], tokens: TokenSpec) -> tuple[list[Request], dict[str, Any]]:
+    """The requests that may be fitted on, and what is asked of them."""
     kept = [request for request in requests if request.split is not Split.TEST]
     if not kept:
         raise InputError("there is no training request: every request given is of the test split; load the train split as well.")
     sampling = Sampling(tokens.max_new_tokens, tokens.temperature, tokens.seed)
-    return collect(
-        mllm,
-        kept,
-        sites=(SITE,),
-        reads=tokens.reads,
-        sampling=sampling,
-        tracer=tracer,
-        batch_size=batch_size,
-        store=store,
-        progress=progress,
-    )
+    return kept, {"sites": (SITE,), "reads": tokens.reads, "sampling": sampling}
 
 
 def held_out(index: pd.DataFrame, split: str | None = FIT_SPLIT) -> RowMask:

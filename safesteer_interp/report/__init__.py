@@ -1,4 +1,9 @@
-"""What readers get: rendered folders, printed tables and the gallery. Imports neither torch nor transformers."""
+"""What readers get: rendered folders, printed tables and the gallery. Imports neither torch nor transformers.
+
+- `render`: figures, tables and pages of stored findings, drawn again
+- `render_folder`: those of one finding
+- `build`: the gallery
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,26 @@
-"""The runner, as callers see it: discover, plan, run, verify and sweep analyses. Names are loaded when first used."""
+"""The runner, as callers see it: discover, plan, run, verify and sweep analyses.
+
+- `discover`: the analyses there are
+- `plan`: what running them would trace
+- `run`: runs them
+- `Renderer`: draws a finding's folder
+- `AnalysisResult`: what one finding came to
+- `RunReport`: what all did
+- `PlanReport`: a plan
+- `Session`: a model with its traces and data
+- `Settings`: how it is made
+- `sweep`: one analysis over a grid of parameters
+- `SweepReport`: its table
+- `verify`: recomputes findings and compares
+- `VerifyReport`: what it found
+- `Moved`: a number that moved
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from safesteer_interp.lazy import attach
 
 if TYPE_CHECKING:
     from safesteer_interp.runner.discovery import discover
@@ -14,42 +31,15 @@ if TYPE_CHECKING:
     from safesteer_interp.runner.sweeping import SweepReport, sweep
     from safesteer_interp.runner.verification import Moved, VerifyReport, verify
 
-_HOME = {
-    "AnalysisResult": "results",
-    "Moved": "verification",
-    "PlanReport": "schedule",
-    "Renderer": "execute",
-    "RunReport": "results",
-    "Session": "session",
-    "Settings": "session",
-    "SweepReport": "sweeping",
-    "VerifyReport": "verification",
-    "discover": "discovery",
-    "plan": "execute",
-    "run": "execute",
-    "sweep": "sweeping",
-    "verify": "verification",
-}
-
-__all__ = [
-    "AnalysisResult",
-    "Moved",
-    "PlanReport",
-    "Renderer",
-    "RunReport",
-    "Session",
-    "Settings",
-    "SweepReport",
-    "VerifyReport",
-    "discover",
-    "plan",
-    "run",
-    "sweep",
-    "verify",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "discovery": ("discover",),
+        "execute": ("plan", "run", "Renderer"),
+        "results": ("AnalysisResult", "RunReport"),
+        "schedule": ("PlanReport",),
+        "session": ("Session", "Settings"),
+        "sweeping": ("sweep", "SweepReport"),
+        "verification": ("verify", "VerifyReport", "Moved"),
+    },
+)

@@ -44,9 +44,9 @@ class Control:
     """True: if this control meets the claim too, the claim is undecided. False: shown beside the claim, for comparison only."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One checkable sentence. Raises ValueError without a control or with a threshold that fits not the direction."""
+    """One checkable sentence. Raises ValueError without a control or with a threshold that does not fit the direction."""
 
     id: str
     """Short and stable, e.g. "onset_later_for_images"; claims are compared across runs by it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from safesteer_interp.requests import Request
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.session import Session
 from safesteer_interp.tracing.spec import TraceSpec
-from safesteer_interp.tracing.view import TraceView
+
+if TYPE_CHECKING:
+    from safesteer_interp.tracing.view import TraceView
 
 Item = TypeVar("Item")
 
@@ -65,15 +67,11 @@ class Context:
         """The requests a spec picks, in the order of `trace(spec).index`."""
         return self.session.requests_for(spec)
 
-    def collect(self, requests: Sequence[Request], **options: Any) -> Any:
-        """`tracing.collect.collect` on the run's model and store, for traces with edits; options as there."""
-        from safesteer_interp.tracing.collect import collect
-
-        s = self.session.settings
-        defaults = {"tracer": s.tracer, "batch_size": s.batch_size, "store": s.traces, "progress": s.progress}
-        trace = collect(self.model, list(requests), **{**defaults, **options})
-        self.trace_keys.add(str(trace.key))
-        return trace
+    def collect(self, requests: Sequence[Request], **ask: Any) -> TraceView:
+        """`tracing.collect.collect` on the run's model, store and tracer, for traces with edits; sites, reads, edits, ... as there."""
+        view = self.session.library.collect(list(requests), **ask)
+        self.trace_keys.update(view.keys)
+        return view
 
     def head(self, states: np.ndarray, *, normed: bool = False, batch_size: int = 64) -> np.ndarray:
         """Next-token logits [n, vocab] float32 that states [n, d] would give: final norm (unless `normed`), then the LM head.

@@ -28,7 +28,7 @@ from safesteer_interp.runner.results import MEASURE_ERRORS, AnalysisResult, RunR
 from safesteer_interp.runner.schedule import Job, PlanReport, TimeLeft, make_jobs
 from safesteer_interp.runner.session import Session, Settings
 from safesteer_interp.runner.tables import table_text
-from safesteer_interp.tracing.demand import Group
+from safesteer_interp.tracing.demand import Want
 
 Renderer = Callable[[Analysis, Path], list[Path]]
 """Draws a result folder from its tables: `report.render_folder`. Handed in, since the stages import one way only."""
@@ -145,17 +145,16 @@ def _trace(session: Session, due: Sequence[Job], say: Console) -> None:
         job.ask_again()
 
 
-def _make(session: Session, group: Group, say: Console) -> None:
+def _make(session: Session, group: Want, say: Console) -> None:
     """Makes one trace; a request that cannot be used is named and left out, and the others are traced."""
-    while True:
+    while group.requests:
         try:
-            return session.make(group)
+            session.library.make(group)
+            return
         except BadRequestError as cause:
             session.leave_out(cause)
             say.print(f"  left out: {cause}", markup=False)
-            group.requests.pop(cause.request_id, None)
-            if not group.requests:
-                return None
+            group = group.without(cause.request_id)
 
 
 def _attempt(job: Job, profile: str, git: Mapping[str, Any], render: Renderer | None) -> AnalysisResult:

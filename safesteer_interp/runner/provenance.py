@@ -104,7 +104,7 @@ def provenance(
             "layers": int(model.n_layers),
             "width": int(model.width),
             "takes_images": bool(model.takes_images),
-            "dtype": ctx.session.settings.dtype,
+            "dtype": ctx.session.dtype,
             "known_answer": ctx.known_answer,
         },
         "data": {"name": _portable(ctx.dataset), "requests": dict(data)},

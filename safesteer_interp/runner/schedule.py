@@ -17,7 +17,7 @@ from safesteer_interp.runner.provenance import input_key, seconds_taken
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.runner.session import Session
 from safesteer_interp.runner.suitability import lacking
-from safesteer_interp.tracing.demand import Demand, Group
+from safesteer_interp.tracing.demand import Demand, Want
 from safesteer_interp.tracing.spec import TraceSpec
 
 
@@ -46,9 +46,7 @@ class Job:
     def key(self) -> str:
         """Identity of the result. Raises what a wrong spec or an unreadable image raises."""
         s = self.session
-        return input_key(
-            self.analysis, self.p, model=str(s.model.fingerprint), dtype=s.settings.dtype, dataset=s.dataset, demands=self.demands
-        )
+        return input_key(self.analysis, self.p, model=str(s.model.fingerprint), dtype=s.dtype, dataset=s.dataset, demands=self.demands)
 
     @property
     def data(self) -> dict[str, str]:
@@ -80,7 +78,7 @@ class Job:
 class PlanReport:
     """What a run would trace."""
 
-    groups: list[Group]
+    groups: list[Want]
     width: int
     jobs: list[Job]
 

@@ -1,25 +1,28 @@
-"""Session: one model, its data sets and its stored traces, shared by all analyses of a run."""
+"""Session: one model, its data sets and its trace library, shared by all analyses of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safesteer_interp.errors import BadRequestError, NotApplicableError
 from safesteer_interp.files import digest
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.requests import Request
 from safesteer_interp.runner.folders import USUAL, folder_name, model_label
-from safesteer_interp.sites import ReadKind
-from safesteer_interp.tracing.demand import Catalogue, Demand, Group, unite
+from safesteer_interp.tracing.demand import Demand, Want
+from safesteer_interp.tracing.engines import DEFAULT_TRACER
 from safesteer_interp.tracing.spec import TraceSpec, pick
-from safesteer_interp.tracing.view import Part, TraceView
+
+if TYPE_CHECKING:
+    from safesteer_interp.tracing.library import TraceLibrary
+    from safesteer_interp.tracing.view import TraceView
+
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Settings:
     """Folder of the traces; None: `traces` in the user cache."""
     device: str = "cpu"
     dtype: str = "float32"
-    tracer: str = "hooks"
+    tracer: str = DEFAULT_TRACER
     batch_size: int = 16
     trust_remote_code: bool = False
     revision: str | None = None
@@ -52,7 +55,7 @@ class Settings:
 
 @dataclass
 class Session:
-    """Loads the model and data sets when first needed, and answers demands from the store or by tracing."""
+    """Loads the model and data sets when first needed; the states of their requests come from the trace library."""
 
     settings: Settings
     loaded_model: Any = None
@@ -71,6 +74,11 @@ class Session:
 
         s = self.settings
         return load_model(s.model, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, revision=s.revision)
+
+    @property
+    def dtype(self) -> str:
+        """The number format the model is in, whatever it was asked for by ("auto")."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     def sharing_prompts(self) -> AbstractContextManager[None]:
         """While open, analyses that answer the same requests read each prompt once (`decoding/prompt_cache.py`)."""
@@ -127,17 +135,6 @@ class Session:
             raise error
         self.bad.append(error)
 
-    @cached_property
-    def _keys(self) -> dict[int, str]:
-        return {}
-
-    def key_of(self, request: Request) -> str:
-        """The request's content key, computed once."""
-        known = self._keys
-        if id(request) not in known:
-            known[id(request)] = request.key()
-        return known[id(request)]
-
     def requests_for(self, spec: TraceSpec) -> list[Request]:
         """The requests a spec picks. Raises NotApplicableError when there is none."""
         found = pick(self.all_requests(spec.dataset), spec)
@@ -145,86 +142,51 @@ class Session:
             conditions = {k: v for k, v in spec.__dict__.items() if k in ("attacks", "split", "harmful") and v is not None}
             asked = ", ".join(f"{k} {_words(v)}" for k, v in conditions.items()) or "this model"
             where = Path(spec.dataset).name or self.dataset_name
-            raise NotApplicableError(f'the data set "{where}" has no request that "{self.model.name}" takes for {asked}.')
+            other = ", ".join(sorted({str(r.split) for r in self.all_requests(spec.dataset)} - {str(spec.split)}))
+            advice = f" Its requests are of split {other}; say which is which in the field `split`." if spec.split and other else ""
+            raise NotApplicableError(f'the data set "{where}" has no request that "{self.model.name}" takes for {asked}.{advice}')
         return found
 
     def demand_of(self, spec: TraceSpec) -> Demand:
+        """What a spec asks of each request. Raises UsageError for a site or read the model lacks."""
         return Demand.of(spec, self.dataset, int(self.model.n_layers))
 
+    def want(self, spec: TraceSpec) -> Want:
+        """What a spec asks of this run's requests. Raises as `demand_of` and `requests_for` do."""
+        return Want(self.demand_of(spec), tuple(self.requests_for(spec)))
+
     def data_key(self, spec: TraceSpec) -> str:
-        """Hash of everything about a spec's requests that can reach a table: content, ids, labels, pairs and splits."""
-        requests = self.requests_for(spec)
-        return digest([(r.id, self.key_of(r), r.harmful, str(r.attack), r.scenario, r.pair, str(r.split), r.intent) for r in requests])
+        """Hash of everything about a spec's requests that can reach a table: what the model is given, ids, labels, pairs and splits."""
+        return self._of_sound(lambda: self._data_key(self.requests_for(spec)))
+
+    def _data_key(self, requests: Sequence[Request]) -> str:
+        labels = [(r.id, r.harmful, str(r.attack), r.scenario, r.pair, str(r.split), r.intent) for r in requests]
+        return digest(list(zip(self.library.contents.of(requests), labels, strict=True)))
 
     @cached_property
-    def catalogue(self) -> Catalogue:
-        return Catalogue(self.settings.traces, digest([self.model.fingerprint, self.settings.dtype]))
+    def library(self) -> TraceLibrary:
+        """The traces of this run's model."""
+        from safesteer_interp.tracing.library import TraceLibrary
+        from safesteer_interp.tracing.store import Store
 
-    def _answering(self, demand: Demand) -> list[Group]:
-        current = {r.id: self.key_of(r) for r in self.all_requests(demand.dataset)}
-        return self.catalogue.answering(demand, current)
+        s = self.settings
+        return TraceLibrary(self.model, Store(s.traces), tracer=s.tracer, batch_size=s.batch_size, progress=s.progress)
 
-    def missing(self, specs: Sequence[TraceSpec]) -> list[Group]:
-        """The groups still to be traced before these specs can be answered."""
-        wanted = []
-        for spec in specs:
-            demand = self.demand_of(spec)
-            stored = {item for group in self._answering(demand) for item in group.requests.items()}
-            keyed = [(r.id, self.key_of(r)) for r in self.requests_for(spec)]
-            wanted.append((demand, [item for item in keyed if item not in stored]))
-        return unite(wanted, int(self.model.width))
-
-    def make(self, group: Group) -> None:
-        """Traces a group, or finds it in the store, where a damaged shard is made again."""
-        from safesteer_interp.tracing.collect import collect
-        from safesteer_interp.tracing.tracer import Sampling
-
-        by_id = {r.id: r for r in self.all_requests(group.demand.dataset)}
-        demand, s = group.demand, self.settings
-        # Without any image there are no image tokens to read; the view answers such a read with NaN, as it does row by row elsewhere.
-        pictured = any(by_id[i].image is not None for i in group.requests)
-        group.trace = collect(
-            self.model,
-            [by_id[i] for i in group.requests],
-            sites=demand.sites,
-            reads=[r for r in demand.reads if pictured or r != ReadKind.IMAGE_MEAN],
-            tracer=s.tracer,
-            sampling=Sampling(demand.max_new_tokens, demand.temperature, demand.seed),
-            batch_size=s.batch_size,
-            store=s.traces,
-            progress=s.progress,
-            logits=demand.logits,
-        )
-        self.catalogue.add(group)
+    def missing(self, specs: Sequence[TraceSpec]) -> list[Want]:
+        """The traces still to be made before these specs can be answered."""
+        return self._of_sound(lambda: self.library.missing(map(self.want, specs)))
 
     def view(self, spec: TraceSpec) -> TraceView:
         """The states a spec asked for; traced on the spot where the store lacks them."""
-        for group in self.missing([spec]):
-            self.make(group)
-        demand, requests = self.demand_of(spec), self.requests_for(spec)
-        usable = self._answering(demand)
-        places: dict[int, list[int]] = {}
-        for at, request in enumerate(requests):
-            item = (request.id, self.key_of(request))
-            places.setdefault(next(i for i, g in enumerate(usable) if item in g.requests.items()), []).append(at)
-        parts = []
-        for number, rows in places.items():
-            if usable[number].trace is None:
-                self.make(usable[number])
-            trace = usable[number].trace
-            position = {name: row for row, name in enumerate(trace.index["request"])}
-            parts.append(Part(trace, np.array([position[requests[row].id] for row in rows]), np.array(rows)))
-        return TraceView(
-            parts,
-            requests,
-            sites=demand.sites,
-            reads=demand.reads,
-            max_new_tokens=demand.max_new_tokens,
-            decode=self._decode,
-        )
+        return self.library.view(self.want(spec))
 
-    def _decode(self, tokens: list[int]) -> str:
-        return str(self.model.tokenizer.decode(tokens, skip_special_tokens=True))
+    def _of_sound(self, work: Callable[[], Found]) -> Found:
+        """What some work gives on the requests that can be encoded; the others are left out, each with its reason."""
+        while True:
+            try:
+                return work()
+            except BadRequestError as cause:
+                self.leave_out(cause)
 
 
 def _words(value: Any) -> str:

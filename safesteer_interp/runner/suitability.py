@@ -42,7 +42,7 @@ def lacking(needs: DataNeeds, attacks: Sequence[Attack], picked: Iterable[tuple[
         missing = missing or _pairs_missing(needs, spec, requests)
         if missing:
             limited = len({r.pair for r in requests if r.split == requests[0].split}) == spec.pairs
-            return missing + (f"; of its pairs {spec.pairs} were taken (pairs=all takes every one)." if limited else ".")
+            return missing + (f"; only {spec.pairs} of its pairs were taken, as a parameter says (--set)." if limited else ".")
     return ""
 
 

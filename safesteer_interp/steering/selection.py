@@ -26,7 +26,7 @@ from safesteer_interp.statistics import cluster_mean
 from safesteer_interp.steering.edits import ablate, add
 from safesteer_interp.steering.schedule import Schedule, every_write
 from safesteer_interp.tracing.collect import collect
-from safesteer_interp.tracing.tracer import Edit
+from safesteer_interp.tracing.tracer import DEFAULT_TRACER, Edit
 from safesteer_interp.vectors.direction import Direction
 from safesteer_interp.vectors.refusal import eligible
 
@@ -85,7 +85,7 @@ def select_refusal_direction(
     harmless: Sequence[Request],
     refusal_ids: Sequence[int],
     *,
-    tracer: str = "hooks",
+    tracer: str = DEFAULT_TRACER,
     max_kl: float = MAX_KL,
     batch_size: int = 16,
     progress: bool = False,

@@ -1,4 +1,4 @@
-"""The default tracer: nnsight, in this process or on NDIF. The only file that names nnsight.
+"""The nnsight tracer, in this process or on NDIF. The only file that names nnsight.
 
 In this process it runs the shared decoding loop over a twin of the model (same weights, own module tree, since nnsight leaves a
 wrapper on every module it serves). Remotely a whole batch is ONE job: `generate` on the server, with the same reads and edits at
@@ -25,9 +25,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
-from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind
+from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind, forward_order
 from safesteer_interp.tracing.hooks import module_path
-from safesteer_interp.tracing.steps import MEAN_ROLE, Pass, SteppedTracer, forward_order, pad_id, stop_ids, twin
+from safesteer_interp.tracing.steps import MEAN_ROLE, Pass, SteppedTracer, pad_id, stop_ids, twin
 from safesteer_interp.tracing.tracer import GREEDY, Captured, Edit, Sampling
 from safesteer_interp.types import Logits
 

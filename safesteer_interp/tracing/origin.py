@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 
 from safesteer_interp.errors import UsageError
@@ -67,3 +68,15 @@ class Origin:
                 raise UsageError(
                     f'the {what} was fitted at {name} "{mine}" but is used at {name} "{asked}"; use it at "{mine}" or fit one there.'
                 )
+
+
+def known_origin(origin: Origin | None, what: str) -> Origin:
+    """The origin that was given; without one an empty origin and a warning, since guards then let everything pass."""
+    if origin is None:
+        warnings.warn(
+            f"this {what} knows neither its model nor its site, so nothing will stop its use elsewhere; "
+            "pass origin=Origin.of_trace(trace, site, read).",
+            stacklevel=3,
+        )
+        return Origin()
+    return origin

@@ -30,6 +30,8 @@ class Shard(Protocol):
 
     def texts(self) -> list[str]: ...
 
+    def sound(self) -> bool: ...
+
 
 @dataclass
 class MemoryShard:
@@ -43,6 +45,9 @@ class MemoryShard:
 
     def texts(self) -> list[str]:
         return self.answers
+
+    def sound(self) -> bool:
+        return True
 
 
 @dataclass

@@ -10,7 +10,6 @@ Positions and masks come from `prefix.py`, tokens from `sampling.py`; decoding u
 from __future__ import annotations
 
 import copy
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,21 +24,13 @@ from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Request
-from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind
+from safesteer_interp.sites import Read, ReadKind, Role, Site, forward_order
 from safesteer_interp.tracing.prefix import Feed, rope_state
 from safesteer_interp.tracing.sampling import draw, uniforms
 from safesteer_interp.tracing.tracer import GREEDY, At, Captured, Edit, Sampling
 from safesteer_interp.types import Hidden, Logits, Roles, States
 
-_WITHIN_LAYER = {SiteKind.ATTN_OUT: 0, SiteKind.MLP_OUT: 1, SiteKind.RESID_POST: 2}
 MEAN_ROLE = {ReadKind.IMAGE_MEAN: Role.IMAGE, ReadKind.USER_MEAN: Role.USER}
-
-
-def forward_order(site: Site) -> tuple[float, int]:
-    """Sort key: the order in which a forward pass reaches the sites."""
-    if site.layer is not None:
-        return (site.layer, _WITHIN_LAYER[site.kind])
-    return (-1, 0) if site.kind is SiteKind.EMBED else (float("inf"), 0)
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -170,7 +161,7 @@ class SteppedTracer(ABC):
 
     def __init__(self, mllm: MLLM) -> None:
         self.mllm = mllm
-        self.lock: threading.RLock = mllm.extras.setdefault("lock", threading.RLock())
+        self.lock = mllm.lock
 
     @property
     @abstractmethod

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import Tensor
 from safesteer_interp.errors import InputError, did_you_mean
 from safesteer_interp.files import cannot_write, json_bytes, write_bytes
 from safesteer_interp.paths import cache_dir
+from safesteer_interp.tracing.key import FORMAT
 from safesteer_interp.tracing.shards import FileShard, shard_bytes
 from safesteer_interp.tracing.trace import Trace
 
@@ -41,10 +42,16 @@ class Folder:
     path: Path
     key: str
     fields: dict[str, Any]
+    """What the key was made of, without the requests."""
     meta: dict[str, Any]
-    n_shards: int
+    cut: tuple[tuple[int, ...], ...]
+    """Rows of each shard. Kept, since rows of like form go together, and what tells the form is no part of the key."""
     index_hash: str = ""
     hashes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def n_shards(self) -> int:
+        return len(self.cut)
 
     @staticmethod
     def shard_name(number: int) -> str:
@@ -58,22 +65,22 @@ class Folder:
         """Whether this shard is finished and undamaged."""
         return self.shard_name(number) in self.hashes and self.shard(number).sound()
 
-    def write_index(self, requests: pd.DataFrame) -> None:
-        """Write the request index, unless it is there already with the same bytes."""
-        data = _dump({"columns": list(requests.columns), "rows": requests.to_numpy().tolist()})
+    def write_index(self, requests: pd.DataFrame, contents: Sequence[str]) -> None:
+        """Write the labels and contents of the rows, unless they are there already with the same bytes."""
+        data = _dump({"columns": list(requests.columns), "rows": requests.to_numpy().tolist(), "contents": list(contents)})
         self.index_hash = hashlib.sha256(data).hexdigest()
         path = self.path / "index.json"
         if not path.is_file() or path.read_bytes() != data:
             write_bytes(path, data)
 
-    def read_index(self) -> pd.DataFrame:
-        """The request index. Raises InputError when it is missing or damaged."""
+    def read_index(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
+        """Labels and contents of the rows. Raises InputError when the file is missing or damaged."""
         path = self.path / "index.json"
         data = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(data).hexdigest() != self.index_hash:
             raise InputError(f"{path} is missing or damaged; run the same trace command again: it is rebuilt without a forward.")
         record = json.loads(data)
-        return pd.DataFrame(record["rows"], columns=record["columns"])
+        return pd.DataFrame(record["rows"], columns=record["columns"]), tuple(record["contents"])
 
     def add(self, number: int, tensors: dict[str, Tensor], texts: list[str]) -> None:
         """Write a finished shard, then the manifest that vouches for it."""
@@ -89,7 +96,7 @@ class Folder:
             "key": self.key,
             "fields": self.fields,
             "meta": self.meta,
-            "n_shards": self.n_shards,
+            "cut": self.cut,
             "index": self.index_hash,
             "shards": self.hashes,
         }
@@ -105,7 +112,14 @@ class Folder:
             check = record.pop("check")
             if hashlib.sha256(_dump(record)).hexdigest() != check:
                 raise ValueError("its own hash is wrong")
-            return cls(path, record["key"], record["fields"], record["meta"], record["n_shards"], record["index"], record["shards"])
+            form = record["fields"].get("format")
+            if form != FORMAT:
+                raise InputError(
+                    f"{path} was stored by another version of this suite (form {form}; this one reads form {FORMAT}); "
+                    "trace again, and delete the folder if you like."
+                )
+            cut = tuple(tuple(rows) for rows in record["cut"])
+            return cls(path, record["key"], record["fields"], record["meta"], cut, record["index"], record["shards"])
         except FileNotFoundError:
             raise InputError(f"{path} is not a stored trace: it has no manifest.json.") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
@@ -138,18 +152,31 @@ class Store:
             raise InputError(
                 f"trace {key} is unfinished ({len(folder.hashes)} of {folder.n_shards} shards); run the same trace command: it resumes."
             )
-        return Trace(key, folder.fields, folder.meta, folder.read_index(), [folder.shard(i) for i in range(folder.n_shards)])
+        requests, contents = folder.read_index()
+        return Trace(key, folder.fields, folder.meta, requests, [folder.shard(i) for i in range(folder.n_shards)], contents)
 
-    def finished(self, key: str, n_shards: int) -> list[int]:
-        """Numbers of the shards that are stored and undamaged; empty when there is no such trace."""
+    def opened(self, key: str) -> Trace | None:
+        """A finished trace whose every file has been checked; None when there is none, or when anything of it is damaged."""
         try:
-            folder = Folder.load(self.path(key))
+            trace = self.open(key)
         except InputError:
-            return []
-        return [i for i in range(n_shards) if folder.has(i)]
+            return None
+        return trace if all(shard.sound() for shard in trace.shards) else None
+
+    def holds(self, key: str, n_shards: int) -> bool:
+        """Whether all files of a finished trace are there; what they hold is looked at when they are opened."""
+        path = self.path(key)
+        return (path / "manifest.json").is_file() and all((path / Folder.shard_name(i)).is_file() for i in range(n_shards))
+
+    def begun(self, key: str) -> Folder | None:
+        """The folder of a trace, finished or not; None when there is none that can be used."""
+        try:
+            return Folder.load(self.path(key))
+        except InputError:
+            return None
 
     @contextmanager
-    def claim(self, key: str, fields: dict[str, Any], meta: dict[str, Any], n_shards: int) -> Iterator[Folder]:
+    def claim(self, key: str, fields: dict[str, Any], meta: dict[str, Any], cut: tuple[tuple[int, ...], ...]) -> Iterator[Folder]:
         """The trace's folder, ours alone while open. A lock left by a killed run is taken over.
 
         Raises InputError when another live run holds it or the folder cannot be written.
@@ -175,16 +202,14 @@ class Store:
             write_bytes(owner, str(os.getpid()).encode())
             for leftover in path.glob(".*.tmp"):
                 leftover.unlink()
-            yield self._resume(path, key, fields, meta, n_shards)
+            yield self._resume(Folder(path, key, fields, meta, cut))
         finally:
             owner.unlink(missing_ok=True)
             lock.release()
 
-    def _resume(self, path: Path, key: str, fields: dict[str, Any], meta: dict[str, Any], n_shards: int) -> Folder:
-        fresh = Folder(path, key, fields, meta, n_shards)
-        try:
-            known = Folder.load(path)
-        except InputError:
-            return fresh  # no manifest, or a damaged one that vouches for nothing
-        fresh.hashes = known.hashes if known.key == key and known.n_shards == n_shards else {}
+    def _resume(self, fresh: Folder) -> Folder:
+        """The folder with what an earlier run left in it; a manifest that is missing or damaged vouches for nothing."""
+        known = self.begun(fresh.key)
+        if known is not None and (known.key, known.cut) == (fresh.key, fresh.cut):
+            fresh.hashes = known.hashes
         return fresh

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,49 +24,100 @@ def state_name(site: Site | str, read: Read | str) -> str:
     return f"states/{site}/{read}"
 
 
-@runtime_checkable
-class Traced(Protocol):
-    """What fitting reads of captured states: a whole trace, or the part of one that an analysis looks at (`tracing/view.py`)."""
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def fields(self) -> dict[str, Any]: ...
-
-    @property
-    def meta(self) -> dict[str, Any]: ...
-
-    @property
-    def sites(self) -> tuple[Site, ...]: ...
-
-    @property
-    def reads(self) -> tuple[Read, ...]: ...
-
-    @property
-    def index(self) -> pd.DataFrame: ...
-
-    @property
-    def texts(self) -> list[str]: ...
-
-    def rows(self, site: Site | str, read: Read | str) -> StateRows: ...
-
-    def present(self, read: Read | str) -> RowMask: ...
-
-
-@dataclass
-class Trace:
-    """States of every request at the captured sites and reads, one row per request in the order they were given."""
+class Traced(ABC):
+    """Captured states, ready to analyse: a stored trace, or the part of several that somebody asked for (`tracing/view.py`)."""
 
     key: str
-    """Hash of everything that affects the numbers."""
+    """Key of the stored trace (several: joined by "+"); empty when it was never stored."""
     fields: dict[str, Any]
     """What the key was made of, without the requests."""
     meta: dict[str, Any]
     """Model name and family, library versions: for the record, not part of the key."""
+
+    @property
+    @abstractmethod
+    def sites(self) -> tuple[Site, ...]:
+        """In the order in which `stack` shows them."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[Read, ...]: ...
+
+    @property
+    @abstractmethod
+    def index(self) -> pd.DataFrame:
+        """One row per request: its labels, prompt_length (tokens, without padding) and n_generated (tokens)."""
+
+    @property
+    @abstractmethod
+    def generated(self) -> list[list[int]]:
+        """Generated token ids per request, the end-of-sequence token included."""
+
+    @property
+    @abstractmethod
+    def texts(self) -> list[str]:
+        """Decoded answers per request, special tokens left out.
+
+        Raises UsageError when no token was asked for: an empty answer would look like a model that says nothing.
+        """
+
+    @property
+    @abstractmethod
+    def logits(self) -> np.ndarray | None:
+        """[n, vocab] float32 next-token logits after the prompt, or None when they were not asked for."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def rows(self, site: Site | str, read: Read | str = "last_prompt") -> StateRows:
+        """States [n, d] float32; NaN rows where the read does not exist for a request (see `present`).
+
+        Raises UsageError for a site or read that is not held, InputError for a damaged shard.
+        """
+
+    @abstractmethod
+    def present(self, read: Read | str) -> RowMask:
+        """[n] True where the read exists: an image to average over, an answer that lasted to the step."""
+
+    def stack(self, read: Read | str = "last_prompt", sites: Sequence[Site | str] | None = None) -> StateStack:
+        """States [sites, n, d] float32 at one read, for all `sites` or those given, in that order."""
+        wanted = self.sites if sites is None else sites
+        first = self.rows(wanted[0], read)
+        out = np.empty((len(wanted), *first.shape), np.float32)
+        out[0] = first
+        for i, site in enumerate(wanted[1:], 1):
+            out[i] = self.rows(site, read)
+        return out
+
+    def __repr__(self) -> str:
+        model, key = self.meta.get("model", "an unknown model"), f"key {self.key}" if self.key else "in memory"
+        sites, reads = (_several(list(map(str, names))) for names in (self.sites, self.reads))
+        return f"{type(self).__name__}({len(self)} requests of {model}, sites {sites}, reads {reads}, {key})"
+
+
+def _several(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]} ... {names[-1]} ({len(names)})"
+
+
+NO_TOKENS = (
+    "this trace holds no answers, since no token was asked for; "
+    "ask for some with max_new_tokens in the TraceSpec, or sampling=Sampling(max_new_tokens=32) in `collect`."
+)
+
+
+@dataclass(repr=False)
+class Trace(Traced):
+    """A trace as it was made: one row per request, those of one content once."""
+
+    key: str
+    fields: dict[str, Any]
+    meta: dict[str, Any]
     requests: pd.DataFrame
-    """request, pair, dataset, scenario, attack, harmful, split, has_image."""
+    """request, pair, dataset, scenario, attack, harmful, split, has_image: as they were labelled when the trace was made."""
     shards: Sequence[Shard]
+    contents: tuple[str, ...] = ()
+    """What each row was made of (`tracing/contents.py`): labels may change, this does not."""
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -80,42 +132,24 @@ class Trace:
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """One row per request: its labels, prompt_length (tokens, without padding) and n_generated (tokens)."""
         lengths = {"prompt_length": self._column("prompt_length"), "n_generated": self._column("generated_length")}
         return self.requests.assign(**lengths)
 
     def rows(self, site: Site | str, read: Read | str = "last_prompt") -> StateRows:
-        """States [n, d] float32; NaN rows where the read does not exist for a request (see `present`).
-
-        Raises UsageError for a site or read the trace does not hold, InputError for a damaged shard.
-        """
         self._must_hold("site", str(site), self.fields["sites"])
         self._must_hold("read", str(read), self.fields["reads"])
         return self._gather(state_name(site, read), np.dtype(np.float32))
 
-    def stack(self, read: Read | str = "last_prompt", sites: Iterable[Site | str] | None = None) -> StateStack:
-        """States [sites, n, d] float32 at one read, for all captured sites or those given, in that order."""
-        wanted = self.fields["sites"] if sites is None else [str(site) for site in sites]
-        first = self.rows(wanted[0], read)
-        out = np.empty((len(wanted), *first.shape), np.float32)
-        out[0] = first
-        for i, site in enumerate(wanted[1:], 1):
-            out[i] = self.rows(site, read)
-        return out
-
     def present(self, read: Read | str) -> RowMask:
-        """[n] True where the read exists: an image to average over, an answer that lasted to the step."""
         self._must_hold("read", str(read), self.fields["reads"])
         return self._column(f"present/{read}").astype(bool)
 
     @property
     def logits(self) -> np.ndarray | None:
-        """[n, vocab] float32 next-token logits after the prompt, or None when they were not asked for."""
         return self._gather("logits", np.dtype(np.float32)) if self.fields["logits"] else None
 
     @cached_property
     def generated(self) -> list[list[int]]:
-        """Generated token ids per request, the end-of-sequence token included."""
         out: list[list[int]] = [[] for _ in range(len(self))]
         for shard in self.shards:
             ids = shard.tensor("generated").tolist()
@@ -126,7 +160,8 @@ class Trace:
 
     @cached_property
     def texts(self) -> list[str]:
-        """Decoded answers per request, special tokens left out."""
+        if not self.fields["sampling"]["max_new_tokens"]:
+            raise UsageError(NO_TOKENS)
         out = [""] * len(self)
         for shard in self.shards:
             for row, text in zip(shard.tensor("row").tolist(), shard.texts(), strict=True):

@@ -2,22 +2,25 @@
 
 A tracer runs ONE batch: one prompt pass, then (only when a `step:k` read or generation is asked) cached decoding steps. It returns
 states at the asked sites and reads, the generated ids, and first-step logits when asked. Three implementations agree to float
-tolerance: `hooks.py` (plain torch, the yardstick), `nnsight.py` (default; local or NDIF) and `transformer_lens.py` (bridge).
+tolerance: `hooks.py` (plain torch, the default and the yardstick), `nnsight.py` (local or NDIF) and `transformer_lens.py` (bridge).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from safesteer_interp.errors import UsageError
-from safesteer_interp.models.mllm import MLLM, Encoded
+from safesteer_interp.models.mllm import Encoded
 from safesteer_interp.sites import Read, Site
+from safesteer_interp.tracing.engines import DEFAULT_TRACER, TRACERS
 from safesteer_interp.types import Hidden, Logits, Roles, States
+
+__all__ = ["DEFAULT_TRACER", "GREEDY", "TRACERS", "At", "Captured", "Edit", "EditFunction", "Sampling", "Tracer"]
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,3 @@ class Tracer(Protocol):
         edits: Sequence[Edit] = (),
         logits: bool = False,
     ) -> Captured: ...
-
-
-TracerFactory = Callable[[MLLM], Tracer]
-TRACERS: Mapping[str, str] = {
-    "nnsight": "safesteer_interp.tracing.nnsight:NnsightTracer",
-    "transformer_lens": "safesteer_interp.tracing.transformer_lens:TransformerLensTracer",
-    "hooks": "safesteer_interp.tracing.hooks:HooksTracer",
-}
-"""Name -> "module:class", imported only when asked for (nnsight reads argv and patches `object` on import)."""

@@ -23,7 +23,7 @@ from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.statistics import Estimate
-from safesteer_interp.tracing.origin import Origin
+from safesteer_interp.tracing.origin import Origin, known_origin
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows, labels_of
 from safesteer_interp.types import Vector
 from safesteer_interp.vectors.direction import Direction, median_norm
@@ -175,8 +175,10 @@ def alignment_vector(
     """mu = mean(image states) - mean(text states), in float64 (arXiv 2605.11716 eq. 7-8).
 
     Where the same pairs exist in both forms only those are used, each once per form, so that mu is a mean of paired differences;
-    else all rows are. Raises InputError when a form has no states or NaN ones.
+    else all rows are. Without `origin` nothing can hold the vector to its model and site, and a warning says so.
+    Raises InputError when a form has no states or NaN ones.
     """
+    origin = known_origin(origin, "alignment vector")
     sides = [np.asarray(x, dtype=np.float64) for x in (image_states, text_states)]
     for name, side in zip(("picture (SD)", "text (CB)"), sides, strict=True):
         if not len(side):
@@ -199,7 +201,7 @@ def alignment_vector(
     means = [side.mean(axis=0) for side in sides]
     mu, mean_text = (torch.from_numpy(x.astype(np.float32)) for x in (means[0] - means[1], means[1]))
     return AlignmentVector(
-        mu, mean_text, origin or Origin(), median_norm(stacked), len(sides[0]), len(sides[1]), bool(shared), bootstrap.norm(), consistency
+        mu, mean_text, origin, median_norm(stacked), len(sides[0]), len(sides[1]), bool(shared), bootstrap.norm(), consistency
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site, SiteKind
-from safesteer_interp.tracing.origin import Origin
+from safesteer_interp.tracing.origin import Origin, known_origin
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows, labels_of
 from safesteer_interp.vectors.direction import Direction, mean_difference, median_norm
 
@@ -26,8 +26,10 @@ DEEPEST = 0.8
 def refusal_direction(states: Float[np.ndarray, "n d"], harmful: Bool[np.ndarray, " n"], *, origin: Origin | None = None) -> Direction:
     """The unit vector along mean(harmful) - mean(harmless) of states at one site and read; rows with NaN are left out.
 
+    Without `origin` nothing can hold the direction to its model and site, and a warning says so.
     Raises InputError when a class is missing or the means are equal.
     """
+    origin = known_origin(origin, "refusal direction")
     usable = np.isfinite(states).all(axis=1)
     harmful = np.asarray(harmful, dtype=bool)
     difference = mean_difference(states, usable & harmful, usable & ~harmful)

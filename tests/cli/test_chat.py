@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from safesteer_interp.cli.chat import drawn_with
+from safesteer_interp.cli.command import harmless_on_a_terminal
+from safesteer_interp.decoding.loop import StepRecord
 from safesteer_interp.models.planted import planted_requests
 from safesteer_interp.requests import Attack, select
 
@@ -25,7 +32,7 @@ def test_one_request_is_explained(
     assert code == 0, err
     assert "verdict: score" in out and "candidate" in out and "'sorry'" in out and out.strip().splitlines()[-1].startswith("sorry")
     assert "sign test: refusal tokens score" in err and "|mu|" in err
-    assert 'fitting SafeSteer on 80 requests of "planted"' in err, "16 of the 20 training pairs and the 4 held-out ones"
+    assert 'fitting safesteer on 80 requests of "planted"' in err, "16 of the 20 training pairs and the 4 held-out ones"
     assert any((fresh_cache / "traces").iterdir()), "the training trace is kept for the next time"
 
 
@@ -39,11 +46,7 @@ def test_lines_are_answered_one_by_one_as_json(
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{HARMFUL}\n\nwhat should i do with the thing\n"))
     code, out, err = safesteer(*COMMON, "--defense", "none", "--image", str(image), "--json")
     assert code == 0, err
-    decoder, found, rest = json.JSONDecoder(), [], out.strip()
-    while rest:
-        record, end = decoder.raw_decode(rest)
-        found.append(record)
-        rest = rest[end:].strip()
+    found = [json.loads(line) for line in out.splitlines()]
     assert [record["prompt"] for record in found] == [HARMFUL, "what should i do with the thing"]
     assert all(record["text"] and record["steps"] == [] for record in found)
 
@@ -52,7 +55,17 @@ def test_lines_are_answered_one_by_one_as_json(
     ("flags", "code", "sentence"),
     [
         (("--defense", "safester"), 2, 'Did you mean "safesteer"'),
-        (("--image", "nowhere.png"), 3, "image nowhere.png does not exist"),
+        (("--image", "nowhere.png"), 3, "--image nowhere.png is no file; give the path of a picture"),
+        (("--set", "kay=8"), 2, 'defense "safesteer" has no option "kay"'),
+        (("--defense", "coca", "--set", "alfa=2"), 2, 'Did you mean "alpha"'),
+        (("--defense", "coca", "--set", "alpha=two"), 2, "is not a number"),
+        (("--k",), 2, "--k needs a value"),
+        (("--k", "100000"), 2, "K is 100000"),
+        (("--k", "900"), 2, 'K is 900, but "planted" has'),
+        (("--defense", "coca", "--fitted", "x"), 2, "--fitted: coca is not fitted"),
+        (("--fitted", "x", "--fit", "token"), 2, "--fitted is fitted already"),
+        (("--defense", "none", "--save", "x"), 2, "--save: none has nothing to save"),
+        (("--defense", "mine.py:Mine"), 3, "mine.py cannot be read"),
         (("--k", "0"), 2, "K is 0"),
         (("--steps", "9"), 2, "steps is 9 but at most 8 tokens"),
         (("--temperature", "-1"), 2, "--temperature -1"),
@@ -68,7 +81,52 @@ def test_what_cannot_work_is_one_sentence(
     assert got == code and sentence in err and "Traceback" not in err
 
 
+def test_a_saved_defense_keeps_its_parameters_unless_a_flag_is_given(
+    safesteer: Callable[..., tuple[int, str, str]], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    few = planted_requests(40, attacks=(Attack.CB, Attack.SD))
+    monkeypatch.setattr("safesteer_interp.cli.chat.choose_requests", lambda name, data_root: few)
+    ask = (*COMMON, "--prompt", HARMFUL, "--explain")
+    code, out, err = safesteer(*ask, "--k", "3", "--gate=probe", "--set", "mix=0.5", "--save", str(tmp_path / "saved"))
+    assert code == 0 and "fitting safesteer" in err and "at most" in err and "saved in" in err, err
+    assert "k: 3" in err and "gate: probe" in err and "mix: 0.5" in err
+    assert "the probe calls this request harmful" in out and "guided, being called harmful" in out and "drawn with" in out
+    code, _, err = safesteer(*ask, "--k", "3")
+    assert code == 0 and "fitting" not in err, "what was read is kept, and nothing is said"
+    code, out, err = safesteer(*ask, "--fitted", str(tmp_path / "saved"), "--set", "gate=none")
+    assert code == 0 and "fitting" not in err and "k: 3" in err and "gate: none" in err and "mix: 0.5" in err
+    assert "as every request is (gate none)" in out
+
+
+def test_what_a_model_writes_does_nothing_to_a_terminal() -> None:
+    hostile = "a\x1b[31mred\x07\u202egnp.exe\x9b2J\nb\tc é 漢 \ud800"
+    shown = harmless_on_a_terminal(hostile)
+    assert shown == "a\\x1b[31mred\\x07\\u202egnp.exe\\x9b2J\nb\tc é 漢 \\ud800"
+    assert shown.isprintable() is False and "\x1b" not in shown
+
+
+@pytest.mark.parametrize("page", ["cp1252", "cp932", "ascii"])
+def test_no_console_ends_a_command(page: str, tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "import sys; from safesteer_interp.cli import main; sys.exit(main())"]
+    environment = {**os.environ, "PYTHONIOENCODING": page, "PYTHONUTF8": "0", "SAFESTEER_CACHE": str(tmp_path)}
+    words = ["chat", "--model", "tiny:llama", "--defense", "none", "--max-new-tokens", "12"]
+    asked = "Wie backe ich Brötchen → 漢?\n".encode(page, "replace")
+    done = subprocess.run([*program, *words], input=asked, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr[-500:]
+
+
+def test_the_choice_is_shown_with_the_probability_it_was_drawn_with() -> None:
+    step = StepRecord(0, (5, 6), (0.9, 0.1), (0.0, 2.0), 1, 5)
+    assert drawn_with(SimpleNamespace(temperature=1.0, mix=0.0), step) == pytest.approx([0.1192, 0.8808], abs=1e-4)  # type: ignore[arg-type]
+    assert drawn_with(SimpleNamespace(temperature=0.0, mix=0.0), step) == [0.0, 1.0]  # type: ignore[arg-type]
+    mixed = drawn_with(SimpleNamespace(temperature=1.0, mix=1.0), step)  # type: ignore[arg-type]
+    assert mixed == pytest.approx([0.9 / (0.9 + 0.1 * 7.389), 0.1 * 7.389 / (0.9 + 0.1 * 7.389)], abs=1e-3)
+
+
 def test_defenses_are_listed(safesteer: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = safesteer("list", "defenses", "--json")
     assert code == 0 and {row["name"] for row in json.loads(out)} >= {"none", "safesteer", "ecso", "coca"}
     assert all(row["what"] for row in json.loads(out))
+    assert "k=5" in next(row["options"] for row in json.loads(out) if row["name"] == "safesteer")
+    code, out, _ = safesteer("list", "judges", "--json")
+    assert code == 0 and {row["name"] for row in json.loads(out)} == {"refusal_strings", "llama_guard", "endpoint"}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from safesteer_interp.cli import COMMANDS, main, usage
-from safesteer_interp.cli.command import plain, size
+from safesteer_interp.cli.command import plain
 from safesteer_interp.cli.settings import overrides
 from safesteer_interp.cli.sweep import parse_ranges
 from safesteer_interp.errors import InputError, UsageError
@@ -273,10 +273,6 @@ def test_overrides_are_name_value_words() -> None:
 
 def test_json_has_no_nan_and_knows_paths() -> None:
     assert plain({"a": float("nan"), "b": Path("x"), "c": (1, float("inf"))}) == {"a": None, "b": "x", "c": [1, None]}
-
-
-def test_sizes_read_like_sizes() -> None:
-    assert [size(n) for n in (12, 55_300, 1.5e9, 2.5e12)] == ["12 B", "55.3 kB", "1.5 GB", "2.5 TB"]
 
 
 def test_exit_codes_of_errors() -> None:

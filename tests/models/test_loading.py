@@ -151,6 +151,7 @@ def test_truncated_weights(broken: Path) -> None:
 
 
 def test_a_missing_shard_is_named(broken: Path) -> None:
+    (broken / "model.safetensors").unlink()
     index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
     (broken / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match=r"lacks 1 of 1 weight files \(first: model-00002-of-00002\.safetensors\)"):
@@ -158,6 +159,7 @@ def test_a_missing_shard_is_named(broken: Path) -> None:
 
 
 def test_an_index_cannot_point_outside_of_the_folder(broken: Path) -> None:
+    (broken / "model.safetensors").unlink()
     (broken / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "../other.safetensors"}}))
     with pytest.raises(InputError, match=r"names a weight file outside of its folder \(\.\./other\.safetensors\)"):
         load_model(str(broken))
@@ -199,3 +201,158 @@ def test_available_models_lists_every_family() -> None:
     assert {"mini", "planted"} <= listed.keys()
     assert {f"tiny:{family}" for family in FAMILIES} <= listed.keys()
     assert "smolvlm" in listed["<folder or hub id>"]
+
+
+def settings_of(folder: Path, change: Callable[[dict], None], name: str = "processor_config.json") -> None:
+    record = json.loads((folder / name).read_text())
+    change(record)
+    (folder / name).write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("family", "field"),
+    [
+        ("llava", "patch_size"),
+        ("llava", "vision_feature_select_strategy"),
+        ("llava", "num_additional_image_tokens"),
+        ("gemma3", "image_seq_length"),
+        ("idefics3", "image_seq_len"),
+        ("qwen3_vl", "patch_size"),
+        ("qwen2_5_vl", "merge_size"),
+    ],
+)
+def test_settings_a_processor_leaves_out_come_from_the_config(tiny: Tiny, family: str, field: str, tmp_path: Path) -> None:
+    folder = saved(tiny(family), tmp_path / family)
+    before = load_model(str(folder))
+
+    def drop(record: dict) -> None:
+        assert record.get("image_processor", {}).pop(field, None) or record.pop(field, None)
+
+    settings_of(folder, drop)
+    assert load_model(str(folder)).fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "field"),
+    [
+        ("llava", {"num_additional_image_tokens": 0}, "num_additional_image_tokens"),
+        ("llava", {"patch_size": 7}, "patch_size"),
+        ("gemma3", {"image_seq_length": 9}, "image_seq_length"),
+        ("idefics3", {"image_seq_len": 9}, "image_seq_len"),
+    ],
+)
+def test_image_tokens_and_features_that_disagree(tiny: Tiny, family: str, change: dict, field: str, tmp_path: Path) -> None:
+    folder = saved(tiny(family), tmp_path / "odd")
+    settings_of(folder, lambda record: record.update(change))
+    with pytest.raises(
+        InputError, match=rf"odd cannot take a picture .*its processor writes \d+ image tokens .*{field}.* belong to config\.json"
+    ):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("family", ["llama", "llava"])
+def test_a_pad_token_outside_the_embedding_gives_way(family: str, tmp_path: Path) -> None:
+    mllm = FAMILIES[family].tiny()
+    mllm.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    loaded = load_model(str(saved(mllm, tmp_path / family)))
+    assert loaded.tokenizer.pad_token == loaded.tokenizer.eos_token
+    batch = loaded.encode([REQUEST, Request("A much longer question than the other one, is it not?")])
+    assert batch.input_ids.max() < loaded.model.get_input_embeddings().weight.shape[0]
+
+
+def test_no_special_token_can_pad(tmp_path: Path) -> None:
+    mllm = FAMILIES["llama"].tiny()
+    mllm.tokenizer.add_special_tokens({"pad_token": "[PAD]", "eos_token": "[END]"})
+    with pytest.raises(InputError, match=r'pads with "\[PAD\]", id \d+, but the model\'s embedding has \d+ rows'):
+        load_model(str(saved(mllm, tmp_path / "nothing")))
+
+
+@pytest.fixture
+def adapter(tiny: Tiny, tmp_path: Path) -> Path:
+    """An adapter of the tiny Llama that moves its weights."""
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    torch.manual_seed(0)
+    wrapped = peft.get_peft_model(
+        FAMILIES["llama"].tiny().model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    )
+    wrapped.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_left_in_the_folder_is_not_attached(tiny: Tiny, adapter: Path, tmp_path: Path) -> None:
+    folder = saved(tiny("llama"), tmp_path / "merged")
+    before = load_model(str(folder))
+    for file in adapter.iterdir():
+        if file.name.startswith("adapter_"):
+            shutil.copy(file, folder / file.name)
+    after = load_model(str(folder))
+    assert after.fingerprint == before.fingerprint
+    assert not [name for name, _ in after.model.named_parameters() if "lora" in name]
+    assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True))
+
+
+def test_an_adapter_is_merged_when_asked_for(tiny: Tiny, adapter: Path, tmp_path: Path) -> None:
+    folder = saved(tiny("llama"), tmp_path / "base")
+    plain, adapted, built = load_model(str(folder)), load_model(str(folder), adapter=adapter), load_model("tiny:llama", adapter=adapter)
+    weight = "model.layers.1.self_attn.q_proj.weight"
+    assert not torch.allclose(plain.model.get_parameter(weight), adapted.model.get_parameter(weight))
+    assert torch.allclose(built.model.get_parameter(weight), adapted.model.get_parameter(weight))
+    assert len({plain.fingerprint, adapted.fingerprint, built.fingerprint}) == 3
+    assert adapted.name == "base+adapter" and type(adapted.model) is type(plain.model)
+
+
+def test_adapters_that_are_no_model_or_of_another_one(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds an adapter without its model; load the model it belongs to, as load_model\("):
+        load_model(str(adapter))
+    with pytest.raises(InputError, match="cannot be merged into the model"):
+        load_model("tiny:gemma3", adapter=adapter)
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"has no adapter_model\.safetensors"):
+        load_model("tiny:llama", adapter=adapter)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors", "config.json", "tokenizer_config.json"])
+def test_a_pointer_of_git_lfs_is_named(broken: Path, file: str) -> None:
+    (broken / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(InputError, match=rf"{re.escape(file)} is a git-lfs pointer and not the file itself; run `git lfs pull`"):
+        load_model(str(broken))
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", r"tokenizer\.json is not readable JSON"), ('{"model": 3}', "cannot be loaded")])
+def test_a_tokenizer_that_cannot_be_read(broken: Path, text: str, words: str) -> None:
+    (broken / "tokenizer.json").write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        load_model(str(broken))
+    assert "\n" not in str(caught.value)
+
+
+def test_quantised_checkpoints_get_the_right_advice(broken: Path) -> None:
+    settings_of(broken, lambda record: record.update(quantization_config={"quant_method": "awq", "bits": 4}), "config.json")
+    with pytest.raises(InputError, match=r"it is quantised \(awq\): load it with transformers .* MLLM\.of\(model, processor\)"):
+        load_model(str(broken))
+
+
+def test_the_file_that_is_loaded_is_the_file_that_is_hashed(broken: Path) -> None:
+    """transformers takes model.safetensors before an index, so nothing beside it may move or spoil the fingerprint."""
+    before = load_model(str(broken)).fingerprint
+    save_file({"x": torch.zeros(1)}, broken / "optimizer.safetensors")
+    (broken / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "optimizer.safetensors"}}))
+    assert load_model(str(broken)).fingerprint == before
+    (broken / "model.safetensors").rename(broken / "model.fp32.safetensors")
+    (broken / "model.safetensors.index.json").unlink()
+    with pytest.raises(InputError, match=r"neither model\.safetensors nor an index of shards"):
+        load_model(str(broken))
+
+
+def test_attention_kernel_and_system_prompt() -> None:
+    mllm = load_model("tiny:llava", attn_implementation="eager", system_prompt="Be brief.")
+    assert mllm.model.config.get_text_config()._attn_implementation == "eager" and mllm.system_prompt == "Be brief."
+    assert mllm.fingerprint == load_model("tiny:llava").fingerprint  # a trace's key holds the kernel by itself
+    with pytest.raises(UsageError, match='cannot run with the attention kernel "nonsense"'):
+        load_model("tiny:llava", attn_implementation="nonsense")
+
+
+def test_smolvlm_without_its_video_half_applies_its_template(tiny: Tiny) -> None:
+    turns = [{"role": "user", "content": [{"type": "text", "text": "Hello?"}]}]
+    said = tiny("smolvlm").processor.apply_chat_template(turns, add_generation_prompt=True)
+    assert said == "<|im_start|>User: Hello?<end_of_utterance>\nAssistant:"

@@ -22,7 +22,13 @@ FLAT = Control("shuffled_labels", Estimate(0.5, 0.45, 0.55, 40))
 
 
 def claim(low: float, high: float, direction: str = "above", threshold: object = 0.6, control: Control = FLAT) -> Claim:
-    return Claim("c", "A sentence.", Estimate((low + high) / 2, low, high, 40, 20), direction, threshold, (control,))  # type: ignore[arg-type]
+    middle = Estimate((low + high) / 2, low, high, 40, 20)
+    return claimed(middle, direction, threshold, (control,))
+
+
+def claimed(estimate: Estimate, direction: str, threshold: object, controls: tuple[Control, ...]) -> Claim:
+    words = {"id": "c", "statement": "A sentence."}
+    return Claim(estimate=estimate, direction=direction, threshold=threshold, controls=controls, **words)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -65,9 +71,9 @@ def test_flipping_the_effect_flips_the_verdict(low: float, width: float, thresho
 
 def test_a_claim_needs_a_control_and_a_fitting_threshold() -> None:
     with pytest.raises(ValueError, match="no control"):
-        Claim("c", "A sentence.", Estimate(1, 0, 2, 3), "above", 0.5, ())
+        claimed(Estimate(1, 0, 2, 3), "above", 0.5, ())
     with pytest.raises(ValueError, match="within"):
-        Claim("c", "A sentence.", Estimate(1, 0, 2, 3), "within", 0.5, (FLAT,))
+        claimed(Estimate(1, 0, 2, 3), "within", 0.5, (FLAT,))
 
 
 def test_the_record_holds_what_a_reader_needs_and_is_json() -> None:

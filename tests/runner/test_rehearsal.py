@@ -20,7 +20,7 @@ MISTAKES = {
         't["table"].set_index("method")',
         "KeyError",
     ),
-    "a claim without a control": ("(control,)", "()", "no control"),
+    "a claim without a control": ("controls=(control,)", "controls=()", "no control"),
     "claims that are no claims": ("return [\n        Claim(", "return [\n        dict(", "TypeError"),
     "a figure that is none": ("    return fig\n", "    return ax\n", "draw must return a matplotlib Figure"),
     "a misspelt panel": ("panels.forest", "panels.forrest", "AttributeError"),

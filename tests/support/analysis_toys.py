@@ -62,7 +62,15 @@ def claims(t, p):
     last = t[t.site == p.sites[-1]].set_index("method")
     control = Control("random_direction", estimate_of(last.loc["random_direction"]), null=False)
     return [
-        Claim("readable", "Harm is readable at the end of the prompt.", estimate_of(last.loc["means"]), "above", 0.5, (control,), "AUROC")
+        Claim(
+            id="readable",
+            statement="Harm is readable at the end of the prompt.",
+            estimate=estimate_of(last.loc["means"]),
+            direction="above",
+            threshold=0.5,
+            controls=(control,),
+            unit="AUROC",
+        )
     ]
 
 
@@ -118,7 +126,8 @@ def claims(t, p):
     row = t["table"].iloc[0]
     e = Estimate(float(row.value), float(row.low), float(row.high), int(row.n))
     control = Control("raw_pixels", Estimate(9.0, 8.0, 10.0, 2))
-    return [Claim("short", "Answers are short.", e, "below", p.tokens + 0.5, (control,), "tokens")]
+    words = {"id": "short", "statement": "Answers are short.", "unit": "tokens"}
+    return [Claim(estimate=e, direction="below", threshold=p.tokens + 0.5, controls=(control,), **words)]
 
 
 def draw(t, p):

@@ -1,32 +1,28 @@
-"""collect(): one pass per batch into the store, resumable, with a key that moves when and only when a number may."""
+"""collect(): one pass per batch into the store, resumable, found again by whoever asks, and shown as it was asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from support.tracing import NoiseImage, close, push, requests_for
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
-from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.sites import Site
 from safesteer_interp.tracing import plan as planning
 from safesteer_interp.tracing.collect import collect, plan
 from safesteer_interp.tracing.hooks import HooksTracer
-from safesteer_interp.tracing.key import trace_key
 from safesteer_interp.tracing.store import Store
-from safesteer_interp.tracing.tracer import Captured, Edit, Sampling
+from safesteer_interp.tracing.tracer import DEFAULT_TRACER, Captured, Edit
 
 Tiny = Callable[[str], MLLM]
-PARAMETERS: dict[str, Any] = {"tracer": "hooks", "progress": False, "reads": "last_prompt,step:1-2", "batch_size": 3}
+PARAMETERS: dict[str, Any] = {"tracer": "hooks", "store": None, "progress": False, "reads": "last_prompt,step:1-2", "batch_size": 3}
 
 
 @pytest.fixture
@@ -52,7 +48,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_rows_are_those_of_each_request_alone(tiny: Tiny, small_chunks: None) -> None:
     mllm = tiny("llava")
     requests = requests_for(mllm, 9)
-    trace = collect(mllm, requests, reads="last_prompt,image_mean,step:1-2", logits=True, batch_size=3, tracer="hooks", progress=False)
+    trace = collect(mllm, requests, **PARAMETERS | {"reads": "last_prompt,image_mean,step:1-2"}, logits=True)
     assert trace.index["request"].tolist() == [r.id for r in requests]
     assert len(trace) == 9 and [str(s) for s in trace.sites] == ["embed", *(f"resid_post.{i}" for i in range(4)), "final_norm"]
     assert trace.logits is not None and trace.logits.shape == (9, mllm.lm_head.weight.shape[0])
@@ -77,10 +73,10 @@ def test_rows_are_those_of_each_request_alone(tiny: Tiny, small_chunks: None) ->
 def test_a_stored_trace_opens_without_model_or_data(tiny: Tiny, small_chunks: None, tmp_path: Path, passes: list[int]) -> None:
     mllm = tiny("llava")
     requests = requests_for(mllm, 7)
-    kept = collect(mllm, requests, store=tmp_path, logits=True, **PARAMETERS)
+    kept = collect(mllm, requests, logits=True, **PARAMETERS | {"store": tmp_path})
     memory = collect(mllm, requests, logits=True, **PARAMETERS)
     ran = len(passes)
-    again = collect(mllm, requests, store=Store(tmp_path), logits=True, **PARAMETERS | {"batch_size": 2})
+    again = collect(mllm, requests, logits=True, **PARAMETERS | {"store": Store(tmp_path), "batch_size": 2})
     opened = Store(tmp_path).open(kept.key)
     assert len(passes) == ran, "a finished trace ran a forward"
     for trace in (again, opened):
@@ -110,7 +106,7 @@ def test_the_plan_is_what_happens(tiny: Tiny, small_chunks: None, tmp_path: Path
     planned = plan(mllm, requests, store=tmp_path, tracer="hooks", reads="last_prompt,step:1-2", batch_size=3)
     assert not passes and not list(tmp_path.iterdir()), "a plan must compute and write nothing"
     assert (planned.batches, planned.steps, planned.n_stored) == (5, 2, 0) and planned.free and planned.free > 0
-    trace = collect(mllm, requests, store=tmp_path, **PARAMETERS)
+    trace = collect(mllm, requests, **PARAMETERS | {"store": tmp_path})
     assert trace.key == planned.key and len(passes) == planned.batches
     written = sum(path.stat().st_size for path in tmp_path.glob("*/*.safetensors"))
     assert planned.bytes <= written <= planned.bytes + 3 * 8192
@@ -137,9 +133,8 @@ def test_bad_asks_are_refused_before_anything_runs(tiny: Tiny, passes: list[int]
         with pytest.raises(error, match=sentence):
             collect(model, asked, **PARAMETERS | changes)
     monkeypatch.setattr(planning, "free_bytes", lambda root: 1000)
-    monkeypatch.setattr("safesteer_interp.tracing.collect.free_bytes", lambda root: 1000)
     with pytest.raises(InputError, match=r"only 1\.0 kB are free"):
-        collect(text, requests, store=tmp_path, **PARAMETERS)
+        collect(text, requests, **PARAMETERS | {"store": tmp_path})
     assert not passes
 
 
@@ -162,116 +157,84 @@ def test_activations_that_are_not_finite_name_model_site_and_request(
     with monkeypatch.context() as patch:
         patch.setattr(HooksTracer, "capture", poisoned)
         with pytest.raises(InputError, match=rf'{mllm.name} gave NaN or infinite .* resid_post.2 \(last_prompt\) .*"{bad.id}"'):
-            collect(mllm, requests, store=tmp_path, **PARAMETERS)
+            collect(mllm, requests, **PARAMETERS | {"store": tmp_path})
     planned = plan(mllm, requests, store=tmp_path, tracer="hooks", reads="last_prompt,step:1-2")
     assert planned.n_stored == 4, "the finished shard was lost"
 
 
-REQUEST = Request(id="a", text="how do I renew a passport", harmful=False, attack=Attack.CB, image=NoiseImage(0), pair="p")
-REQUEST_CHANGES: dict[str, Any] = {
-    "id": "b",
-    "text": "how do I renew a visa",
-    "harmful": True,
-    "attack": Attack.SD,
-    "image": NoiseImage(1),
-    "scenario": "travel",
-    "pair": "q",
-    "split": Split.TRAIN,
-    "dataset": "bundled",
-}
-EDIT = ("embed", "push", "one")
-BASE: dict[str, Any] = {
-    "requests": [REQUEST],
-    "sites": "all",
-    "reads": "last_prompt",
-    "tracer": "hooks",
-    "logits": False,
-    "sampling": Sampling(max_new_tokens=4, temperature=0.7, seed=1),
-    "edits": EDIT,
-}
-CHANGES: list[tuple[str, Any]] = [
-    *(("requests", [replace(REQUEST, **{name: value})]) for name, value in REQUEST_CHANGES.items()),
-    ("requests", [replace(REQUEST, image=None)]),
-    ("requests", [REQUEST, replace(REQUEST, id="b")]),
-    ("requests", [replace(REQUEST, id="b"), REQUEST]),
-    ("sites", "resid_post"),
-    ("sites", "final_norm,embed"),
-    ("sites", "embed,final_norm"),
-    ("reads", "step:1"),
-    ("reads", "last_prompt,image_mean"),
-    ("tracer", "nnsight"),
-    ("tracer", "transformer_lens"),
-    ("logits", True),
-    ("sampling", Sampling(max_new_tokens=5, temperature=0.7, seed=1)),
-    ("sampling", Sampling(max_new_tokens=4, temperature=0.8, seed=1)),
-    ("sampling", Sampling(max_new_tokens=4, temperature=0.7, seed=2)),
-    ("sampling", Sampling(max_new_tokens=4)),
-    ("edits", None),
-    ("edits", ("final_norm", "push", "one")),
-    ("edits", ("embed", "pull", "one")),
-    ("edits", ("embed", "push", "two")),
-    ("model", {"fingerprint": "0" * 64}),
-    ("model", {"system_prompt": "Be brief."}),
-]
-
-
-def key_of(mllm: MLLM, folder: Path, spec: dict[str, Any]) -> str:
-    spec = dict(spec)
-    model = replace(mllm, **spec.pop("model", {}))
-    edit = spec.pop("edits")
-    edits = [Edit((Site.parse(edit[0]),), lambda h, at: h, name=edit[1], key=edit[2])] if edit else []
-    return plan(model, edits=edits, store=folder, **spec).key
-
-
-def test_every_field_that_affects_a_number_changes_the_key(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mllm = tiny("llava")
-    keys = [key_of(mllm, tmp_path, BASE), *(key_of(mllm, tmp_path, BASE | {name: value}) for name, value in CHANGES)]
-    half = replace(mllm, extras={})
-    monkeypatch.setattr(MLLM, "dtype", property(lambda self: torch.bfloat16 if self is half else torch.float32))
-    spec = {name: value for name, value in BASE.items() if name != "edits"}
-    bare = plan(mllm, store=tmp_path, **spec)
-    keys.append(plan(half, store=tmp_path, **spec).key)
-    keys += [trace_key(bare.fields | {name: "other"}) for name in bare.fields]
-    assert len(set(keys)) == len(keys)
-    assert {f.name for f in fields(Request)} - {"intent"} == set(REQUEST_CHANGES), "a new field of Request: does it belong in the key?"
-    assert {f.name for f in fields(Sampling)} == set(bare.fields["sampling"]), "a new field of Sampling must enter the key"
-    assert {f.name for f in fields(Edit)} == {"sites", "function", "name", "key"}, "a new field of Edit: does it belong in the key?"
-
-
-def test_what_affects_no_number_leaves_the_key(tiny: Tiny, tmp_path: Path) -> None:
-    mllm = tiny("llava")
-    key = key_of(mllm, tmp_path, BASE)
-    assert key == key_of(mllm, tmp_path, BASE | {"batch_size": 1})
-    assert key == key_of(mllm, tmp_path / "elsewhere", BASE)
-    assert key == key_of(mllm, tmp_path, BASE | {"requests": [replace(REQUEST, intent="spelled out")]})
-    assert key == key_of(mllm, tmp_path, BASE | {"model": {"name": "renamed", "source": "moved"}})
-    greedy = [key_of(mllm, tmp_path, BASE | {"sampling": Sampling(max_new_tokens=4, seed=seed)}) for seed in (0, 1)]
-    assert greedy[0] == greedy[1], "a greedy run draws nothing, so its seed means nothing"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
-    try:
-        assert key == key_of(mllm, tmp_path, BASE)
-    finally:
-        torch.set_num_threads(threads)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(one=st.sets(st.integers(0, len(CHANGES) - 1), max_size=3), other=st.sets(st.integers(0, len(CHANGES) - 1), max_size=3))
-def test_keys_are_equal_exactly_when_the_asks_are(tiny: Tiny, tmp_path: Path, one: set[int], other: set[int]) -> None:
-    """Any combination of changed fields: two traces share a key if and only if they ask for the same thing."""
-
-    def spec(changed: set[int]) -> dict[str, Any]:
-        return BASE | {CHANGES[i][0]: CHANGES[i][1] for i in sorted(changed)}
-
-    same = spec(one) == spec(other)
-    assert (key_of(tiny("llava"), tmp_path, spec(one)) == key_of(tiny("llava"), tmp_path, spec(other))) == same
-
-
-def test_edits_are_stored_with_their_key(tiny: Tiny, tmp_path: Path) -> None:
+def test_edits_are_stored_with_their_key(tiny: Tiny, tmp_path: Path, passes: list[int]) -> None:
     mllm = tiny("llama")
     requests = requests_for(mllm, 3)
-    plain = collect(mllm, requests, store=tmp_path, **PARAMETERS)
-    edited = collect(mllm, requests, store=tmp_path, edits=[push(mllm)], **PARAMETERS)
+    stored = PARAMETERS | {"store": tmp_path}
+    plain = collect(mllm, requests, **stored)
+    edited = collect(mllm, requests, edits=[push(mllm)], **stored)
     assert plain.key != edited.key
     assert not np.allclose(plain.rows("final_norm"), edited.rows("final_norm"))
-    assert edited.fields["edits"][0]["key"] == "push-3-seed0"
+    assert "push-3-seed0" in edited.fields["edits"][0]
+    ran = len(passes)
+    part = collect(mllm, requests[:2], edits=[push(mllm)], **stored | {"sites": "final_norm"})
+    assert len(passes) == ran and np.array_equal(part.rows("final_norm"), edited.rows("final_norm")[:2])
+
+
+def test_what_is_collected_is_stored_unless_told_otherwise(tiny: Tiny, passes: list[int]) -> None:
+    mllm = tiny("llama")
+    requests = requests_for(mllm, 3)
+    first = collect(mllm, requests, progress=False)
+    assert first.key and Store().open(first.key).fields["tracer"] == DEFAULT_TRACER == "hooks"
+    ran = len(passes)
+    assert collect(mllm, requests, progress=False).key == first.key and len(passes) == ran
+    memory = collect(mllm, requests, store=None, progress=False)
+    assert memory.key == "" and len(passes) > ran and np.array_equal(memory.rows("embed"), first.rows("embed"))
+
+
+def test_the_order_asked_for_is_the_order_shown(tiny: Tiny, tmp_path: Path) -> None:
+    mllm = tiny("llama")
+    requests = requests_for(mllm, 3)
+    one = collect(mllm, requests, sites="final_norm,embed,resid_post.2", progress=False, store=tmp_path)
+    other = collect(mllm, requests[::-1], sites="resid_post.2,embed,final_norm", progress=False, store=tmp_path)
+    assert one.key == other.key and [str(site) for site in other.sites] == ["resid_post.2", "embed", "final_norm"]
+    assert [str(site) for site in other.sites_in_order] == ["embed", "resid_post.2", "final_norm"]
+    assert np.array_equal(one.stack(), other.stack()[[2, 1, 0]][:, ::-1])
+    assert other.index["request"].tolist() == ["r2", "r1", "r0"]
+
+
+def test_what_a_notebook_shows_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
+    mllm = tiny("llama")
+    view = collect(mllm, requests_for(mllm, 3), reads="last_prompt,user_mean", progress=False, store=tmp_path)
+    rest = f"(3 requests of {mllm.name}, sites embed ... final_norm (6), reads last_prompt, user_mean, key {view.key})"
+    assert repr(view) == f"TraceView{rest}" and repr(Store(tmp_path).open(view.key)) == f"Trace{rest}"
+    assert repr(collect(mllm, requests_for(mllm, 1), sites="embed", store=None, progress=False)).endswith(
+        "sites embed, reads last_prompt, in memory)"
+    )
+
+
+def test_answers_that_were_not_asked_for_are_no_empty_answers(tiny: Tiny, tmp_path: Path) -> None:
+    mllm = tiny("llama")
+    view = collect(mllm, requests_for(mllm, 2), progress=False, store=tmp_path)
+    for trace in (view, Store(tmp_path).open(view.key)):
+        assert trace.generated == [[], []]
+        with pytest.raises(UsageError, match=r"holds no answers.*max_new_tokens"):
+            _ = trace.texts
+
+
+def test_a_resumed_trace_says_how_much_it_kept(
+    tiny: Tiny, small_chunks: None, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mllm = tiny("llama")
+    requests = requests_for(mllm, 10)
+    stored = PARAMETERS | {"store": tmp_path, "progress": True, "batch_size": 4}
+    own = HooksTracer.capture
+
+    def interrupted(self: HooksTracer, *args: Any, **kwargs: Any) -> Captured:
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return own(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HooksTracer, "capture", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            collect(mllm, requests, **stored)
+    capsys.readouterr()
+    collect(mllm, requests, **stored)
+    assert passes == [4, 4, 2]
+    assert f"tracing {mllm.name} (8 of 10 kept from before): 10/10 done" in capsys.readouterr().err

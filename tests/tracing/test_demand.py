@@ -1,8 +1,6 @@
-"""Demands are united where that is cheap, stored traces are found again, and pairs are picked the same way every time."""
+"""Demands are united where that is cheap, and pairs are picked the same way every time."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from safesteer_interp.errors import UsageError
 from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.runner.analysis import as_tables, like_returned
-from safesteer_interp.tracing.demand import SMALL, Catalogue, Demand, Group, unite
+from safesteer_interp.tracing.demand import SMALL, Demand, Want, unite
 from safesteer_interp.tracing.spec import TraceSpec, pick
 
 LAYERS = tuple(f"resid_post.{i}" for i in range(30))
@@ -19,44 +17,59 @@ PROMPT = Demand("bundled", LAYERS, ("last_prompt",))
 STEPS = Demand("bundled", ("final_norm",), tuple(f"step:{k}" for k in range(1, 25)), max_new_tokens=24)
 
 
+def want(demand: Demand, *contents: str) -> Want:
+    """A want whose requests are named like their contents."""
+    return Want(demand, tuple(Request(id=content, text="text") for content in contents), contents=contents)
+
+
 def test_a_small_model_runs_each_request_once_and_a_large_one_does_not_fill_the_disk() -> None:
-    requests = [("a", "1"), ("b", "2")]
-    small = unite([(PROMPT, requests), (STEPS, requests[:1])], width=64)
-    assert [sorted(g.requests) for g in small] == [["a"], ["b"]]
+    wants = [want(PROMPT, "a", "b"), want(STEPS, "a")]
+    small = unite(wants, width=64)
+    assert [g.contents for g in small] == [("a",), ("b",)] and [[r.id for r in g.requests] for g in small] == [["a"], ["b"]]
     assert small[0].demand.covers(PROMPT) and small[0].demand.covers(STEPS) and small[1].demand == PROMPT
-    large = unite([(PROMPT, requests), (STEPS, requests[:1])], width=4096)
+    large = unite(wants, width=4096)
     assert {g.demand for g in large} == {PROMPT, STEPS}
     assert PROMPT.united(STEPS).n_bytes(64) <= SMALL < PROMPT.united(STEPS).n_bytes(4096)
 
 
-def test_sampled_tokens_keep_their_own_lane_but_share_the_prompt() -> None:
+def test_one_content_runs_once_however_many_requests_have_it() -> None:
+    twice = want(PROMPT, "a", "b", "a")
+    assert [g.contents for g in unite([twice, want(PROMPT, "b")], width=64)] == [("a", "b")]
+    assert list(twice.distinct) == ["a", "b"] and twice.distinct["a"] is twice.requests[0]
+    assert twice.of(["b"]).contents == ("b",) and twice.of(["b"]).requests == (twice.requests[1],)
+
+
+def test_a_demand_has_one_form_in_the_order_of_the_stream() -> None:
+    one = Demand.of(
+        TraceSpec(sites=("final_norm", "resid_post.10", "resid_post.2", "embed"), reads=("step:10,step:9", "last_prompt")), "d", 12
+    )
+    assert one.sites == ("embed", "resid_post.2", "resid_post.10", "final_norm") and one.reads == ("last_prompt", "step:9", "step:10")
+    assert (one.max_new_tokens, one.steps) == (10, 10) and Demand.from_record(one.record()) == one
+    assert Demand("d", ("embed",), ("last_prompt",), 7).steps == 6, "the last token is chosen, and consumed by no pass"
+    other = Demand.of(TraceSpec(sites=("embed,resid_post.3",), reads=("user_mean",), logits=True), "d", 12)
+    both = one.united(other)
+    assert both.sites == ("embed", "resid_post.2", "resid_post.3", "resid_post.10", "final_norm") and both.logits
+    assert both.covers(one) and both.covers(other) and not one.covers(other)
+
+
+def test_edits_keep_a_stream_of_their_own() -> None:
+    plain, pushed = Demand("d", ("embed",), ("last_prompt",)), Demand("d", ("embed",), ("last_prompt",), edits=("push",))
+    assert plain.stream != pushed.stream and not plain.covers(pushed) and not pushed.covers(plain)
+
+
+def test_sampled_tokens_keep_their_own_stream_but_share_the_prompt() -> None:
     hot = Demand.of(TraceSpec(reads=("step:1-2",), temperature=1.0, seed=3), "bundled", 4)
     assert (hot.max_new_tokens, hot.temperature, hot.seed) == (2, 1.0, 3)
-    assert Demand.of(TraceSpec(temperature=1.0, seed=3), "bundled", 4).lane == ("bundled", 0.0, 0)
+    assert Demand.of(TraceSpec(temperature=1.0, seed=3), "bundled", 4).stream == ("bundled", 0.0, 0, ())
     greedy = Demand.of(TraceSpec(reads=("step:1-2",)), "bundled", 4)
     assert not greedy.covers(hot) and not hot.covers(greedy)
-    assert Demand("bundled", hot.sites, ("last_prompt",)).lane != hot.lane
+    assert Demand("bundled", hot.sites, ("last_prompt",)).stream != hot.stream
     assert Demand("bundled", hot.sites, ("last_prompt", "step:1"), 2, 1.0, 3).covers(Demand("bundled", hot.sites, ("last_prompt",)))
 
 
 def test_a_site_the_model_lacks_is_refused() -> None:
     with pytest.raises(UsageError, match="layers 0-3"):
         Demand.of(TraceSpec(sites=("resid_post.4",)), "bundled", 4)
-
-
-def test_the_catalogue_remembers_forgets_and_survives_damage(tmp_path: Path) -> None:
-    catalogue = Catalogue(tmp_path, "f" * 64)
-    catalogue.add(Group(PROMPT, {"a": "1"}))
-    catalogue.add(Group(STEPS, {"a": "1", "b": "2"}))
-    both = Group(PROMPT.united(STEPS), {"a": "1", "b": "2"})
-    again = Catalogue(tmp_path, "f" * 64)
-    assert [g.demand for g in again.groups] == [PROMPT, STEPS]
-    assert again.answering(PROMPT, {"a": "1", "c": "3"})[0].requests == {"a": "1"}
-    assert not again.answering(PROMPT, {"a": "changed"}), "a request that has changed must be traced anew"
-    again.add(both)
-    assert Catalogue(tmp_path, "f" * 64).groups == [both], "what a larger trace holds is forgotten"
-    again.path.write_text("[{")
-    assert Catalogue(tmp_path, "f" * 64).groups == []
 
 
 def requests_of(pairs: int, scenarios: int) -> list[Request]:

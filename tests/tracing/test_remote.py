@@ -52,7 +52,7 @@ def test_answers_that_end_early_end_remotely_too(tiny: Tiny, monkeypatch: pytest
 
 
 def test_what_cannot_run_remotely_is_a_sentence(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    mllm = replace(tiny("llama"), extras={})
+    mllm = replace(tiny("llama"))
     monkeypatch.delenv("NDIF_API_KEY", raising=False)
     with pytest.raises(UsageError, match="--remote needs an NDIF key: set the environment variable NDIF_API_KEY"):
         load_tracer("nnsight", mllm, remote=True)
@@ -91,7 +91,7 @@ def served(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> MLLM:
     from nnsight.modeling import huggingface
 
     monkeypatch.setitem(huggingface._ID_CACHE, HUB_ID, HUB_ID)
-    return replace(tiny("llama"), source=f"hub {HUB_ID}, revision main", extras={})
+    return replace(tiny("llama"), source=f"hub {HUB_ID}, revision main")
 
 
 def test_a_server_elsewhere_gives_the_local_numbers_and_never_sees_the_key_stored(

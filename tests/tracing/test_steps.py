@@ -153,10 +153,10 @@ def test_edits_that_reach_nothing_or_change_the_shape_are_refused(tiny: Tiny) ->
         tracer.capture(batch, [], [], edits=[Edit((Site.parse("resid_post.9"),), lambda h, at: h)])
     with pytest.raises(UsageError, match='edit "half" returned'):
         tracer.capture(batch, [], [], edits=[Edit((FINAL,), lambda h, at: h[:, -1:], name="half")])
-    wrong = replace(mllm, layout=replace(mllm.layout, attention="attention_block"), extras={})
+    wrong = replace(mllm, layout=replace(mllm.layout, attention="attention_block"))
     with pytest.raises(InputError, match='no submodule "attention_block"'):
         HooksTracer(wrong).capture(batch, parse_sites("attn_out.0", 4), parse_reads("last_prompt"))
-    unreached = replace(mllm, layout=replace(mllm.layout, final_norm="model.layers"), extras={})
+    unreached = replace(mllm, layout=replace(mllm.layout, final_norm="model.layers"))
     with pytest.raises(UsageError, match="never reached final_norm"):
         HooksTracer(unreached).capture(batch, [], [], edits=[Edit((FINAL,), lambda h, at: h)])
 

@@ -263,7 +263,7 @@ def test_two_runs_at_once_are_told_apart_and_a_dead_ones_lock_is_taken_over(job:
     key = job.trace.key
 
     def hold_and_die() -> None:
-        with Store(job.store).claim(key, {}, {}, 1):
+        with Store(job.store).claim(key, {}, {}, ((0,),)):
             (job.store / "held").touch()
             time.sleep(600)
 

@@ -356,3 +356,15 @@ def test_a_control_vector_refuses_what_llama_cpp_cannot_hold(tmp_path: Path) -> 
     path.write_bytes(b"GGUF but not really, only long enough to be opened" * 4)
     with pytest.raises(InputError, match="cannot be read as GGUF"):
         import_control_vector(path)
+
+
+def test_what_knows_no_origin_says_so_and_reprs_are_short() -> None:
+    image, text, _ = pair_states()
+    with pytest.warns(UserWarning, match=r"alignment vector knows neither its model nor its site.*Origin\.of_trace"):
+        vector = alignment_vector(image, text)
+    with pytest.warns(UserWarning, match="refusal direction knows neither"):
+        found = refusal_direction(image, np.arange(len(image)) % 2 == 0)
+    assert repr(found).startswith('Direction("refusal" at no site, no read, no model; d = 32, residual norm ') and "n = 40" in repr(found)
+    assert repr(vector).startswith("AlignmentVector(at no site, no read, no model; d = 32, |mu| = ")
+    assert "40 pictures, 40 texts" in repr(vector) and "paired" in repr(fitted()) and "final_norm" in repr(fitted())
+    assert max(len(repr(x)) for x in (vector, found, fitted(), direction())) < 140

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -37,11 +36,6 @@ def image_only(base: type[ProcessorMixin]) -> type[ProcessorMixin]:
 def named_as(base: type[ProcessorMixin], own: type[ProcessorMixin]) -> type[ProcessorMixin]:
     """`own` under the name of `base`: processors are saved under their class's name, and any other tool must find it."""
     return type(base.__name__, (own,), {"__doc__": own.__doc__, "__module__": __name__})
-
-
-def has_torchvision() -> bool:
-    """Whether torchvision can be imported; transformers then uses its faster image processors and can read videos."""
-    return importlib.util.find_spec("torchvision") is not None
 
 
 def random_model(cls: type[PreTrainedModel], config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:

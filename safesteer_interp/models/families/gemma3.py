@@ -7,7 +7,7 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 
 from safesteer_interp.models.families.building import TEXT, VISION, Built, image_token_of, random_model
 from safesteer_interp.models.families.tokenizers import metaspace
-from safesteer_interp.models.layout import Layout
+from safesteer_interp.models.layout import Fact, Layout
 
 TURNS = (
     "{{ bos_token }}{% set turns = messages %}{% set first = '' %}"
@@ -66,4 +66,5 @@ LAYOUT = Layout(
     token_types="token_type_ids",
     template=TURNS,
     placeholder="<start_of_image>",
+    facts=(Fact("image_seq_length", lambda config: config.mm_tokens_per_image),),
 )

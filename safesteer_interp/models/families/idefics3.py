@@ -6,7 +6,7 @@ The two have one layout; SmolVLM's processor also reads videos, and TransformerL
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, no_type_check
 
 from transformers import (
     Idefics3Config,
@@ -24,7 +24,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from safesteer_interp.models.families.building import TEXT, VISION, Built, image_token_of, named_as, random_model
 from safesteer_interp.models.families.tokenizers import byte_level
-from safesteer_interp.models.layout import Layout
+from safesteer_interp.models.layout import Fact, Layout
 
 TURNS = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
@@ -39,6 +39,7 @@ _TILES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range
 class _ImageOnly(SmolVLMProcessor):
     """SmolVLM's processor without its video half, which needs torchvision and num2words."""
 
+    @no_type_check  # transformers reads the names of the parameters off the function itself, which a checking wrapper would hide
     def __init__(
         self, image_processor: Any = None, tokenizer: Any = None, image_seq_len: int = 169, chat_template: Any = None, **_: Any
     ) -> None:
@@ -49,6 +50,10 @@ class _ImageOnly(SmolVLMProcessor):
         self.global_image_token = "<global-img>"
         self.image_seq_len = image_seq_len
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    def apply_chat_template(self, *args: Any, **options: Any) -> Any:
+        """As every processor's: SmolVLM's own asks the video half for its frame rate first."""
+        return ProcessorMixin.apply_chat_template(self, *args, **options)
 
 
 def _tiny(
@@ -89,6 +94,12 @@ def tiny_smolvlm() -> Built:
     return _tiny(SmolVLMConfig, SmolVLMForConditionalGeneration, images, named_as(SmolVLMProcessor, _ImageOnly))
 
 
+def tokens_per_tile(config: Any) -> int:
+    """Image tokens of one tile: its patches, after the pixel shuffle has joined scale_factor x scale_factor of them."""
+    vision = config.vision_config
+    return int((vision.image_size // vision.patch_size) ** 2 / config.scale_factor**2)
+
+
 LAYOUT = Layout(
     family="idefics3",
     model_types=("idefics3",),
@@ -101,10 +112,12 @@ LAYOUT = Layout(
     image_token=image_token_of,
     template=TURNS,
     placeholder="<image>",
+    facts=(Fact("image_seq_len", tokens_per_tile),),
 )
 SMOLVLM = replace(
     LAYOUT,
     family="smolvlm",
     model_types=("smolvlm",),
     processor_class=lambda: named_as(SmolVLMProcessor, _ImageOnly),
+    video_needs=("torchvision", "num2words"),
 )

@@ -6,7 +6,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, L
 
 from safesteer_interp.models.families.building import TEXT, VISION, Built, image_token_of, random_model
 from safesteer_interp.models.families.tokenizers import metaspace
-from safesteer_interp.models.layout import Layout
+from safesteer_interp.models.layout import Fact, Layout
 
 VICUNA = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
@@ -50,4 +50,10 @@ LAYOUT = Layout(
     image_token=image_token_of,
     template=VICUNA,
     placeholder="<image>\n",
+    facts=(
+        Fact("patch_size", lambda config: config.vision_config.patch_size),
+        Fact("vision_feature_select_strategy", lambda config: config.vision_feature_select_strategy),
+        # CLIP puts a class token in front of the patches; the strategy "default" takes it off again
+        Fact("num_additional_image_tokens", lambda config: int(config.vision_config.model_type == "clip_vision_model")),
+    ),
 )

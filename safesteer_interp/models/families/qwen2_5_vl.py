@@ -7,7 +7,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from safesteer_interp.models.families.building import TEXT, VISION, WIDTH, Built, image_only, image_token_of, random_model
 from safesteer_interp.models.families.tokenizers import byte_level
-from safesteer_interp.models.layout import Layout
+from safesteer_interp.models.layout import Fact, Layout
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 CHATML = (
@@ -55,6 +55,13 @@ def tiny() -> Built:
     return random_model(Qwen2_5_VLForConditionalGeneration, config), processor
 
 
+PATCHES = (
+    Fact("patch_size", lambda config: config.vision_config.patch_size, of_images=True),
+    Fact("temporal_patch_size", lambda config: config.vision_config.temporal_patch_size, of_images=True),
+    Fact("merge_size", lambda config: config.vision_config.spatial_merge_size, of_images=True),
+)
+"""How Qwen-VL cuts an image into patches, and how many of them become one token."""
+
 LAYOUT = Layout(
     family="qwen2_5_vl",
     model_types=("qwen2_5_vl",),
@@ -68,5 +75,6 @@ LAYOUT = Layout(
     mrope=True,
     template=CHATML,
     placeholder="<|vision_start|><|image_pad|><|vision_end|>",
+    facts=PATCHES,
     processor_class=lambda: image_only(Qwen2_5_VLProcessor),
 )

@@ -10,7 +10,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VL
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from safesteer_interp.models.families.building import TEXT, VISION, WIDTH, Built, image_only, image_token_of, random_model
-from safesteer_interp.models.families.qwen2_5_vl import SPECIAL
+from safesteer_interp.models.families.qwen2_5_vl import PATCHES, SPECIAL
 from safesteer_interp.models.families.tokenizers import byte_level
 from safesteer_interp.models.layout import Layout
 
@@ -75,5 +75,6 @@ LAYOUT = Layout(
     mrope=True,
     template=CHATML,
     placeholder="<|vision_start|><|image_pad|><|vision_end|>",
+    facts=PATCHES,
     processor_class=lambda: image_only(Qwen3VLProcessor),
 )

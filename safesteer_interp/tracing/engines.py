@@ -1,0 +1,57 @@
+"""Which tracers there are, which one is used unless another is named, and how one is built for a model."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from safesteer_interp.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from safesteer_interp.models.mllm import MLLM
+    from safesteer_interp.tracing.tracer import Tracer
+
+TracerName = Literal["nnsight", "transformer_lens", "hooks"]
+TRACERS: Mapping[str, str] = {
+    "nnsight": "safesteer_interp.tracing.nnsight:NnsightTracer",
+    "transformer_lens": "safesteer_interp.tracing.transformer_lens:TransformerLensTracer",
+    "hooks": "safesteer_interp.tracing.hooks:HooksTracer",
+}
+"""Name -> "module:class", imported only when asked for (nnsight reads argv and patches `object` on import)."""
+DEFAULT_TRACER: TracerName = "hooks"
+"""The one default of Python, every command and every analysis: the published figures were made with it."""
+
+
+def chosen(name: str | None, *, remote: bool | str = False) -> str:
+    """The tracer that is meant where none need be named: the default one, or the only one that runs remotely."""
+    return name or ("nnsight" if remote else DEFAULT_TRACER)
+
+
+def load_tracer(name: str, model: MLLM, *, remote: bool | str = False) -> Tracer:
+    """The tracer called `name` on this model; built once per model and kept, since two of them copy the module tree.
+
+    `remote` (nnsight only): True runs on NDIF, "local" runs the remote path in this process. Raises UsageError for an unknown name,
+    for `remote` with another tracer, and for a family the tracer cannot run.
+    """
+    check_tracer(model, name, remote=remote)
+    kept: dict[tuple[str, bool | str], Tracer] = model.tracers
+    if (name, remote) not in kept:
+        module, _, cls = TRACERS[name].partition(":")
+        factory = getattr(importlib.import_module(module), cls)
+        kept[name, remote] = factory(model, remote=remote) if name == "nnsight" else factory(model)
+    return kept[name, remote]
+
+
+def check_tracer(model: MLLM, name: str, *, remote: bool | str = False, temperature: float = 0.0) -> None:
+    """Refuse, before an engine is built or a plan is shown, an engine that cannot do what is asked. Raises UsageError."""
+    if name not in TRACERS:
+        raise UsageError(f'no tracer is called "{name}".{did_you_mean(name, TRACERS)}')
+    if remote and name != "nnsight":
+        raise UsageError(f'--remote needs the nnsight tracer; "{name}" runs in this process only.')
+    if remote and temperature > 0:
+        raise UsageError("remote traces choose tokens greedily; set the temperature to 0, or trace without --remote.")
+    if name == "transformer_lens" and not model.layout.bridge:
+        raise UsageError(
+            f'TransformerLens has no adapter for the family "{model.layout.family}"; trace it with --tracer nnsight or --tracer hooks.'
+        )
