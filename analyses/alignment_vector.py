@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,12 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import DataNeeds
 from safesteer_interp.statistics import Estimate, cluster_mean, cluster_rate
 from safesteer_interp.tracing.spec import TraceSpec
-from safesteer_interp.tracing.view import TraceView
 
 from ._answering import fitted, training_spec
 from ._shared import attacks_in, report_spec, row, site_label
+
+if TYPE_CHECKING:  # a finding is drawn without torch
+    from safesteer_interp.tracing.view import TraceView
 
 FORMS = (Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO)
 IMAGE = "image"

@@ -27,7 +27,7 @@ def test_present_and_absent() -> None:
 
 def test_a_broken_torchvision_is_a_sentence(with_broken_torchvision: dict[str, str], tmp_path: Path) -> None:
     run = {"env": with_broken_torchvision, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
-    doctor = subprocess.run([sys.executable, "-m", "safesteer_interp", "doctor", "--only", "versions"], **run)
+    doctor = subprocess.run([sys.executable, "-m", "safesteer_interp", "doctor", "--only", "versions", "--json"], **run)
     assert doctor.returncode != 0
     said = " ".join((doctor.stdout + doctor.stderr).split())
     assert "torchvision is installed but cannot be imported" in said and "pip uninstall torchvision" in said

@@ -1,8 +1,8 @@
 """The command line: `safesteer COMMAND ...`. One file per command, imported only when that command is asked for.
 
 A command is a dataclass whose docstring and field strings are its help (tyro) and whose `run()` returns the exit code: 0 fine, 1 a
-claim or number moved, 2 usage, 3 an input is missing or unreadable. Data go to stdout, progress and sentences to stderr. There is no
-`-v` flag, because nnsight reads it from argv.
+claim or number moved, 2 usage, 3 an input is missing or unreadable, 130 stopped. Data go to stdout, progress and sentences to stderr.
+There is no `-v` flag, because nnsight reads it from argv.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def usage() -> str:
             *lines,
             "",
             "`safesteer COMMAND --help` says what each takes. Ctrl-C is safe: the same command resumes.",
-            "Exit codes: 0 fine, 1 a claim or number moved, 2 usage, 3 an input is missing or unreadable.",
+            "Exit codes: 0 fine, 1 a claim or number moved, 2 usage, 3 an input is missing or unreadable, 130 stopped.",
         ]
     )
 

@@ -31,6 +31,8 @@ class Fact:
     """config -> the value."""
     of_images: bool = False
     """Whether it is a setting of the image processor rather than of the processor."""
+    then: Callable[[Any], None] | None = None
+    """What the processor had worked out of the setting when it was made, and must work out again."""
 
     def supply(self, config: Any, processor: Any, stated: Stated | None) -> None:
         """Set it, unless the checkpoint's own files state it (`stated` None: unless it has a value)."""
@@ -41,6 +43,8 @@ class Fact:
             known = getattr(holder, self.field, None) is not None
         if not known:
             setattr(holder, self.field, self.value(config))
+            if self.then is not None:
+                self.then(holder)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@
 - `TraceSpec`: which states are wanted, of which requests
 - `pick`: the requests a spec asks for
 - `Store`: traces on disk
+- `TraceLibrary`: which of the wanted traces a store holds, made and opened
 - `Plan`: what collecting would cost
 - `Origin`: the model, site, read and template that fitted numbers belong to
 - `Sampling`: how answers are generated
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 from safesteer_interp.lazy import attach
 
 if TYPE_CHECKING:
+    from safesteer_interp.tracing.library import TraceLibrary
     from safesteer_interp.tracing.origin import Origin
     from safesteer_interp.tracing.plan import Plan
     from safesteer_interp.tracing.spec import TraceSpec, pick
@@ -41,6 +43,7 @@ __getattr__, __dir__, __all__ = attach(
         "view": ("TraceView",),
         "spec": ("TraceSpec", "pick"),
         "store": ("Store",),
+        "library": ("TraceLibrary",),
         "plan": ("Plan",),
         "origin": ("Origin",),
         "tracer": ("Sampling", "Edit", "At", "TRACERS"),

@@ -61,7 +61,7 @@ def server() -> Iterator[StandIn]:
 
 
 def requests(n: int) -> list[Request]:
-    return [Request(str(i), f"How do I paint fence {i}?", harmful=True, attack=Attack.TEXT, intent=f"intent {i}") for i in range(n)]
+    return [Request(f"How do I paint fence {i}?", id=str(i), harmful=True, attack=Attack.TEXT, intent=f"intent {i}") for i in range(n)]
 
 
 def test_request_and_answer_are_shown_and_yes_is_unsafe(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:

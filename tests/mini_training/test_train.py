@@ -20,7 +20,7 @@ from safesteer_interp.models.mini import assemble
 from safesteer_interp.models.mini.language import language_dir
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import stop_ids
-from safesteer_interp.requests import Attack, Request
+from safesteer_interp.requests import Request
 from safesteer_interp.tracing.tracer import Sampling
 
 
@@ -71,7 +71,7 @@ def test_own_answers_are_the_unmodified_models(trained: Path) -> None:
     own = OwnAnswers(trained.parent / "own_answers.json")
     prompt, (answer, complete) = min(own.table.items(), key=lambda item: len(item[1][0]))
     language = load_folder(language_dir())
-    again = generate(language, [Request("again", prompt, False, Attack.NONE)], sampling=Sampling(ANSWER_TOKENS))[0]
+    again = generate(language, [Request(prompt, id="again")], sampling=Sampling(ANSWER_TOKENS))[0]
     assert (text_of(language, again), again.ids[-1] in stop_ids(language)) == (answer, complete)
 
 

@@ -17,6 +17,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models import available_models, load_model
 from safesteer_interp.models.families import FAMILIES, layout_for
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.special_tokens import set_padding
 from safesteer_interp.requests import Attack, Request
 
 Tiny = Callable[[str], MLLM]
@@ -260,11 +261,10 @@ def test_a_pad_token_outside_the_embedding_gives_way(family: str, tmp_path: Path
     assert batch.input_ids.max() < loaded.model.get_input_embeddings().weight.shape[0]
 
 
-def test_no_special_token_can_pad(tmp_path: Path) -> None:
-    mllm = FAMILIES["llama"].tiny()
-    mllm.tokenizer.add_special_tokens({"pad_token": "[PAD]", "eos_token": "[END]"})
-    with pytest.raises(InputError, match=r'pads with "\[PAD\]", id \d+, but the model\'s embedding has \d+ rows'):
-        load_model(str(saved(mllm, tmp_path / "nothing")))
+def test_no_special_token_can_pad(tiny: Tiny) -> None:
+    tokenizer = SimpleNamespace(pad_token="[PAD]", pad_token_id=10**6, eos_token_id=10**6 + 1, bos_token_id=None, unk_token_id=None)
+    with pytest.raises(InputError, match=r'mine: its tokenizer pads with "\[PAD\]", id 1000000, but the model\'s embedding has \d+ rows'):
+        set_padding(tiny("llama").model, tokenizer, "mine")
 
 
 @pytest.fixture

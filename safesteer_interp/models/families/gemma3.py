@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
@@ -50,6 +52,13 @@ def tiny() -> Built:
     return random_model(Gemma3ForConditionalGeneration, config), processor
 
 
+def write_out_image(processor: Any) -> None:
+    """What Gemma 3's processor writes for an image, which it keeps as a text."""
+    words = processor.tokenizer
+    image = words.image_token * processor.image_seq_length
+    processor.full_image_sequence = f"\n\n{words.boi_token}{image}{words.eoi_token}\n\n"
+
+
 LAYOUT = Layout(
     family="gemma3",
     model_types=("gemma3",),
@@ -66,5 +75,5 @@ LAYOUT = Layout(
     token_types="token_type_ids",
     template=TURNS,
     placeholder="<start_of_image>",
-    facts=(Fact("image_seq_length", lambda config: config.mm_tokens_per_image),),
+    facts=(Fact("image_seq_length", lambda config: config.mm_tokens_per_image, then=write_out_image),),
 )
