@@ -79,6 +79,7 @@ def load_model(
     revision: str | None = None,
     attn_implementation: str | None = None,
     system_prompt: str | None = None,
+    thinking: bool | None = None,
     adapter: str | Path | None = None,
 ) -> MLLM:
     """The model called `name`, in eval mode on `device`, with its layout checked by two short forwards.
@@ -91,13 +92,15 @@ def load_model(
         revision: branch, tag or commit of a hub id.
         attn_implementation: attention kernel, as transformers calls it ("sdpa", "eager", "flash_attention_2"); by default its choice.
         system_prompt: default system turn; None leaves the chat template's own default.
+        thinking: whether a reasoning model's template asks it to think first (`enable_thinking`); None leaves its own default.
         adapter: folder or hub id of a peft adapter that is merged into the weights. One that merely lies in the model's folder is not.
 
     A model that is in memory already, quantised or otherwise changed, becomes an MLLM by `MLLM.of`.
 
     Raises:
         UsageError: an unknown name, dtype, device or kernel.
-        InputError: a folder or repository that is missing, incomplete, pickled, of an unsupported architecture or with a wrong layout.
+        InputError: a folder or repository that is missing, incomplete, pickled, of an unsupported architecture or with a wrong layout;
+            `thinking` for a template without such a switch.
     """
     dtype = dtype_name(dtype, device)
     options: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -121,7 +124,7 @@ def load_model(
         )
     if attn_implementation is not None:
         _set_kernel(mllm, attn_implementation)
-    mllm.system_prompt = system_prompt
+    mllm.system_prompt, mllm.thinking = system_prompt, thinking
     check_layout(mllm)
     return mllm
 
