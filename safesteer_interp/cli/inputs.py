@@ -36,9 +36,7 @@ def load_inputs(
     found = choose_requests(requests, data_root=data_root, attacks=attacks, split=split, limit=limit, bad=bad)
     from safesteer_interp.models import load_model
 
-    mllm = load_model(
-        model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision, thinking=thinking
-    )
+    mllm = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision, thinking=thinking)
     return mllm, found
 
 

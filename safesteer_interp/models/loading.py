@@ -29,6 +29,7 @@ from safesteer_interp.models.families.registry import FAMILIES
 from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.size import refuse_absurd_counts, refuse_larger_than_weights
 from safesteer_interp.models.special_tokens import set_padding
 
 _READ_ERRORS = (
@@ -142,6 +143,7 @@ def load_folder(
     """The checkpoint in a local folder, without the layout check. Raises InputError as `load_model` does."""
     dtype = dtype_name(dtype, device)
     raw = read_config(folder, trust_remote_code=trust_remote_code)
+    refuse_absurd_counts(folder / "config.json", raw)
     with _Sentence(folder, raw):
         layout_for(SimpleNamespace(**{**raw, "text_config": SimpleNamespace(**(raw.get("text_config") or {"model_type": "gemma"}))}))
         if (raw.get("vision_config") or {}).get("model_type") == "safesteer_tower":
@@ -152,6 +154,8 @@ def load_folder(
         config = transformers.AutoConfig.from_pretrained(folder, **options)
         layout = layout_for(config)
         auto = transformers.AutoModelForImageTextToText if layout.vision_tower else transformers.AutoModelForCausalLM
+        if getattr(config, "quantization_config", None) is None:  # packed weights are counted otherwise
+            refuse_larger_than_weights(folder / "config.json", config, auto, weights, trust_remote_code=trust_remote_code)
         with _bar_if_large(weights):
             model, report = auto.from_pretrained(
                 folder,

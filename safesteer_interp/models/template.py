@@ -59,7 +59,8 @@ class ChatTemplate:
             return {}
         if _SWITCH not in self.source:
             raise InputError(
-                f"the chat template of {self.name} has no switch for thinking ({_SWITCH}); leave --thinking out, or take a model that has one."
+                f"the chat template of {self.name} has no switch for thinking ({_SWITCH}); leave --thinking out, "
+                "or take a model that has one."
             )
         return {_SWITCH: self.thinking}
 

@@ -13,7 +13,7 @@ from safesteer_interp.errors import BadRequestError, NotApplicableError
 from safesteer_interp.files import digest
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.requests import Request
-from safesteer_interp.runner.folders import USUAL, folder_name, model_label
+from safesteer_interp.runner.folders import USUAL, folder_name, model_label, thinking_label
 from safesteer_interp.tracing.demand import Demand, Want
 from safesteer_interp.tracing.engines import DEFAULT_TRACER
 from safesteer_interp.tracing.spec import TraceSpec, pick
@@ -120,9 +120,7 @@ class Session:
         """Name of this model's and data set's result folders."""
         m = self.model
         label = model_label(str(m.name), str(m.source), str(m.fingerprint))
-        if m.thinking is not None:
-            label += f"-thinking-{'on' if m.thinking else 'off'}"
-        return folder_name(label, self.dataset, usual=self.usual_dataset)
+        return folder_name(label + thinking_label(m.thinking), self.dataset, usual=self.usual_dataset)
 
     def all_requests(self, dataset: str = "") -> list[Request]:
         """Every request of a data set (default: the run's) that the model can take: those with images only if it takes images, and

@@ -37,6 +37,8 @@ class StoredTrace:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> StoredTrace:
         """The inverse of `record`, after JSON."""
+        if not all(isinstance(name, str) for name in (record["key"], *record["contents"])):
+            raise TypeError("key and contents of a catalogue entry are texts")
         return cls(record["key"], Demand.from_record(record["demand"]), tuple(record["contents"]), int(record["n_shards"]))
 
 
