@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from safesteer_interp.cli.command import emit_json, parse, say
-from safesteer_interp.cli.inputs import load_inputs, words
+from safesteer_interp.cli.inputs import load_inputs, switched, words
 from safesteer_interp.errors import BadRequestError
 from safesteer_interp.tracing.engines import TracerName
 
@@ -75,6 +75,8 @@ class Trace:
     """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
     revision: str | None = None
     """Hub revision (commit) of the model."""
+    thinking: Literal["on", "off"] | None = None
+    """Whether a reasoning model is asked to think first, where its chat template has the switch; default: as the template does."""
     dry_run: bool = False
     """Print passes, bytes and free disk, and stop."""
     show_roles: bool = False
@@ -102,6 +104,7 @@ class Trace:
             trust_remote_code=self.trust_remote_code,
             revision=self.revision,
             bad=bad,
+            thinking=switched(self.thinking),
         )
         code = BadRequestError.exit_code if bad else 0
         if self.show_roles:

@@ -38,6 +38,7 @@ def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         raise UsageError("an adapter needs the package peft; install it with `pip install peft`.")
     from peft import PeftModel
 
+    adapter_files(folder)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")  # peft would go on with an adapter that adds nothing

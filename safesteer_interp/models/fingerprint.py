@@ -106,7 +106,8 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
     return digest.hexdigest()
 
 
-def template_fingerprint(processor: Any, system_prompt: str | None) -> str:
-    """16 hex digits over the chat template and the system prompt: the text that surrounds every request."""
+def template_fingerprint(processor: Any, system_prompt: str | None, thinking: bool | None = None) -> str:
+    """16 hex digits over the chat template, the system prompt and the switch for thinking: the text that surrounds every request."""
     template = getattr(processor, "chat_template", None) or getattr(getattr(processor, "tokenizer", processor), "chat_template", None)
-    return hashlib.sha256(f"{template or ''}\0{system_prompt or ''}".encode()).hexdigest()[:16]
+    switch = "" if thinking is None else f"\0thinking {thinking}"
+    return hashlib.sha256(f"{template or ''}\0{system_prompt or ''}{switch}".encode()).hexdigest()[:16]

@@ -102,7 +102,8 @@ def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
             continue
         try:
             about, entry = _entry(folder, note, figures)
-            about = {k: about[k] for k in ("id", "title", "question", "replicates", "cites", "order")}
+            about = {k: about[k] for k in _ABOUT}
+            _check_kinds(about, entry)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as cause:
             raise InputError(f"{folder}: its records are not as `safesteer run` writes them ({cause!r}); run the analysis again.") from None
         group = found[1] if entry.known_answer else found[0]
@@ -113,6 +114,18 @@ def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
             finding.entries.sort(key=lambda e: (e.model != "mini", e.dataset != "bundled", e.model, e.dataset))
     real, checks = (sorted(g.values(), key=lambda f: (f.order, f.id)) for g in found)
     return real, checks
+
+
+_ABOUT = {"id": str, "title": str, "question": str, "replicates": str, "cites": list, "order": int}
+"""What a finding is told by, and of which kind each is."""
+
+
+def _check_kinds(about: dict[str, Any], entry: Entry) -> None:
+    """Raises TypeError for a record whose fields are there and of another kind: they are sorted, counted and grouped by."""
+    fields = [(about[name], kind, name) for name, kind in _ABOUT.items()]
+    fields += [(entry.model, str, "model"), (entry.dataset, str, "data"), *((c["verdict"], str, "verdict") for c in entry.claims)]
+    if wrong := [name for value, kind, name in fields if not isinstance(value, kind)]:
+        raise TypeError(f"{wrong[0]} is of another kind")
 
 
 def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, Any], Entry]:

@@ -217,3 +217,47 @@ def test_a_store_that_cannot_be_written(safesteer: Run, tmp_path: Path) -> None:
     where = str(tmp_path / "file" / "store")
     message = failure(safesteer("trace", "--model", "tiny:llama", "--requests", str(requests), "--tracer", "hooks", "--store", where))
     assert "file" in message
+
+
+# The switch for thinking -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def thinker(tmp_path: Path) -> Path:
+    """A tiny Qwen3 as a folder, under a template with Qwen3's switch."""
+    from safesteer_interp.models.families import FAMILIES
+
+    mllm = FAMILIES["qwen3"].tiny()
+    folder = tmp_path / "thinker"
+    mllm.model.save_pretrained(folder)
+    mllm.processor.save_pretrained(folder)
+    switch = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    turns = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    (folder / "chat_template.jinja").write_text(turns + switch)
+    return folder
+
+
+def test_thinking_is_switched_by_a_flag(thinker: Path, trace: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    asked = write_requests(tmp_path, [row()])
+    shown = {
+        word: trace(asked, "--show-roles", "--json", *(["--thinking", word] if word else []), model=str(thinker))
+        for word in ("", "on", "off")
+    }
+    texts = {word: "".join(run["text"] for run in json.loads(out)["runs"]) for word, (_, out, _) in shown.items()}
+    assert texts["off"] == texts[""] + "<think>\n\n</think>\n\n"
+    assert texts["on"] == texts[""]
+
+
+def test_a_switch_that_a_model_has_not_got_is_one_sentence(
+    safesteer: Run, trace: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    expected = "no switch for thinking (enable_thinking); leave --thinking out"
+    assert expected in failure(safesteer("chat", "--model", "tiny:llama", "--defense", "none", "--prompt", "Hi", "--thinking", "off"))
+    assert expected in failure(trace(write_requests(tmp_path, [row()]), "--thinking", "off"))
+
+
+def test_results_with_and_without_thinking_lie_apart(safesteer: Run, thinker: Path, tmp_path: Path) -> None:
+    words = ["run", "prefill_separability", "--model", str(thinker), "--dry-run", "--store", str(tmp_path / "store")]
+    plain, off = (safesteer(*words, *more) for more in ([], ["--thinking", "off"]))
+    assert plain[0] == off[0] == 0, plain[2] + off[2]
+    assert "-thinking-off" in off[1] and "-thinking-" not in plain[1]

@@ -67,7 +67,7 @@ def test_unknown_flag_is_a_usage_error(safesteer: Run) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("kind", ["", "models", "tracers", "sites", "reads", "attacks", "datasets", "analyses"])
+@pytest.mark.parametrize("kind", ["", "models", "tracers", "sites", "reads", "attacks", "datasets", "fields", "analyses"])
 def test_lists(kind: str, safesteer: Run) -> None:
     code, out, err = safesteer("list", *([kind] if kind else []), "--json")
     rows = json.loads(out)
@@ -76,6 +76,12 @@ def test_lists(kind: str, safesteer: Run) -> None:
     assert all(row["what"] for row in rows)
     table = safesteer("list", *([kind] if kind else []))[1]
     assert all(str(next(iter(row.values()))) in table for row in rows)
+
+
+def test_data_sets_are_listed_with_licence_and_citation(safesteer: Run) -> None:
+    rows = {row["name"]: row for row in json.loads(safesteer("list", "datasets", "--json")[1])}
+    assert all(row["licence"] and row["cite"] for row in rows.values())
+    assert rows["figstep"]["licence"] in safesteer("list", "datasets")[1]
 
 
 def test_listing_an_unknown_kind(safesteer: Run) -> None:

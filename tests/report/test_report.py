@@ -188,6 +188,16 @@ def gallery(tmp_path: Path) -> Page:
     return page
 
 
+@pytest.mark.parametrize("change", [{"order": {}}, {"id": ["prefill"]}, {"cites": 3}, {"question": None}])
+def test_a_record_with_a_field_of_another_kind_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    place = result(tmp_path, "prefill", "mini", order=1)
+    record = json.loads((place / "provenance.json").read_text())
+    record["analysis"].update(change)
+    (place / "provenance.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"prefill.mini: its records are not as `safesteer run` writes them .*run the analysis again"):
+        build(tmp_path)
+
+
 def test_nothing_of_the_data_becomes_markup(gallery: Page) -> None:
     assert not [t for t, _ in gallery.tags if t == "script"]
     assert '<script>alert("x")</script>' in gallery.words, "it is shown as text"
