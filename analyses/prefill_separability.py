@@ -88,7 +88,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         {
             "attack": attack,
             "class": np.where(labels, "harmful", "harmless"),
-            "split": index["split"].to_numpy(str),
+            "split": given.splits,
             "score": scores,
             "rest": rest @ second,
         }

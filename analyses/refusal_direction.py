@@ -118,12 +118,12 @@ def _effects(ctx: Context, chosen: Direction, p: Params) -> pd.DataFrame:
     drawn = [random_direction(chosen, first + i // 2) for i in range(p.random_directions)]
     randoms = [r.reversed() if i % 2 else r for i, r in enumerate(drawn)]
     plain = ctx.trace(_report(p))
-    rows: list[dict[str, Any]] = []
+    labels, rows = plain.labels, list[dict[str, Any]]()
     for edit, kind in EFFECTS:
-        side = plain.index["harmful"].to_numpy(bool) == (kind == "harmful")
+        side = labels.harmful == (kind == "harmful")
         if (edit, kind) == EFFECTS[2]:
-            side &= plain.index["attack"].to_numpy(str) == Attack.TEXT
-        pairs, forms = (plain.index[column].to_numpy(str)[side] for column in ("pair", "attack"))
+            side &= labels.attacks == Attack.TEXT
+        pairs, forms = labels.pairs[side], labels.attacks[side]
         requests = [r for r, keep in zip(plain.requests, side, strict=True) if keep]
         before = plain.rows("final_norm", "last_prompt")[side]
         # The direction and its opposite are the same one to ablate.
