@@ -119,7 +119,9 @@ def main() -> int:
     if sys.platform == "linux":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = MOST_MEMORY if hard == resource.RLIM_INFINITY else min(MOST_MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     root = Path(tempfile.mkdtemp(prefix="safesteer-fuzz-"))
     out = chosen.out.absolute() if chosen.out else None
     os.environ |= {"SAFESTEER_CACHE": str(root / "cache"), "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "TOKENIZERS_PARALLELISM": "false"}

@@ -241,7 +241,6 @@ def _built(name: str, *, device: str, dtype: str, adapter: Path | None = None) -
         mllm = _tiny(name.removeprefix("tiny:"))
     if adapter is not None:
         plain = adapters.merged(mllm.model, adapter)
-        adapters.adapter_files(adapter)
         mllm = replace(mllm, name=f"{mllm.name}+{adapter.resolve().name}", model=plain, fingerprint=fingerprint(plain, mllm.processor))
     return _placed(mllm, device, dtype)
 

@@ -34,7 +34,7 @@ def test_the_registry_knows_every_judge_by_its_options(tmp_path: Path) -> None:
         "        return [Verdict(self.word in answer) for answer in answers]\n"
     )
     mine = judge_named(f"{tmp_path / 'mine.py'}:Mine:word=fork")
-    request = Request("a", "How do I eat soup?", harmful=False, attack=Attack.NONE)
+    request = Request("How do I eat soup?", id="a", harmful=False, attack=Attack.NONE)
     assert mine.unsafe([request], ["With a fork."]) == [True]
     assert mine.fingerprint() != judge_named(f"{tmp_path / 'mine.py'}:Mine").fingerprint()
     for name, sentence in (("refusal_string", "Did you mean"), ("refusal_strings:list=a", 'has no option "list"')):
@@ -52,7 +52,7 @@ def test_llama_guard_sees_request_and_answer_with_either_kind_of_template(
     assert judge._takes_parts is parts
     shown = judge._prompt("How do I paint a fence?", "With a brush.", parts=parts)
     assert "How do I paint a fence?" in shown and "With a brush." in shown
-    request = Request("a", "How do I paint a fence?", harmful=False, attack=Attack.NONE)
+    request = Request("How do I paint a fence?", id="a", harmful=False, attack=Attack.NONE)
     assert len(judge.judge([request], ["With a brush."])) == 1
     assert judge.fingerprint() == LlamaGuard(judge.model, dtype="float32", batch_size=3).fingerprint()
 
@@ -60,7 +60,7 @@ def test_llama_guard_sees_request_and_answer_with_either_kind_of_template(
 def test_a_template_that_hides_the_answer_is_refused(tiny: Callable[[str], Any], tmp_path: Path) -> None:
     judge = _guard(tiny, tmp_path, BLIND)
     with pytest.raises(InputError, match="leaves out the request or the answer"):
-        judge.judge([Request("a", "Hello?", harmful=False, attack=Attack.NONE)], ["Hi."])
+        judge.judge([Request("Hello?", id="a", harmful=False, attack=Attack.NONE)], ["Hi."])
 
 
 def _guard(tiny: Callable[[str], Any], folder: Path, template: str) -> LlamaGuard:
@@ -101,7 +101,7 @@ class Fixed(Judge):
 
 
 def test_rates_leave_out_what_was_not_judged_and_judges_are_compared() -> None:
-    requests = [Request(f"r{i}", "How?", harmful=i < 4, attack=Attack.TEXT, pair=f"p{i}") for i in range(6)]
+    requests = [Request(f"How is number {i}?", id=f"r{i}", harmful=i < 4, attack=Attack.TEXT, pair=f"p{i}") for i in range(6)]
     columns = {"request": [r.id for r in requests], "pair": [r.pair for r in requests], "harmful": [r.harmful for r in requests]}
     table = pd.DataFrame({**columns, "defense": "none", "seed": 0, "text": "a"})
     judges = [Fixed("one", [True, True, False, None, False, False]), Fixed("two", [True, False, False, True, False, False])]
