@@ -182,7 +182,8 @@ def test_the_refusal_direction_is_chosen_at_the_planted_layer_by_what_editing_wi
     assert taken["refusal_direction", "TEXT"] < -MARGIN
     assert all(taken["refusal_direction", image] > taken["refusal_direction", "TEXT"] for image in ("SD", "TYPO"))  # the gap hid harm
     assert taken["random_direction", "TEXT"] < -MARGIN  # hence undecided
-    assert verdicts["choice_is_resolved"] != "supported"  # what harmless texts show of harm is noise, and ablation takes it away
+    # Harmless texts hardly refuse, so that ablating what is planted costs them nothing.
+    assert selection.loc[("kl", 3), "limit"] == "below" and verdicts["choice_is_resolved"] == "supported"
 
 
 def test_a_flipped_direction_induces_no_refusal(measured: Measured) -> None:
