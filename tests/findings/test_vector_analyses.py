@@ -179,9 +179,11 @@ def test_the_refusal_direction_is_chosen_at_the_planted_layer_by_what_editing_wi
         added, random = (effects[(of, "add", "harmless", attack)] for of in ("refusal_direction", "random_direction"))
         assert added > MARGIN > abs(random)  # a random direction and its opposite cancel
     taken = effects.xs("ablate", level="edit").xs("harmful", level="class")
-    assert all(taken["refusal_direction", attack] < -MARGIN for attack in ("TEXT", "SD", "TYPO"))
+    assert taken["refusal_direction", "TEXT"] < -MARGIN
+    assert all(taken["refusal_direction", image] > taken["refusal_direction", "TEXT"] for image in ("SD", "TYPO"))  # the gap hid harm
     assert taken["random_direction", "TEXT"] < -MARGIN  # hence undecided
-    assert verdicts["choice_is_resolved"] != "supported"  # what harmless texts show of harm is noise, and ablation takes it away
+    # Harmless texts hardly refuse, so that ablating what is planted costs them nothing.
+    assert selection.loc[("kl", 3), "limit"] == "below" and verdicts["choice_is_resolved"] == "supported"
 
 
 def test_a_flipped_direction_induces_no_refusal(measured: Measured) -> None:
