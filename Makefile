@@ -15,7 +15,7 @@ OFFLINE := PIP_NO_INDEX=1 UV_OFFLINE=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test test-gpu lint format notebooks mini clean
+.PHONY: help setup figures test test-speed test-gpu lint format notebooks mini clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ figures: setup  ## every figure, table and claim on MODEL, then the gallery figu
 
 test: setup  ## the test suite
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-speed: setup  ## the tests that assert times, on a quiet machine
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -m speed -n 0
 
 test-gpu: setup  ## the tests that need an accelerator
 	$(OFFLINE) $(BIN)/python -m pytest -m gpu
