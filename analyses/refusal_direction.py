@@ -42,7 +42,7 @@ class Params:
     """Candidate layers, evenly spaced over the first 80 %; None: every one."""
     validation_pairs: int | None = 8
     """Validation pairs, as text, that the choice is made on."""
-    report_pairs: int | None = 6
+    report_pairs: int | None = 24
     """Test pairs that the effects of the chosen direction are measured on, in every form."""
     attacks: tuple[str, ...] = ("TEXT", "SD")
     """The forms of the test requests; TEXT must be among them."""

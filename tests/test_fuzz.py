@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def fuzz(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, str(root / "benchmarks" / "fuzz.py"), *arguments]
