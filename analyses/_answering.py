@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ from safesteer_interp.requests import Attack, Request
 from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._shared import answers, fit_spec, report_spec
+from ._shared import Paired, answers, fit_spec, report_spec
 
 PAPER_ATTACKS = (Attack.CB, Attack.SD, Attack.TYPO)
 """The columns of SafeSteer's Table 3; the rate over all of them is its "All"."""
@@ -50,17 +50,35 @@ class GuidedParams(AnsweringParams):
     """Answer tokens that are guided."""
 
 
-def training_spec(p: Any) -> TraceSpec:
+@runtime_checkable
+class AnswersPairs(Paired, Protocol):
+    """Parameters of an analysis that has requests of some test pairs answered."""
+
+    @property
+    def answer_pairs(self) -> int | None:
+        """Test pairs; None: all."""
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """Parameters of an analysis that passes answers through the model."""
+
+    @property
+    def batch(self) -> int:
+        """Answers per batch."""
+
+
+def training_spec(p: Paired) -> TraceSpec:
     """Prompt and first-token states of the training pairs in every image form, with the undefended answers: what SafeSteer is fitted on."""
-    return fit_spec(p, **answers(p))
+    return fit_spec(p, **answers())
 
 
-def test_spec(p: Any, attacks: Sequence[Attack] = PAPER_ATTACKS) -> TraceSpec:  # noqa: PT028  (no pytest function)
+def test_spec(p: AnswersPairs, attacks: Sequence[Attack] = PAPER_ATTACKS) -> TraceSpec:  # noqa: PT028  (no pytest function)
     """The test requests that are answered (`answer_pairs` pairs); prompt states at the final norm only."""
     return report_spec(p, attacks=tuple(attacks), pairs=p.answer_pairs, sites=("final_norm",))
 
 
-def fitted(ctx: Context, p: Any, fit: str = "prompt", **options: Any) -> Any:
+def fitted(ctx: Context, p: Paired, fit: str = "prompt", **options: Any) -> Any:
     """A `SafeSteer` fitted on the training pairs. It may guide even where the sign test fails: measuring that is the point here."""
     from safesteer_interp.defenses.safesteer import SafeSteer
 
@@ -68,7 +86,13 @@ def fitted(ctx: Context, p: Any, fit: str = "prompt", **options: Any) -> Any:
 
 
 def answered(
-    ctx: Context, p: Any, defenses: Mapping[str, Any], requests: Sequence[Request], *, explain: bool = False, seeds: Sequence[int] = ()
+    ctx: Context,
+    p: AnsweringParams,
+    defenses: Mapping[str, Any],
+    requests: Sequence[Request],
+    *,
+    explain: bool = False,
+    seeds: Sequence[int] = (),
 ) -> pd.DataFrame:
     """`answered_together` where all defenses answer the same requests, under `seeds` (0 to `p.seeds` - 1 unless given)."""
     from safesteer_interp.evaluation.harness import Condition
@@ -77,7 +101,7 @@ def answered(
     return answered_together(ctx, p, [Condition(name, defense, requests, drawn) for name, defense in defenses.items()], explain=explain)
 
 
-def answered_together(ctx: Context, p: Any, conditions: Sequence[Any], *, explain: bool = False) -> pd.DataFrame:
+def answered_together(ctx: Context, p: AnsweringParams, conditions: Sequence[Any], *, explain: bool = False) -> pd.DataFrame:
     """One row per condition (`evaluation.harness.Condition`), request and seed with the three-way outcome.
 
     Conditions may answer different requests and share batches where they can; answers are stored and reused.
@@ -93,7 +117,7 @@ def answered_together(ctx: Context, p: Any, conditions: Sequence[Any], *, explai
     return judged(answers, RefusalStrings("prefixes"))  # the strings that the published numbers were counted by
 
 
-def perplexities(ctx: Context, p: Any, requests: Sequence[Request], answers: pd.DataFrame) -> list[float]:
+def perplexities(ctx: Context, p: Batched, requests: Sequence[Request], answers: pd.DataFrame) -> list[float]:
     """Perplexity under the undefended model of every answer in a table of them; stored and reused."""
     from safesteer_interp.evaluation.harness import perplexities_stored
 
@@ -102,14 +126,14 @@ def perplexities(ctx: Context, p: Any, requests: Sequence[Request], answers: pd.
     return perplexities_stored(ctx.model, asked, list(answers["ids"]), batch_size=p.batch, root=root)
 
 
-def to_answer(p: Any, name: str, defense: Any, requests: Sequence[Request], seeds: int | None = None) -> Any:
+def to_answer(p: AnsweringParams, name: str, defense: Any, requests: Sequence[Request], seeds: int | None = None) -> Any:
     """A defense with what it answers, under `seeds` seeds (`p.seeds` unless given)."""
     from safesteer_interp.evaluation.harness import Condition
 
     return Condition(name, defense, requests, tuple(range(p.seeds if seeds is None else seeds)))
 
 
-def by_chance(p: Any, name: str, make: Callable[[int], Any], requests: Sequence[Request]) -> list[Any]:
+def by_chance(p: AnsweringParams, name: str, make: Callable[[int], Any], requests: Sequence[Request]) -> list[Any]:
     """A control with a random part, made anew for every seed: one draw may happen to favour or to prevent refusals."""
     from safesteer_interp.evaluation.harness import Condition
 

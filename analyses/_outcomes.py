@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.context import Context
 
-from ._answering import perplexities
+from ._answering import Batched, perplexities
 from ._shared import attacks_in
 
 PICTURES, ALL = "pictures", "all"
@@ -22,6 +22,15 @@ PRICES = ("asr", "rr", "degenerate", "degenerate_harmless")
 """What a defense is compared with "none" by: what it is for, and what it costs."""
 LIKELIHOOD = "nats per token"
 """Name of the mean negative log-likelihood of an answer under the undefended model: the logarithm of its perplexity."""
+
+
+@runtime_checkable
+class RatesTexts(Batched, Protocol):
+    """Parameters of an analysis that asks how likely answers are to the undefended model."""
+
+    @property
+    def perplexity_seeds(self) -> int:
+        """Seeds whose answers are looked at."""
 
 
 def groups(responses: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -64,7 +73,7 @@ def paired_tests(responses: pd.DataFrame, baseline: str = "none", measures: Sequ
     return table[list(columns)]
 
 
-def likelihoods(ctx: Context, p: Any, requests: Sequence[Any], responses: pd.DataFrame) -> pd.DataFrame:
+def likelihoods(ctx: Context, p: RatesTexts, requests: Sequence[Any], responses: pd.DataFrame) -> pd.DataFrame:
     """How likely answers are to the undefended model, by condition: mean nats per token, and the paired difference to "none".
 
     A safety judge calls broken text safe and no list of strings notices it; the model itself does. Harmful picture requests and all

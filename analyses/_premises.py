@@ -11,8 +11,8 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._answering import PAPER_ATTACKS, training_spec
-from ._shared import STEPS, answers, attacks_in, report_spec
+from ._answering import PAPER_ATTACKS, GuidedParams, training_spec
+from ._shared import STEPS, Paired, answers, attacks_in, report_spec
 
 SITE = "final_norm"
 FITS = ("prompt", "centred", "token")
@@ -24,12 +24,12 @@ DRAWS = 5
 SIGN, SHIFT = "sign test", "shift from prompt to tokens"
 
 
-def tokens_spec(p: Any) -> TraceSpec:
+def tokens_spec(p: Paired) -> TraceSpec:
     """Prompt and first-token states of the test pairs with the undefended greedy answers."""
-    return report_spec(p, attacks=PAPER_ATTACKS, sites=(SITE,), **answers(p))
+    return report_spec(p, attacks=PAPER_ATTACKS, sites=(SITE,), **answers())
 
 
-def probes(ctx: Context, p: Any) -> dict[str, Any]:
+def probes(ctx: Context, p: Paired) -> dict[str, Any]:
     """The probe of each fit on the training pairs; a fit for which the answers lack refusals or compliances is left out."""
     from safesteer_interp.probes.fitting import fit_probe
 
@@ -42,7 +42,7 @@ def probes(ctx: Context, p: Any) -> dict[str, Any]:
     return found
 
 
-def premises(ctx: Context, p: Any, base: Any, fits: dict[str, Any]) -> pd.DataFrame:
+def premises(ctx: Context, p: GuidedParams, base: Any, fits: dict[str, Any]) -> pd.DataFrame:
     """One row per premise, fit, attack and class: value, low, high, n, clusters; `passed` for the sign test.
 
     `sign test`: Cohen's d of the first `steps` tokens, refusals minus compliances, on test pairs. `shift`: an answer's mean score over
@@ -51,8 +51,8 @@ def premises(ctx: Context, p: Any, base: Any, fits: dict[str, Any]) -> pd.DataFr
     from safesteer_interp.statistics import cluster_mean, cluster_rate
 
     view = ctx.trace(tokens_spec(p))
-    index, prompts = view.index, view.rows(SITE, "last_prompt")
-    harmful, attack, pairs = index["harmful"].to_numpy(bool), index["attack"].to_numpy(str), index["pair"].to_numpy(str)
+    labels, prompts = view.labels, view.rows(SITE, "last_prompt")
+    harmful, attack, pairs = labels.harmful, labels.attacks, labels.pairs
     seed, rows = ctx.seed("premises"), []
     hits = {
         CALLED: base.prompt_probe.decision_at(prompts, 0 * harmful) > 0,
@@ -61,7 +61,7 @@ def premises(ctx: Context, p: Any, base: Any, fits: dict[str, Any]) -> pd.DataFr
         REACH_RANDOM: np.mean([_in_reach(ctx, _opened(base.with_random_vector(draw), prompts), p.k) for draw in range(DRAWS)], axis=0),
     }
     for name, hit in hits.items():
-        for form in [*attacks_in(index), "pictures"]:
+        for form in [*attacks_in(view.index), "pictures"]:
             for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
                 mask = side & ((attack != "CB") if form == "pictures" else (attack == form))
                 estimate = (cluster_mean if name == REACH_RANDOM else cluster_rate)(hit[mask], pairs[mask], seed=seed)
@@ -71,12 +71,13 @@ def premises(ctx: Context, p: Any, base: Any, fits: dict[str, Any]) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def scores(ctx: Context, p: Any, fits: dict[str, Any]) -> pd.DataFrame:
+def scores(ctx: Context, p: GuidedParams, fits: dict[str, Any]) -> pd.DataFrame:
     """Mean probe score (log-odds) of test requests by fit, class and step; step 0 is the prompt, k the k-th answer token."""
     from safesteer_interp.statistics import cluster_mean
 
     view = ctx.trace(tokens_spec(p))
-    harmful, pairs, rows = view.index["harmful"].to_numpy(bool), view.index["pair"].to_numpy(str), []
+    harmful, pairs = view.labels.harmful, view.labels.pairs
+    rows = []
     for fit, probe in fits.items():
         for step in range(min(p.steps, STEPS) + 1):
             found = _scores(view, probe, step)

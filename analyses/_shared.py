@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -20,17 +20,26 @@ ANSWERS = TokenSpec(steps=STEPS, answer_tokens=ANSWER_TOKENS, temperature=0.0)
 """Where the analyses differ from `SafeSteer.fit`: more steps, of longer, greedy answers."""
 
 
-def fit_spec(p: Any, **changes: Any) -> TraceSpec:
+@runtime_checkable
+class Paired(Protocol):
+    """Parameters of an analysis that reads pairs."""
+
+    @property
+    def pairs(self) -> int | None:
+        """Pairs per split; None: all."""
+
+
+def fit_spec(p: Paired, **changes: Any) -> TraceSpec:
     """Prompt states of the training pairs: what probes and directions are fitted on."""
     return TraceSpec(**{"attacks": ATTACKS, "split": Split.FIT, "sites": ("all",), "pairs": p.pairs, **changes})
 
 
-def report_spec(p: Any, **changes: Any) -> TraceSpec:
+def report_spec(p: Paired, **changes: Any) -> TraceSpec:
     """The same of the test pairs: what every number is reported on."""
     return TraceSpec(**{"attacks": ATTACKS, "split": Split.TEST, "sites": ("all",), "pairs": p.pairs, **changes})
 
 
-def answers(p: Any) -> dict[str, Any]:
+def answers() -> dict[str, Any]:
     """What a spec needs besides when answers matter: a few greedy tokens and the states of the first steps at every site."""
     return ANSWERS.wanted()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,23 @@ from safesteer_interp.statistics import Estimate
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import training_spec
-from ._shared import fit_spec
+from ._shared import Paired, fit_spec
 
 
-def tuning_spec(p: Any) -> TraceSpec:
+@runtime_checkable
+class Tuned(Paired, Protocol):
+    """Parameters of an analysis that chooses the layer to steer at."""
+
+    @property
+    def layers(self) -> int:
+        """Candidate layers."""
+
+    @property
+    def tuning_pairs(self) -> int:
+        """Training pairs that the layer is chosen on."""
+
+
+def tuning_spec(p: Tuned) -> TraceSpec:
     """Training pairs (`tuning_pairs`) with their pictures, which the layer is chosen on."""
     return fit_spec(p, attacks=(Attack.SD,), sites=("final_norm",), pairs=p.tuning_pairs)
 
@@ -32,7 +45,7 @@ def refusal_log_odds(ctx: Context, states: Any) -> Any:
     return refusal_score(torch.from_numpy(ctx.head(states, normed=True)), ids).double().numpy()
 
 
-def steering_direction(ctx: Context, p: Any) -> tuple[Any, pd.DataFrame]:
+def steering_direction(ctx: Context, p: Tuned) -> tuple[Any, pd.DataFrame]:
     """The refusal direction at the candidate layer (`layers` of them, in the first 80 %) where adding the difference of the class means
     raises refusal of harmful pictures most, and what it does at each. Both from training pairs."""
     from safesteer_interp.defenses.steered import Steered
@@ -44,7 +57,7 @@ def steering_direction(ctx: Context, p: Any) -> tuple[Any, pd.DataFrame]:
     possible = eligible(refusal_directions(fit, sites=layered), ctx.n_layers)
     candidates = [possible[i] for i in sorted({round(x) for x in np.linspace(0, len(possible) - 1, p.layers)})]
     plain = refusal_log_odds(ctx, tuning.rows("final_norm", "last_prompt"))
-    harmful, pairs = tuning.index["harmful"].to_numpy(bool), tuning.index["pair"].to_numpy(str)
+    harmful, pairs = tuning.labels.harmful, tuning.labels.pairs
     rows, seed = [], ctx.seed("bootstrap")
     for candidate in ctx.track(candidates, "layers"):
         edits = Steered.along(candidate, 1.0).given

@@ -42,7 +42,7 @@ class Params:
 
 
 def needs(p: Params) -> list[TraceSpec]:
-    return [fit_spec(p, **answers(p)), report_spec(p, **answers(p))]
+    return [fit_spec(p, **answers()), report_spec(p, **answers())]
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
@@ -50,7 +50,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
-    harmful = fit.index["harmful"].to_numpy(bool)
+    harmful = fit.labels.harmful
     prompts = fit.rows(SITE, "last_prompt")
     training, emitted = _tokens(fit), _tokens(report)
     outcome = emitted.pop("outcome")
@@ -87,7 +87,7 @@ def _tokens(view: Any) -> dict[str, Any]:
     """Every emitted token's state (rows that reached the step), its step, its request's outcome and pair."""
     from safesteer_interp.refusals import is_refusal
 
-    harmful, pairs = view.index["harmful"].to_numpy(bool), view.index["pair"].to_numpy(str)
+    harmful, pairs = view.labels.harmful, view.labels.pairs
     refused = np.array([is_refusal(text) for text in view.texts])
     outcome = np.where(~harmful, "harmless", np.where(refused, "refuse", "comply"))
     outcome[~harmful & refused] = "refused harmless"
@@ -111,7 +111,7 @@ def _curves(scores: Any, probes: Any, report: Any, outcome: Any, steps: Any, pai
     from safesteer_interp.refusals import is_refusal
     from safesteer_interp.statistics import cluster_mean
 
-    harmful, prompt_pairs = report.index["harmful"].to_numpy(bool), report.index["pair"].to_numpy(str)
+    harmful, prompt_pairs = report.labels.harmful, report.labels.pairs
     refused = np.array([is_refusal(text) for text in report.texts])
     later = np.where(~harmful & ~refused, "harmless", np.where(harmful & refused, "refuse", np.where(harmful, "comply", "other")))
     prompt_states = report.rows(SITE, "last_prompt")

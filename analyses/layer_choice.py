@@ -51,6 +51,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     from safesteer_interp.probes.onsets import auroc_replicates, first_reaching, onset
     from safesteer_interp.probes.rows import Resampling, Rows
     from safesteer_interp.probes.separation import fold_stability, out_of_fold, separability
+    from safesteer_interp.tracing.trace import labels_of
 
     if p.width not in p.widths:
         raise UsageError(f'`width` is "{p.width}" but `widths` holds {", ".join(p.widths)}; the curves need it among them.')
@@ -59,8 +60,8 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     sites = list(fit.sites_in_order)
     names = [site_label(s) for s in sites]
     index = pd.concat([fit.index, report.index], ignore_index=True)
-    labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
-    attack, train = index["attack"].to_numpy(str), (index["split"] == "fit").to_numpy(bool)
+    given = labels_of(index)
+    labels, pairs, attack, train = given.harmful, given.pairs, given.attacks, given.train
     seed = ctx.seed("bootstrap")
     resampling = Resampling(seed=seed)
 
@@ -118,9 +119,10 @@ def _transfer(stack: Any, names: list[str], index: pd.DataFrame, width: Any, see
     from safesteer_interp.probes.folds import split_folds
     from safesteer_interp.probes.separation import out_of_fold
     from safesteer_interp.statistics import cluster_aurocs
+    from safesteer_interp.tracing.trace import labels_of
 
-    labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
-    attack, train = index["attack"].to_numpy(str), (index["split"] == "fit").to_numpy(bool)
+    given = labels_of(index)
+    labels, pairs, attack, train = given.harmful, given.pairs, given.attacks, given.train
     if "TEXT" not in attack:
         return pd.DataFrame(columns=["layer", "attack", "value", "low", "high", "n", "clusters"])
     scores = out_of_fold(stack, labels, split_folds(train, pairs), widths=[width], fit_on=attack == "TEXT")[:, 0]

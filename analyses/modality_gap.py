@@ -50,7 +50,7 @@ def table(ctx: Context, p: Params) -> pd.DataFrame:
     where = {name: i for i, name in enumerate(extra.index["request"])}
 
     seed, rng = ctx.seed("bootstrap"), ctx.rng("directions")
-    harmful_fit = fit.index["harmful"].to_numpy(bool)
+    harmful_fit = fit.labels.harmful
     rows: list[dict[str, Any]] = []
     for site in ctx.track(report.sites_in_order, "layers"):
         states, pictures, train = report.rows(site, "last_prompt"), extra.rows(site, "last_prompt"), fit.rows(site, "last_prompt")

@@ -32,7 +32,7 @@ class Params:
 
 
 def needs(p: Params) -> list[TraceSpec]:
-    return [fit_spec(p), report_spec(p, **answers(p))]
+    return [fit_spec(p), report_spec(p, **answers())]
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
@@ -47,12 +47,11 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     from safesteer_interp.statistics import Estimate, cluster_mean, cluster_rate
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
-    probe = DecodingProbe().fit(fit.rows(SITE, "last_prompt"), fit.index["harmful"].to_numpy(int))
+    probe = DecodingProbe().fit(fit.rows(SITE, "last_prompt"), fit.labels.harmful.astype(int))
     states = report.rows(SITE, "last_prompt").astype(np.float64)
-    index = report.index
-    harmful, attack, pairs = index["harmful"].to_numpy(bool), index["attack"].to_numpy(str), index["pair"].to_numpy(str)
+    harmful, attack, pairs = report.labels.harmful, report.labels.attacks, report.labels.pairs
     refused = np.array([is_refusal(text) for text in report.texts])
-    seed, names = ctx.seed("bootstrap"), attacks_in(index)
+    seed, names = ctx.seed("bootstrap"), attacks_in(report.index)
     at = {(g, a, bool(h)): i for i, (g, a, h) in enumerate(zip(pairs, attack, harmful, strict=True))}
     shared = sorted({g for g in pairs if all((g, a, h) in at for a in names for h in (True, False))})
     take = {(a, h): np.array([at[g, a, h] for g in shared]) for a in names for h in (True, False)}

@@ -41,11 +41,12 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     from safesteer_interp.probes import controls
     from safesteer_interp.probes.rows import Resampling, Rows
     from safesteer_interp.probes.separation import transfer
+    from safesteer_interp.tracing.trace import labels_of
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
     index = pd.concat([fit.index, report.index], ignore_index=True)
-    labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
-    attack, train = index["attack"].to_numpy(str), (index["split"] == "fit").to_numpy(bool)
+    given = labels_of(index)
+    labels, pairs, attack, train = given.harmful, given.pairs, given.attacks, given.train
     width = p.width if p.width == "all" else int(p.width)
     resampling = Resampling(seed=ctx.seed("bootstrap"))
     rows = []

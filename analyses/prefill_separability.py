@@ -51,13 +51,14 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     from safesteer_interp.probes.rows import Resampling, Rows
     from safesteer_interp.probes.separation import separability
     from safesteer_interp.statistics import cluster_auroc
+    from safesteer_interp.tracing.trace import labels_of
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
     index = pd.concat([fit.index, report.index], ignore_index=True)
     states = np.concatenate([v.rows(SITE, "last_prompt") for v in (fit, report)])
     texts = [r.text for v in (fit, report) for r in v.requests]
-    labels, pairs = index["harmful"].to_numpy(bool), index["pair"].to_numpy(str)
-    attack, train = index["attack"].to_numpy(str), (index["split"] == "fit").to_numpy(bool)
+    given = labels_of(index)
+    labels, pairs, attack, train = given.harmful, given.pairs, given.attacks, given.train
     seed = ctx.seed("bootstrap")
 
     probe = DecodingProbe(p.width).fit(states[train], labels[train].astype(int))
@@ -87,7 +88,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         {
             "attack": attack,
             "class": np.where(labels, "harmful", "harmless"),
-            "split": index["split"].to_numpy(str),
+            "split": given.splits,
             "score": scores,
             "rest": rest @ second,
         }

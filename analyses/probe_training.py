@@ -45,9 +45,9 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     from safesteer_interp.statistics import Estimate, cluster_auroc
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
-    x, y = fit.rows(SITE, "last_prompt"), fit.index["harmful"].to_numpy(int)
-    test, truth = report.rows(SITE, "last_prompt"), report.index["harmful"].to_numpy(bool)
-    pairs, test_pairs = fit.index["pair"].to_numpy(str), report.index["pair"].to_numpy(str)
+    x, y = fit.rows(SITE, "last_prompt"), fit.labels.harmful.astype(int)
+    test, truth = report.rows(SITE, "last_prompt"), report.labels.harmful
+    pairs, test_pairs = fit.labels.pairs, report.labels.pairs
     seed = ctx.seed("bootstrap")
     names = np.unique(pairs)
 

@@ -40,8 +40,8 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     from safesteer_interp.statistics import cluster_mean, cluster_rate
 
     view = ctx.trace(needs(p)[0])
-    index, tokens = view.index, list(refusal_token_ids(ctx.model))
-    harmful, attack, pairs = index["harmful"].to_numpy(bool), index["attack"].to_numpy(str), index["pair"].to_numpy(str)
+    labels, tokens = view.labels, list(refusal_token_ids(ctx.model))
+    harmful, attack, pairs = labels.harmful, labels.attacks, labels.pairs
     log_p, rank = {}, {}
     for site in ctx.track(view.sites_in_order, "layers"):
         logits = ctx.head(view.rows(site, "last_prompt"), normed=str(site) == "final_norm")
@@ -51,7 +51,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         rank[site] = 1 + (logits > logits[:, tokens].max(axis=1, keepdims=True)).sum(axis=1)
     seed = ctx.seed("bootstrap")
     curves, budget = [], []
-    for name in attacks_in(index):
+    for name in attacks_in(view.index):
         for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
             mask = side & (attack == name)
             for site in view.sites_in_order:

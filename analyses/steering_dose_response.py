@@ -203,7 +203,7 @@ def _first_token(ctx: Context, vector: Any, randoms: list[Any], p: Params) -> pd
 
     view, seed = ctx.trace(_first(p)), ctx.seed("bootstrap")
     states = torch.from_numpy(view.rows("final_norm", "last_prompt"))
-    harmful, pairs = view.index["harmful"].to_numpy(bool), view.index["pair"].to_numpy(str)
+    harmful, pairs = view.labels.harmful, view.labels.pairs
 
     def mass(by: Any, rows: Any, dose: float) -> Any:
         return expit(refusal_log_odds(ctx, by.apply(states[torch.tensor(rows)], CORRECTED_RULE, dose).numpy()))

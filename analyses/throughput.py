@@ -69,7 +69,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     view = ctx.trace(training_spec(p))
 
     def fit_probe() -> None:
-        fit_prompt(view.rows("final_norm", "last_prompt"), view.index["harmful"].to_numpy(bool))
+        fit_prompt(view.rows("final_norm", "last_prompt"), view.labels.harmful)
 
     rows = [
         {"what": what, **_seconds(work, p.repeats), "requests": len(view)}

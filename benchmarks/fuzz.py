@@ -30,6 +30,8 @@ from typing import Any
 
 LONGEST = 120
 """Seconds that a case may take."""
+MOST_MEMORY = 8 << 30
+"""Bytes of address space: a spoiled size must end in a sentence, not in a machine without memory."""
 
 
 def user_files(folder: Path) -> None:
@@ -114,6 +116,12 @@ def main() -> int:
     parser.add_argument("--kinds", default="", help="only these kinds, by commas")
     parser.add_argument("--out", type=Path, default=None, help="also write the outcome as JSON")
     chosen = parser.parse_args()
+    if sys.platform == "linux":
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = MOST_MEMORY if hard == resource.RLIM_INFINITY else min(MOST_MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     root = Path(tempfile.mkdtemp(prefix="safesteer-fuzz-"))
     out = chosen.out.absolute() if chosen.out else None
     os.environ |= {"SAFESTEER_CACHE": str(root / "cache"), "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "TOKENIZERS_PARALLELISM": "false"}
@@ -145,6 +153,8 @@ def main() -> int:
     took = time.monotonic() - started
     for kind in counts:
         print(f"{kind:10} {counts[kind]:6} cases, {seconds[kind]:7.1f} s, {sum(f['kind'] == kind for f in found)} wrong")
+    if bases.codes:
+        print("exit codes of command lines: " + ", ".join(f"{code}: {n}" for code, n in sorted(bases.codes.items())))
     print(f"{counts.total()} cases of seed {chosen.seed}, {len(found)} wrong, {took:.0f} s")
     if out:
         record = {"seed": chosen.seed, "cases": dict(counts), "wrong": found, "seconds": round(took)}

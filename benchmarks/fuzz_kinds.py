@@ -12,9 +12,10 @@ import json
 import random
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -53,6 +54,8 @@ class Bases:
     root: Path
     note: str = ""
     """What the present case does, for its finding."""
+    codes: Counter[str] = field(default_factory=Counter)
+    """Exit codes of the command lines."""
 
     @cached_property
     def planted(self) -> Any:
@@ -146,14 +149,14 @@ def sound_rows(rng: random.Random, count: int) -> list[dict[str, Any]]:
     rows = []
     for i in range(count):
         row: dict[str, Any] = {"id": f"r{i}", "text": f"how do i wash the boat number {i}", "harmful": bool(i % 2)}
-        for field, choices in (
+        for name, choices in (
             ("image", ["good.png"]),
             ("attack", list(map(str, Attack))),
             ("pair", ["p0", "p1"]),
             ("split", list(map(str, Split))),
         ):
             if rng.random() < 0.4:
-                row[field] = rng.choice(choices)
+                row[name] = rng.choice(choices)
         rows.append(row)
     return rows
 
@@ -313,6 +316,7 @@ def command(rng: random.Random, folder: Path, bases: Bases) -> None:
     lines = "\n".join(text(rng)[:200] for _ in range(2))
     bases.note = " ".join(words)[:400]
     code = quietly(*(w.replace("\0", "") if rng.random() < 0.9 else w for w in words), stdin=lines.encode("utf-8", "replace").decode())
+    bases.codes[str(code)] += 1
     assert code in (0, 1, 2, 3, None), f"exit code {code} of {words}"
 
 
@@ -325,20 +329,18 @@ def positional(rng: random.Random, name: str) -> list[str]:
 def flags(rng: random.Random, name: str, folder: Path) -> list[str]:
     """Small settings that keep a command short, then some flags of its dataclass with any value."""
     module = importlib.import_module(f"safesteer_interp.cli.{COMMANDS[name][0]}")
-    shape = next(
-        (c for c in vars(module).values() if dataclasses.is_dataclass(c) and hasattr(c, "run") and c.__module__ == module.__name__), None
-    )
+    shape = next((c for c in vars(module).values() if dataclasses.is_dataclass(c) and c.__module__ == module.__name__), None)
     if shape is None:
         return []
     hints = get_type_hints(shape)
     known = {f.name for f in dataclasses.fields(shape)}
     here = {
-        "model": rng.choice(("planted", "planted", "tiny:llama", rng.choice(NAMES))),
+        "model": rng.choice(("planted", "planted", "planted", "planted", "tiny:llama", rng.choice(NAMES))),
         "out": str(folder / "figures"),
         "figures": str(folder / "figures"),
         "store": str(folder / "store"),
-        "requests": rng.choice(("planted", "user/q.jsonl", rng.choice(NAMES))),
-        "data": rng.choice(("planted", "user/q.jsonl", rng.choice(NAMES))),
+        "requests": rng.choice(("planted", "planted", "user/q.jsonl", "user/q.jsonl", rng.choice(NAMES))),
+        "data": rng.choice(("planted", "planted", "user/q.jsonl", "user/q.jsonl", rng.choice(NAMES))),
         "limit": "4",
         "prompt": text(rng)[:300] or "hello",
         "max_new_tokens": "2",
@@ -346,9 +348,10 @@ def flags(rng: random.Random, name: str, folder: Path) -> list[str]:
         "training_pairs": "4",
         "set": "pairs=4",
     }
-    words = [w for key, v in here.items() if key in known for w in (f"--{key.replace('_', '-')}", v)]
-    for field in rng.sample(sorted(known - SLOW_FLAGS), min(len(known - SLOW_FLAGS), rng.randrange(3))):
-        words += flag(rng, field, hints[field], folder)
+    words = ["--pairs", "4", "--layers", rng.choice(("0-1", "2", text(rng)[:20]))] if name == "sweep" else []
+    words += [w for key, v in here.items() if key in known for w in (f"--{key.replace('_', '-')}", v)]
+    for flagged in rng.sample(sorted(known - SLOW_FLAGS), min(len(known - SLOW_FLAGS), rng.randrange(3))):
+        words += flag(rng, flagged, hints[flagged], folder)
     if rng.random() < 0.15:
         words.append(text(rng)[:30])
     return words

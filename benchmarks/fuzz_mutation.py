@@ -110,9 +110,10 @@ def spoil_file(rng: random.Random, path: Path) -> None:
             path.unlink()
             path.mkdir()
         case 3 | 4 | 5 | 6 | 7 if path.suffix in (".json", ".jsonl"):
-            spoiled = spoil_json(
-                rng, json.loads(path.read_text(encoding="utf-8").split("\n")[0] if path.suffix == ".jsonl" else path.read_text())
-            )
-            path.write_text(json.dumps(spoiled), encoding="utf-8")
+            try:
+                record = json.loads(path.read_bytes().split(b"\n")[0] if path.suffix == ".jsonl" else path.read_bytes())
+            except ValueError:  # spoiled before
+                record = None
+            path.write_text(json.dumps(spoil_json(rng, record)), encoding="utf-8")
         case _:
             path.write_bytes(spoil_bytes(rng, path.read_bytes()))

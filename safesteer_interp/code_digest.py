@@ -279,9 +279,10 @@ def _canonical(node: object) -> str:
 
 
 def _without_strings(nodes: Iterable[object]) -> list[object]:
-    """Statements that are not mere strings (docstrings of modules, classes, functions and fields)."""
-
-    def is_string(node: object) -> bool:
-        return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
+    """Statements that are not mere strings."""
     return [node for node in nodes if not is_string(node)]
+
+
+def is_string(node: object) -> bool:
+    """Whether a statement is a mere string: the docstring of a module, class or function, or the text under a field."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -52,9 +52,9 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     return " Known: " + ", ".join(known) + "."
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[str]) -> str:
     """The known name most like `word`, however unlike."""
-    return get_close_matches(word, sorted(known), n=1, cutoff=0.0)[0]
+    return get_close_matches(str(word)[:200], sorted(known), n=1, cutoff=0.0)[0]
 
 
 class NotApplicableError(SafeSteerError):

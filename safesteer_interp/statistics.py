@@ -179,12 +179,8 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
         return Estimate(math.nan, math.nan, math.nan, 0, None, level)
     if not 0 <= successes <= n:
         raise InputError(f"{successes} successes in {n} trials is impossible.")
-    p, z = successes / n, float(stats.norm.ppf(0.5 + level / 2))
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return Estimate(p, low, high, n, None, level)
+    found = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    return Estimate(successes / n, float(found.low), float(found.high), n, None, level)
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:

@@ -138,7 +138,7 @@ def test_a_base_class_and_the_package_count(write: Write) -> None:
     closure = code_digest._Closure()
     closure.start(write("mine", source).Method)
     reached = {unit for unit, text in closure.written.items() if text}
-    assert {("safesteer_interp.defenses.defense", "StagedDefense"), ("safesteer_interp.decoding.sampling", "draw")} <= reached
+    assert {("safesteer_interp.defenses.defense", "StagedDefense"), ("safesteer_interp.tracing.sampling", "draw")} <= reached
     assert not {module for module, _ in reached if module.startswith(("torch", "safesteer_interp.errors", "safesteer_interp.cli"))}
 
 

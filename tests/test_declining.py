@@ -57,6 +57,7 @@ def test_any_text_is_read(text: str) -> None:
     assert all(part == part.lower().strip() for part in opening(text) if part.isascii())
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize(
     "text",
     ["i am " + "not " * 50_000, "sorry " * 50_000, '"' * 100_000, "i cannot " * 20_000, "as an " + "ethical " * 20_000, "\n1. " * 20_000],

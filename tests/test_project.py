@@ -84,7 +84,7 @@ def test_every_data_file_of_the_package_is_installed_with_it() -> None:
 
 def test_no_file_names_a_machine() -> None:
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    private = re.compile(r"/work/(?!flow)|/tmp/w\b|/root/|/home/[a-z]+/|\.library\b|file:///")
+    private = re.compile(r"/work/(?!flow)|/tmp/w\b|/root/|/home/[a-z]+/|(?<![\w\])])\.library\b|file:///")
     text = (".py", ".toml", ".md", ".txt", ".cff", ".json", ".csv", ".html", ".ipynb", ".tex", "Makefile", "run")
     found = [
         f"{name}: {hit.group()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -39,6 +40,15 @@ def test_every_public_name_exists_is_described_and_is_what_type_checkers_see(pac
         assert f"- `{name}`: " in (module.__doc__ or ""), f"{package} does not say what {name} is"
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         _ = module.nothing_of_the_kind
+
+
+@pytest.mark.parametrize("package", ["safesteer_interp.plotting", "safesteer_interp.report"])
+def test_drawing_and_reporting_say_what_they_offer(package: str) -> None:
+    """These two are imported whole, so their names need no list for type checkers."""
+    module = import_module(package)
+    described = re.findall(r"^- `(\w+)`: ", module.__doc__ or "", re.MULTILINE)
+    assert sorted(described) == sorted(module.__all__)
+    assert all(hasattr(module, name) for name in described)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -56,6 +56,7 @@ def test_what_is_thought_does_not_matter(thought: str, answer: str) -> None:
         assert strip_reasoning(f"<think>{thought}</think>{answer}") == answer
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize(
     "text", ["<think>" * 30_000, "</think>" * 30_000, "<" * 100_000, "analysis " + "a" * 100_000, "<|channel|>" * 10_000]
 )

@@ -60,9 +60,7 @@ def test_key_follows_a_file_that_changes_and_is_kept_otherwise(tmp_path: Path) -
 
 
 def test_key_holds_text_and_pixels_and_no_label() -> None:
-    one = Request(
-        "x", picture(), id="a", harmful=True, attack=Attack.SD, scenario="s", pair="p", split=Split.FIT, dataset="d", intent="i"
-    )
+    one = Request("x", picture(), id="a", harmful=True, attack=Attack.SD, scenario="s", pair="p", split=Split.FIT, dataset="d", intent="i")
     assert one.key() == Request("x", picture()).key() != Request("y", picture()).key()
 
 

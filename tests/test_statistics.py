@@ -88,6 +88,7 @@ def test_fast_auroc_is_the_bootstrap_of_auroc() -> None:
     assert (fast.n, fast.clusters) == (120, 30)
 
 
+@pytest.mark.speed
 def test_fast_auroc_takes_less_than_150_ms_for_1000_replicates_of_200_rows() -> None:
     scores, labels, cluster = pairs(50, 1.0, 3)
     s.cluster_auroc(scores, labels, cluster)

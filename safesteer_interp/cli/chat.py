@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safesteer_interp.cli.command import emit_json_line, emit_table, harmless_on_a_terminal, parse, say
-from safesteer_interp.cli.inputs import choose_requests
+from safesteer_interp.cli.inputs import choose_requests, switched
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.requests import Attack, ImageFile, Request, Split
 
@@ -63,6 +63,8 @@ class Chat:
     """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
     revision: str | None = None
     """Hub revision (commit) of the model."""
+    thinking: Literal["on", "off"] | None = None
+    """Whether a reasoning model is asked to think first, where its chat template has the switch; default: as the template does."""
     json: bool = False
     """Print every response as JSON on stdout, one line each."""
 
@@ -80,7 +82,12 @@ class Chat:
         from safesteer_interp.models import load_model
 
         mllm = load_model(
-            self.model, device=self.device, dtype=self.dtype, trust_remote_code=self.trust_remote_code, revision=self.revision
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            revision=self.revision,
+            thinking=switched(self.thinking),
         )
         choice.check(settings, mllm)
         defense = self._defense(mllm, choice)

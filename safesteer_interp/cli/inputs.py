@@ -26,6 +26,7 @@ def load_inputs(
     dtype: str = "float32",
     trust_remote_code: bool = False,
     revision: str | None = None,
+    thinking: bool | None = None,
     bad: list[BadRequestError] | None = None,
 ) -> tuple[MLLM, list[Request]]:
     """The model, and the requests that meet every condition; flags and data are checked before the model is loaded.
@@ -35,7 +36,8 @@ def load_inputs(
     found = choose_requests(requests, data_root=data_root, attacks=attacks, split=split, limit=limit, bad=bad)
     from safesteer_interp.models import load_model
 
-    return load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision), found
+    mllm = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision, thinking=thinking)
+    return mllm, found
 
 
 def choose_requests(
@@ -66,6 +68,11 @@ def choose_requests(
     if not found:
         raise InputError(f'data set "{name}" has no request that meets --attacks and --split; loosen them.')
     return found[:limit]
+
+
+def switched(word: str | None) -> bool | None:
+    """What a flag of on and off says; None where it was not given."""
+    return None if word is None else word == "on"
 
 
 def _known(word: str, known: list[str], what: str, flag: str) -> str:

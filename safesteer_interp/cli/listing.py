@@ -20,7 +20,7 @@ def models() -> Rows:
 
 
 def datasets() -> Rows:
-    """What --requests and --data take, besides the path of a .jsonl file."""
+    """What --requests and --data take (options: NAME:option), besides the path of a .jsonl file (`safesteer list fields`)."""
     from safesteer_interp.datasets import DATASETS
     from safesteer_interp.paths import data_root
 
@@ -31,7 +31,23 @@ def datasets() -> Rows:
             return "bundled"
         return "found" if root is not None and (root / folder).is_dir() else f"not found: put {folder}/ under $SAFESTEER_DATA"
 
-    return [{"name": name, "what": entry.title, "data": place(entry.folder)} for name, entry in DATASETS.items()]
+    return [
+        {
+            "name": name,
+            "what": entry.title + (" (known answers)" if entry.known_answer else ""),
+            "data": place(entry.folder),
+            "licence": entry.licence,
+            "cite": entry.citation,
+        }
+        for name, entry in DATASETS.items()
+    ]
+
+
+def fields() -> Rows:
+    """Fields of a row of your own .jsonl file, one JSON object a line."""
+    from safesteer_interp.datasets.jsonl import FIELDS
+
+    return [{"name": name, "what": what} for name, what in FIELDS.items()]
 
 
 def tracers() -> Rows:
@@ -133,6 +149,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "reads": reads,
     "attacks": attacks,
     "datasets": datasets,
+    "fields": fields,
     "defenses": defenses,
     "judges": judges,
     "analyses": analyses,

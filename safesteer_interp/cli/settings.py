@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from safesteer_interp.cli.inputs import switched
 from safesteer_interp.errors import UsageError
 from safesteer_interp.tracing.engines import DEFAULT_TRACER, TracerName
 
@@ -42,6 +43,8 @@ class Settings:
     """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
     revision: str | None = None
     """Hub revision (commit) of the model."""
+    thinking: Literal["on", "off"] | None = None
+    """Whether a reasoning model is asked to think first, where its chat template has the switch; default: as the template does."""
     fresh: bool = False
     """Compute again even what is finished and unchanged."""
     dry_run: bool = False
@@ -51,7 +54,13 @@ class Settings:
 
     def for_runner(self) -> dict[str, Any]:
         """The keyword arguments of `runner.run` and `plan`."""
-        return {"profile": self.profile, "out": self.out, "folder": self.analyses, **{name: getattr(self, name) for name in SETTINGS}}
+        return {
+            "profile": self.profile,
+            "out": self.out,
+            "folder": self.analyses,
+            "thinking": switched(self.thinking),
+            **{name: getattr(self, name) for name in SETTINGS},
+        }
 
 
 def overrides(settings: tuple[str, ...]) -> dict[str, str]:

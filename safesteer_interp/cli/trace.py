@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from safesteer_interp.cli.command import emit_json, parse, say
-from safesteer_interp.cli.inputs import load_inputs, words
+from safesteer_interp.cli.inputs import load_inputs, switched, words
+from safesteer_interp.errors import BadRequestError
 from safesteer_interp.tracing.engines import TracerName
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Trace:
     """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
     revision: str | None = None
     """Hub revision (commit) of the model."""
+    thinking: Literal["on", "off"] | None = None
+    """Whether a reasoning model is asked to think first, where its chat template has the switch; default: as the template does."""
     dry_run: bool = False
     """Print passes, bytes and free disk, and stop."""
     show_roles: bool = False
@@ -82,12 +85,13 @@ class Trace:
     """Print the result as JSON on stdout."""
 
     def run(self) -> int:
-        """Traces, or prints the plan or the roles."""
+        """Traces, or prints the plan or the roles; exit code 3 when a request that cannot be used was left out."""
         from safesteer_interp.sites import parse_reads
         from safesteer_interp.tracing.tracer import Sampling
 
         sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
         parse_reads(self.reads)  # what needs no model is refused before a large one is loaded
+        bad: list[BadRequestError] = []
         model, requests = load_inputs(
             self.model,
             self.requests,
@@ -99,10 +103,13 @@ class Trace:
             dtype=self.dtype,
             trust_remote_code=self.trust_remote_code,
             revision=self.revision,
+            bad=bad,
+            thinking=switched(self.thinking),
         )
+        code = BadRequestError.exit_code if bad else 0
         if self.show_roles:
             show_roles(model, requests[0], as_json=self.json)
-            return 0
+            return code
         from safesteer_interp.tracing.engines import load_tracer
         from safesteer_interp.tracing.library import TraceLibrary
         from safesteer_interp.tracing.store import Store
@@ -113,14 +120,14 @@ class Trace:
         planned = library.plan(want)
         if self.dry_run:
             emit_json(planned.as_dict()) if self.json else print(planned)
-            return 0
+            return code
         if planned.batches:
             load_tracer(
                 library.maker.tracer, model, remote=self.remote
             )  # refuses a missing key, say, before the plan is shown as if it could run
         say(str(planned))
         self._show(library.view(want), store, model)
-        return 0
+        return code
 
     def _show(self, view: TraceView, store: Store, model: MLLM) -> None:
         """Where the states lie: in a trace of their own, or in larger ones that were found."""

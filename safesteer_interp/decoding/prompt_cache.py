@@ -55,7 +55,7 @@ class PromptMemory:
 
     def read(self, mllm: MLLM, batch: Encoded) -> tuple[Prefix, States]:
         """As `prefix.prefill`, from memory where one earlier batch held all of these requests."""
-        keys = [f"{mllm.system_prompt!r} {request.key()}" for request in batch.requests]
+        keys = [f"{mllm.system_prompt!r} {mllm.thinking} {request.key()}" for request in batch.requests]
         for place, reading in enumerate(self.readings):
             if all(key in reading.rows for key in keys):
                 self.readings.append(self.readings.pop(place))

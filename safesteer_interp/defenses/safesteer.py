@@ -7,6 +7,7 @@ the answer is sampled as usual.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -75,6 +76,7 @@ class SafeSteer(StagedDefense):
     """Guide even with a probe that failed its sign test (to measure what happens)."""
 
     def __post_init__(self) -> None:
+        _check_types(self.parameters(), {f.name: f.default for f in fields(self)})
         check_budget(self.k, self.steps)
         _check_choices(self.parameters())
         if self.alignment and self.vector is None:
@@ -258,6 +260,16 @@ class SafeSteer(StagedDefense):
         if not path.exists():
             raise InputError(f"{path} does not exist; give the folder that SafeSteer.save wrote.")
         return cls.from_state(*read_tensors(path, KIND), **options)
+
+
+def _check_types(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise UsageError for a parameter that is not of the type of its default, or a number that is not finite."""
+    for name, value in given.items():
+        wanted = type(defaults[name])
+        numeric = wanted is float and type(value) is int
+        if not (type(value) is wanted or numeric) or (isinstance(value, float) and not math.isfinite(value)):
+            words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}[wanted]
+            raise UsageError(f"`{name}` of SafeSteer is {value!r}; it must be {words}.")
 
 
 def _check_choices(given: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ def response_fields(mllm: MLLM, defense: Defense, settings: Settings) -> dict[st
         "dtype": str(mllm.dtype).removeprefix("torch."),
         "attention": str(mllm.model.config._attn_implementation),
         "system_prompt": mllm.system_prompt,
+        **({} if mllm.thinking is None else {"thinking": mllm.thinking}),  # left out where it is not set, as in answers kept from before
         "defense": defense.fingerprint(),
         "sampling": asdict(settings.sampling),
         "explain": settings.explain,

@@ -32,12 +32,15 @@ def adapter_files(folder: Path) -> list[Path]:
 def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The model with an adapter merged into its weights, a plain transformers model again.
 
-    Raises UsageError when peft is not installed, InputError when the adapter does not fit the model.
+    Raises UsageError when peft is not installed, InputError when a file of the adapter is missing, or it does not
+    fit the model.
     """
     if not has("peft"):
         raise UsageError("an adapter needs the package peft; install it with `pip install peft`.")
+    adapter_files(folder)  # peft would ask the hub for what is missing
     from peft import PeftModel
 
+    adapter_files(folder)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")  # peft would go on with an adapter that adds nothing

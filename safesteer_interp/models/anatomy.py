@@ -28,6 +28,8 @@ class Anatomy:
     layout: Layout
     system_prompt: str | None = field(default=None, kw_only=True)
     """Default system turn; None leaves the template's own default."""
+    thinking: bool | None = field(default=None, kw_only=True)
+    """Whether a reasoning model's template asks it to think first; None leaves the template's own default."""
     _encoder: PromptEncoder | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -84,6 +86,7 @@ class Anatomy:
             image_token=self.image_token,
             vocabulary=embedding_rows(self.model),
             system_prompt=self.system_prompt,
+            thinking=self.thinking,
             device=self.device,
             dtype=self.dtype,
         )

@@ -93,7 +93,9 @@ class PromptEncoder:
     """None leaves the template's own default."""
     device: torch.device
     dtype: torch.dtype
-    _frames: dict[tuple[str, bool], Frame] = field(default_factory=dict, init=False, repr=False, compare=False)
+    thinking: bool | None = None
+    """Whether the template is asked for a thinking model's reasoning; None leaves that to the template."""
+    _frames: dict[tuple[str, bool, bool | None], Frame] = field(default_factory=dict, init=False, repr=False, compare=False)
     _special: tuple[int, re.Pattern[str]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -103,7 +105,7 @@ class PromptEncoder:
     @property
     def template(self) -> ChatTemplate:
         """The chat template in use."""
-        return ChatTemplate(self.name, self.tokenizer, self.processor, self.layout)
+        return ChatTemplate(self.name, self.tokenizer, self.processor, self.layout, self.thinking)
 
     def encode(self, requests: Sequence[Request], *, pad_to: int | None = None) -> Encoded:
         """Chat-templated, left-padded batch on the model's device, with the role of every token.
@@ -138,7 +140,7 @@ class PromptEncoder:
 
     def frame(self, has_image: bool, *, fresh: bool = False) -> Frame:
         """What the template writes around a request with or without image; learnt anew when it is not known yet, or `fresh`."""
-        key = self.template.source, has_image
+        key = self.template.source, has_image, self.thinking
         if fresh or key not in self._frames:
             self._check_system()
             self._frames[key] = self.template.frame(self.system_prompt, has_image)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -73,13 +74,22 @@ def processor_digest(processor: Any) -> str:
     images = getattr(processor, "image_processor", None)
     parts = {
         "processor": type(processor).__name__,
-        "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items()),
+        "tokenizer": _rules(tokenizer.backend_tokenizer) if tokenizer.is_fast else sorted(tokenizer.get_vocab().items()),
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "template": getattr(processor, "chat_template", None) or tokenizer.chat_template,
         "images": None if images is None else [type(images).__name__, _plain(images.to_dict())],
         "settings": {k: v for k, v in sorted(vars(processor).items()) if isinstance(v, (str, int, float, bool))},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _rules(backend: Tokenizer) -> str:
+    """A tokenizer's vocabulary and rules as text, without the padding and cutting that its last call left switched on."""
+    if backend.padding is not None or backend.truncation is not None:
+        backend = Tokenizer.from_str(backend.to_str())
+        backend.no_padding()
+        backend.no_truncation()
+    return str(backend.to_str())
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +116,8 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
     return digest.hexdigest()
 
 
-def template_fingerprint(processor: Any, system_prompt: str | None) -> str:
-    """16 hex digits over the chat template and the system prompt: the text that surrounds every request."""
+def template_fingerprint(processor: Any, system_prompt: str | None, thinking: bool | None = None) -> str:
+    """16 hex digits over the chat template, the system prompt and the switch for thinking: the text that surrounds every request."""
     template = getattr(processor, "chat_template", None) or getattr(getattr(processor, "tokenizer", processor), "chat_template", None)
-    return hashlib.sha256(f"{template or ''}\0{system_prompt or ''}".encode()).hexdigest()[:16]
+    switch = "" if thinking is None else f"\0thinking {thinking}"
+    return hashlib.sha256(f"{template or ''}\0{system_prompt or ''}{switch}".encode()).hexdigest()[:16]

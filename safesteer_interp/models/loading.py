@@ -29,6 +29,7 @@ from safesteer_interp.models.families.registry import FAMILIES
 from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.size import refuse_absurd_counts, refuse_larger_than_weights
 from safesteer_interp.models.special_tokens import set_padding
 
 VARIANTS = {
@@ -37,7 +38,20 @@ VARIANTS = {
     "lm_loss": "mini whose projector was trained by the language model's loss alone",
     "released": "mini whose projector was trained on from the grounded one",
 }
-_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError, StrictDataclassError)
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    RuntimeError,
+    AttributeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 def available_models() -> dict[str, str]:
@@ -72,6 +86,7 @@ def load_model(
     revision: str | None = None,
     attn_implementation: str | None = None,
     system_prompt: str | None = None,
+    thinking: bool | None = None,
     adapter: str | Path | None = None,
 ) -> MLLM:
     """The model called `name`, in eval mode on `device`, with its layout checked by two short forwards.
@@ -84,13 +99,15 @@ def load_model(
         revision: branch, tag or commit of a hub id.
         attn_implementation: attention kernel, as transformers calls it ("sdpa", "eager", "flash_attention_2"); by default its choice.
         system_prompt: default system turn; None leaves the chat template's own default.
+        thinking: whether a reasoning model's template asks it to think first (`enable_thinking`); None leaves its own default.
         adapter: folder or hub id of a peft adapter that is merged into the weights. One that merely lies in the model's folder is not.
 
     A model that is in memory already, quantised or otherwise changed, becomes an MLLM by `MLLM.of`.
 
     Raises:
         UsageError: an unknown name, dtype, device or kernel.
-        InputError: a folder or repository that is missing, incomplete, pickled, of an unsupported architecture or with a wrong layout.
+        InputError: a folder or repository that is missing, incomplete, pickled, of an unsupported architecture or with a wrong layout;
+            `thinking` for a template without such a switch.
     """
     dtype = dtype_name(dtype, device)
     options: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -114,7 +131,7 @@ def load_model(
         )
     if attn_implementation is not None:
         _set_kernel(mllm, attn_implementation)
-    mllm.system_prompt = system_prompt
+    mllm.system_prompt, mllm.thinking = system_prompt, thinking
     check_layout(mllm)
     return mllm
 
@@ -132,15 +149,19 @@ def load_folder(
     """The checkpoint in a local folder, without the layout check. Raises InputError as `load_model` does."""
     dtype = dtype_name(dtype, device)
     raw = read_config(folder, trust_remote_code=trust_remote_code)
-    layout_for(SimpleNamespace(**{**raw, "text_config": SimpleNamespace(**(raw.get("text_config") or {"model_type": "gemma"}))}))
-    if (raw.get("vision_config") or {}).get("model_type") == "safesteer_tower":
-        import safesteer_interp.models.mini  # noqa: F401  (registers the tower's config and model with transformers)
+    refuse_absurd_counts(folder / "config.json", raw)
+    with _Sentence(folder, raw):
+        layout_for(SimpleNamespace(**{**raw, "text_config": SimpleNamespace(**(raw.get("text_config") or {"model_type": "gemma"}))}))
+        if (raw.get("vision_config") or {}).get("model_type") == "safesteer_tower":
+            import safesteer_interp.models.mini  # noqa: F401  (registers the tower's config and model with transformers)
     weights = weight_files(folder, raw.get("transformers_weights"))
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     with _Sentence(folder, raw):
         config = transformers.AutoConfig.from_pretrained(folder, **options)
         layout = layout_for(config)
         auto = transformers.AutoModelForImageTextToText if layout.vision_tower else transformers.AutoModelForCausalLM
+        if getattr(config, "quantization_config", None) is None:  # packed weights are counted otherwise
+            refuse_larger_than_weights(folder / "config.json", config, auto, weights, trust_remote_code=trust_remote_code)
         with _bar_if_large(weights):
             model, report = auto.from_pretrained(
                 folder,
@@ -160,7 +181,11 @@ def load_folder(
     for fact in layout.facts:
         fact.supply(config, processor, stated_settings(folder))
     name = name or folder.resolve().name
-    set_padding(model, getattr(processor, "tokenizer", processor), name)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if not hasattr(tokenizer, "pad_token"):
+        kind = type(processor).__name__
+        raise InputError(f"{folder} has a {kind} and no tokenizer; fetch its processor_config.json and tokenizer files again.")
+    set_padding(model, tokenizer, name)
     files = [*weights, *(adapters.adapter_files(adapter) if adapter is not None else ())]
     mllm = MLLM(
         name=f"{name}+{adapter.resolve().name}" if adapter is not None else name,
@@ -222,7 +247,6 @@ def _built(name: str, *, device: str, dtype: str, adapter: Path | None = None) -
         mllm = _tiny(name.removeprefix("tiny:"))
     if adapter is not None:
         plain = adapters.merged(mllm.model, adapter)
-        adapters.adapter_files(adapter)
         mllm = replace(mllm, name=f"{mllm.name}+{adapter.resolve().name}", model=plain, fingerprint=fingerprint(plain, mllm.processor))
     return _placed(mllm, device, dtype)
 

@@ -48,6 +48,7 @@ class MLLM(Anatomy):
         name: str | None = None,
         layout: Layout | None = None,
         system_prompt: str | None = None,
+        thinking: bool | None = None,
         fingerprint: str | None = None,
         source: str = "in memory",
         check: bool = True,
@@ -61,6 +62,7 @@ class MLLM(Anatomy):
             name: stamped on figures; by default the name the model was loaded by, else its class.
             layout: where its parts are; by default the entry of its `config.model_type`.
             system_prompt: default system turn; None leaves the template's own default.
+            thinking: whether a reasoning model's template asks it to think first (`enable_thinking`); None leaves its own default.
             fingerprint: anything that changes whenever the model's numbers do, for weights that cannot be read (offloaded) and for
                 functions that were patched, which the weights do not tell of. By default weights, config and processor are hashed.
             check: verify the layout by two short forwards (see `check_layout`).
@@ -84,6 +86,7 @@ class MLLM(Anatomy):
             fingerprint=given_fingerprint(fingerprint) if fingerprint else fingerprint_of(model, processor),
             source=source,
             system_prompt=system_prompt,
+            thinking=thinking,
         )
         if check:
             check_layout(mllm)

@@ -66,12 +66,13 @@ def _rendered(mllm: MLLM, answer: str | None = None) -> str:
     def content(words: str) -> Any:
         return [{"type": "text", "text": words}] if mllm.encoder.frame(False).parts else words
 
+    template = mllm.encoder.template
     turns = [{"role": "user", "content": content("Hello.")}]
     if answer is not None:
         turns.append({"role": "assistant", "content": content(answer)})
     return str(
         mllm.tokenizer.apply_chat_template(
-            turns, chat_template=mllm.encoder.template.source, tokenize=False, add_generation_prompt=answer is None
+            turns, chat_template=template.source, tokenize=False, add_generation_prompt=answer is None, **template.options
         )
     )
 

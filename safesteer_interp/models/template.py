@@ -17,6 +17,8 @@ from safesteer_interp.models.layout import Layout
 
 Span = tuple[int, int]
 _SYSTEM, _USER = "\ue000system\ue001", "\ue002user\ue003"  # private-use characters: no real request or template contains them
+_SWITCH = "enable_thinking"
+"""What the templates of reasoning models (Qwen3, SmolLM3, GLM-4.5, ...) call their switch."""
 _RENDER_ERRORS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 """What a template raises on content it was not written for: jinja lets Python's own errors through."""
 
@@ -47,6 +49,20 @@ class ChatTemplate:
     tokenizer: Any
     processor: Any
     layout: Layout
+    thinking: bool | None = None
+    """Whether a reasoning model is asked to think first (`enable_thinking`); None leaves that to the template."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the template is told besides the turns. Raises InputError for a switch that it has not got."""
+        if self.thinking is None:
+            return {}
+        if _SWITCH not in self.source:
+            raise InputError(
+                f"the chat template of {self.name} has no switch for thinking ({_SWITCH}); leave --thinking out, "
+                "or take a model that has one."
+            )
+        return {_SWITCH: self.thinking}
 
     @property
     def source(self) -> str:
@@ -78,10 +94,13 @@ class ChatTemplate:
                 return (self.layout.placeholder or "") * image + words
             return [{"type": "image"}] * image + [{"type": "text", "text": words}]
 
+        options = self.options
         turns = [{"role": "system", "content": content(system, False)}] if system is not None else []
         turns.append({"role": "user", "content": content(text, has_image)})
         try:
-            rendered = self.tokenizer.apply_chat_template(turns, chat_template=self.source, tokenize=False, add_generation_prompt=True)
+            rendered = self.tokenizer.apply_chat_template(
+                turns, chat_template=self.source, tokenize=False, add_generation_prompt=True, **options
+            )
         except _RENDER_ERRORS as cause:
             raise InputError(f"the chat template of {self.name} cannot render a request ({cause}); check its system prompt.") from None
         return str(rendered)

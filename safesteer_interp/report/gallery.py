@@ -18,7 +18,7 @@ from markupsafe import Markup
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import read_json, write_text
 from safesteer_interp.report.intervals import claim_picture
-from safesteer_interp.report.tables import interval, merged, number
+from safesteer_interp.report.tables import FEW_NOTE, has_flags, interval, is_few, merged, number
 from safesteer_interp.runner.folders import RECORD, STATUS_FILES, USUAL
 from safesteer_interp.runner.tables import table_files
 
@@ -102,7 +102,8 @@ def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
             continue
         try:
             about, entry = _entry(folder, note, figures)
-            about = {k: about[k] for k in ("id", "title", "question", "replicates", "cites", "order")}
+            about = {k: about[k] for k in _ABOUT}
+            _check_kinds(about, entry)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as cause:
             raise InputError(f"{folder}: its records are not as `safesteer run` writes them ({cause!r}); run the analysis again.") from None
         group = found[1] if entry.known_answer else found[0]
@@ -113,6 +114,18 @@ def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
             finding.entries.sort(key=lambda e: (e.model != "mini", e.dataset != "bundled", e.model, e.dataset))
     real, checks = (sorted(g.values(), key=lambda f: (f.order, f.id)) for g in found)
     return real, checks
+
+
+_ABOUT = {"id": str, "title": str, "question": str, "replicates": str, "cites": list, "order": int}
+"""What a finding is told by, and of which kind each is."""
+
+
+def _check_kinds(about: dict[str, Any], entry: Entry) -> None:
+    """Raises TypeError for a record whose fields are there and of another kind: they are sorted, counted and grouped by."""
+    fields = [(about[name], kind, name) for name, kind in _ABOUT.items()]
+    fields += [(entry.model, str, "model"), (entry.dataset, str, "data"), *((c["verdict"], str, "verdict") for c in entry.claims)]
+    if wrong := [name for value, kind, name in fields if not isinstance(value, kind)]:
+        raise TypeError(f"{wrong[0]} is of another kind")
 
 
 def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, Any], Entry]:
@@ -175,18 +188,22 @@ def _claim(record: dict[str, Any]) -> dict[str, Any]:
     e = record["estimate"]
     threshold = record["threshold"]
     edge = f"{number(threshold[0])} to {number(threshold[1])}" if isinstance(threshold, list) else number(threshold)
-    clusters = "" if e["clusters"] is None else f", {e['clusters']} pairs"
+    clusters = "" if e["clusters"] is None else f", {e['clusters']} pairs{_few(record)}"
     return {
         **record,
         "shown": interval(e["value"], e["low"], e["high"]),
         "counted": f"n = {e['n']}{clusters}",
         "edge": f"{record['direction']} {edge}",
         "controls": [
-            {**c, "label": c["name"].replace("_", " "), "shown": interval(*(c["estimate"][k] for k in ("value", "low", "high")))}
+            {**c, "label": c["name"].replace("_", " "), "shown": interval(*(c["estimate"][k] for k in ("value", "low", "high"))) + _few(c)}
             for c in record["controls"]
         ],
         "picture": claim_picture(record),
     }
+
+
+def _few(record: dict[str, Any]) -> str:
+    return " (few)" if is_few(record["estimate"]["clusters"]) else ""
 
 
 def _table(name: str, table: Any, folder: Path, figures: Path) -> dict[str, Any]:
@@ -195,6 +212,7 @@ def _table(name: str, table: Any, folder: Path, figures: Path) -> dict[str, Any]
         "name": name,
         "rows": len(table),
         "shown": min(len(table), SHOWN_ROWS),
+        "note": FEW_NOTE if has_flags(text) else "",
         "columns": [str(c).replace("_", " ") for c in text.columns],
         "cells": [list(row) for row in text.itertuples(index=False, name=None)],
         "source": (folder / f"{name}.csv").relative_to(figures).as_posix(),

@@ -10,8 +10,18 @@ import pandas as pd
 
 LONG = 45
 """More rows than this become a LaTeX longtable."""
+FEW = 5
+"""Fewer independent units (pairs, draws) than this, and a resampled interval is too narrow to be trusted."""
+DAGGER = "†"
+FEW_NOTE = f"{DAGGER} fewer than {FEW} pairs (or other independent units): a rough interval"
 
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", **{c: f"\\{c}" for c in "&%$#_{}"}}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    DAGGER: r"\textdagger{}",
+}
 
 
 def number(value: float, decimals: int | None = None) -> str:
@@ -40,8 +50,26 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{number(value, decimals)} [{number(low, decimals)}, {number(high, decimals)}]"
 
 
+def is_few(clusters: Any) -> bool:
+    """Whether an interval rests on fewer than `FEW` independent units; None and NaN (rows are independent, or unknown) are not few."""
+    return clusters is not None and float(clusters) < FEW
+
+
+def flagged(cell: str, clusters: Any) -> str:
+    """An interval's cell with a dagger where it has bounds and rests on few units."""
+    return f"{cell}{DAGGER}" if is_few(clusters) and cell.endswith("]") and not cell.endswith("[n/a]") else cell
+
+
+def has_flags(text: pd.DataFrame) -> bool:
+    """Whether a table from `merged` holds a dagger, which `FEW_NOTE` explains."""
+    return any(str(cell).endswith(f"]{DAGGER}") for column in text for cell in text[column])
+
+
 def merged(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as text: `value`, `low`, `high` (and `x`, `x_low`, `x_high`) in one column each, other numbers rounded."""
+    """The table as text: `value`, `low`, `high` (and `x`, `x_low`, `x_high`) in one column each, other numbers rounded.
+
+    Where a column `clusters` says that an interval rests on few units, a dagger stands behind it.
+    """
     triples = {}
     if {"value", "low", "high"} <= set(table.columns):
         triples["value"] = ("low", "high")
@@ -54,8 +82,9 @@ def merged(table: pd.DataFrame) -> pd.DataFrame:
             continue
         if column in triples:
             low, high = triples[column]
-            cells = zip(table[column], table[low], table[high], strict=True)
-            out[f"{column} [{level or '95 %'} interval]"] = [interval(*map(float, cell)) for cell in cells]
+            counts = table["clusters"] if "clusters" in table.columns else [None] * len(table)
+            cells = zip(table[column], table[low], table[high], counts, strict=True)
+            out[f"{column} [{level or '95 %'} interval]"] = [flagged(interval(*map(float, cell)), count) for *cell, count in cells]
         else:
             out[str(column)] = [_text(v) for v in table[column]]
     return pd.DataFrame(out)
@@ -70,11 +99,12 @@ def latex(table: pd.DataFrame, *, caption: str = "", label: str = "") -> str:
     rows = [" & ".join(escape_latex(v) for v in row) + r" \\" for row in text.itertuples(index=False, name=None)]
     about = [rf"\caption{{{escape_latex(caption)}}}"] if caption else []
     about += [rf"\label{{{label}}}"] if label else []
+    note = [rf"\multicolumn{{{len(columns)}}}{{l}}{{\footnotesize {escape_latex(FEW_NOTE)}}} \\"] if has_flags(text) else []
     if len(rows) > LONG:
         opening = [rf"\begin{{longtable}}{{{columns}}}", *([*about, r"\\"] if about else [])]
-        body = [*opening, r"\toprule", head, r"\midrule", r"\endhead", *rows, r"\bottomrule", r"\end{longtable}"]
+        body = [*opening, r"\toprule", head, r"\midrule", r"\endhead", *rows, r"\bottomrule", *note, r"\end{longtable}"]
     else:
-        inner = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+        inner = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule", *note, r"\end{tabular}"]
         body = [r"\begin{table}", r"\centering", *about, *inner, r"\end{table}"]
     return "\n".join(body) + "\n"
 
@@ -84,6 +114,7 @@ def markdown(table: pd.DataFrame) -> str:
     text = merged(table)
     lines = [_bar(map(str, text.columns)), _bar("---:" if _numeric(text[c]) else "---" for c in text.columns)]
     lines += [_bar(row) for row in text.itertuples(index=False, name=None)]
+    lines += ["", FEW_NOTE] if has_flags(text) else []
     return "\n".join(lines) + "\n"
 
 

@@ -40,6 +40,11 @@ def model_label(name: str, source: str, fingerprint: str) -> str:
     return f"{name}-{_place(Path(source))}" if source and Path(source).resolve().name == name else name
 
 
+def thinking_label(thinking: bool | None) -> str:
+    """What is put behind a model's name when its thinking was switched on or off; nothing when that was left to its template."""
+    return "" if thinking is None else f"-thinking-{'on' if thinking else 'off'}"
+
+
 def data_label(dataset: str) -> str:
     """The same of a data set: its name, or the name of its file with the place where it lies."""
     path = Path(dataset)

@@ -43,7 +43,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def input_key(analysis: Analysis, p: Any, *, model: str, dtype: str, dataset: str, demands: Sequence[tuple[Demand, str]]) -> str:
+def input_key(
+    analysis: Analysis,
+    p: Any,
+    *,
+    model: str,
+    dtype: str,
+    dataset: str,
+    demands: Sequence[tuple[Demand, str]],
+    thinking: bool | None = None,
+) -> str:
     """Identity of a result: hash of everything that can move its table. Batch size, device, tracer and folders are left out.
 
     `model` is the model's fingerprint; each demand comes with the hash of the requests behind it.
@@ -54,6 +63,7 @@ def input_key(analysis: Analysis, p: Any, *, model: str, dtype: str, dataset: st
             "code": measuring_code(analysis.source),
             "params": as_record(p),
             "model": model,
+            **({} if thinking is None else {"thinking": thinking}),
             "dtype": dtype,
             "dataset": dataset,
             "demands": [[demand.__dict__, data] for demand, data in demands],
@@ -105,6 +115,7 @@ def provenance(
             "width": int(model.width),
             "takes_images": bool(model.takes_images),
             "dtype": ctx.session.dtype,
+            **({} if model.thinking is None else {"thinking": bool(model.thinking)}),
             "known_answer": ctx.known_answer,
         },
         "data": {"name": _portable(ctx.dataset), "requests": dict(data)},

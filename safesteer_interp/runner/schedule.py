@@ -46,7 +46,15 @@ class Job:
     def key(self) -> str:
         """Identity of the result. Raises what a wrong spec or an unreadable image raises."""
         s = self.session
-        return input_key(self.analysis, self.p, model=str(s.model.fingerprint), dtype=s.dtype, dataset=s.dataset, demands=self.demands)
+        return input_key(
+            self.analysis,
+            self.p,
+            model=str(s.model.fingerprint),
+            thinking=s.model.thinking,
+            dtype=s.dtype,
+            dataset=s.dataset,
+            demands=self.demands,
+        )
 
     @property
     def data(self) -> dict[str, str]:

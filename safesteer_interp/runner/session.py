@@ -13,7 +13,7 @@ from safesteer_interp.errors import BadRequestError, NotApplicableError
 from safesteer_interp.files import digest
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.requests import Request
-from safesteer_interp.runner.folders import USUAL, folder_name, model_label
+from safesteer_interp.runner.folders import USUAL, folder_name, model_label, thinking_label
 from safesteer_interp.tracing.demand import Demand, Want
 from safesteer_interp.tracing.engines import DEFAULT_TRACER
 from safesteer_interp.tracing.spec import TraceSpec, pick
@@ -41,6 +41,8 @@ class Settings:
     batch_size: int = 16
     trust_remote_code: bool = False
     revision: str | None = None
+    thinking: bool | None = None
+    """Whether a reasoning model's template asks it to think first; None leaves the template's own default."""
     progress: bool = True
 
     @property
@@ -73,7 +75,14 @@ class Session:
         from safesteer_interp.models import load_model
 
         s = self.settings
-        return load_model(s.model, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code, revision=s.revision)
+        return load_model(
+            s.model,
+            device=s.device,
+            dtype=s.dtype,
+            trust_remote_code=s.trust_remote_code,
+            revision=s.revision,
+            thinking=s.thinking,
+        )
 
     @property
     def dtype(self) -> str:
@@ -110,7 +119,8 @@ class Session:
     def place(self) -> str:
         """Name of this model's and data set's result folders."""
         m = self.model
-        return folder_name(model_label(str(m.name), str(m.source), str(m.fingerprint)), self.dataset, usual=self.usual_dataset)
+        label = model_label(str(m.name), str(m.source), str(m.fingerprint))
+        return folder_name(label + thinking_label(m.thinking), self.dataset, usual=self.usual_dataset)
 
     def all_requests(self, dataset: str = "") -> list[Request]:
         """Every request of a data set (default: the run's) that the model can take: those with images only if it takes images, and

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from safesteer_interp import analyses as shipped
+from safesteer_interp.code_digest import is_string
 from safesteer_interp.files import digest, digest_files, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,9 +158,5 @@ def _meaning(path: Path, stamp: tuple[int, int]) -> str:
         for name in ("body", "orelse", "finalbody"):
             block = getattr(node, name, None)
             if isinstance(block, list):
-                setattr(node, name, [n for n in block if not _is_text(n)] or ([ast.Pass()] if name == "body" else []))
+                setattr(node, name, [n for n in block if not is_string(n)] or ([ast.Pass()] if name == "body" else []))
     return sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -23,7 +23,7 @@ from safesteer_interp.paths import cache_dir
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.discovery import discover
-from safesteer_interp.runner.folders import RECORD, data_label, model_label
+from safesteer_interp.runner.folders import RECORD, data_label, model_label, thinking_label
 from safesteer_interp.runner.measure import claims_of, measure
 from safesteer_interp.runner.params import from_record
 from safesteer_interp.runner.results import MEASURE_ERRORS
@@ -130,10 +130,16 @@ def _is_of(place: Path, part: Literal[0, 1], name: str, asked: str | None) -> bo
     """Whether a result is one of the model (part 0) or data set (1) asked for: by name, or by the folder or file it came from."""
     if asked is None or asked == name:
         return True
-    label = place.name.partition("@")[2 * part]
+    label = place.name.partition("@")[2 * part] if part else _model_part(place)
     path = Path(asked).expanduser().resolve()
     expected = data_label(asked) if part else safe_name(model_label(path.name, str(path), ""))
     return path.name == name and label in (expected, safe_name(name))
+
+
+def _model_part(place: Path) -> str:
+    """What a result folder's name says of its model, without the switch for thinking."""
+    name = place.name.partition("@")[0]
+    return name.removesuffix(thinking_label(True)).removesuffix(thinking_label(False))
 
 
 def _open(
@@ -141,12 +147,12 @@ def _open(
 ) -> Session:
     """A session like the one a result came from. Raises InputError when it came from a path that nobody has named."""
     name, source, dataset = (str(x) for x in (record["model"]["name"], record["model"]["source"], record["data"]["name"]))
-    label = place.name.partition("@")[0]
+    label = _model_part(place)
     if model is None and label not in (safe_name(name), safe_name(source)):
         raise InputError(f"{name} came from a folder of its own; say where it lies with --model.")
     if data is None and dataset.endswith(".jsonl"):
         raise InputError(f"{dataset} came from a file of its own; say where it lies with --data.")
-    chosen = {"dtype": record["model"]["dtype"], **settings}
+    chosen = {"dtype": record["model"]["dtype"], "thinking": record["model"].get("thinking"), **settings}
     if retrace:
         chosen["store"] = cache_dir() / "retraced" / record["input_key"][:16]
     return Session(Settings(**{**chosen, "model": model or name, "data": data or dataset}))

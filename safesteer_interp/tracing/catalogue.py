@@ -36,8 +36,14 @@ class StoredTrace:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> StoredTrace:
-        """The inverse of `record`, after JSON."""
-        return cls(record["key"], Demand.from_record(record["demand"]), tuple(record["contents"]), int(record["n_shards"]))
+        """The inverse of `record`, after JSON. Raises TypeError, KeyError or ValueError for what `record` does not write."""
+        found = cls(record["key"], Demand.from_record(record["demand"]), tuple(record["contents"]), int(record["n_shards"]))
+        d = found.demand
+        texts = (found.key, *found.contents, d.dataset, *d.sites, *d.reads, *d.edits)
+        numbers = (d.max_new_tokens, d.temperature, d.seed)
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError("a field of this catalogue entry is of another kind")
+        return found
 
 
 class Catalogue:

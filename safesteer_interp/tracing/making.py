@@ -54,7 +54,7 @@ class Maker:
             "family": self.model.layout.family,
             "n_layers": self.model.n_layers,
             "width": self.model.width,
-            "template": template_fingerprint(self.model.processor, self.model.system_prompt),
+            "template": template_fingerprint(self.model.processor, self.model.system_prompt, self.model.thinking),
             "versions": {package: _version(package) for package in _PACKAGES},
         }
 

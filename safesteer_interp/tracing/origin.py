@@ -32,7 +32,8 @@ class Origin:
     @classmethod
     def of(cls, mllm: MLLM, site: Site | str, read: Read | str, data: str = "") -> Origin:
         """The origin of anything fitted on states of `mllm` at `site` and `read`."""
-        return cls(mllm.name, mllm.fingerprint, str(site), str(read), template_fingerprint(mllm.processor, mllm.system_prompt), data)
+        template = template_fingerprint(mllm.processor, mllm.system_prompt, mllm.thinking)
+        return cls(mllm.name, mllm.fingerprint, str(site), str(read), template, data)
 
     @classmethod
     def of_trace(cls, trace: Traced, site: Site | str, read: Read | str, data: str = "") -> Origin:
@@ -57,7 +58,7 @@ class Origin:
                     f'the {what} was fitted on model "{self.model}" (fingerprint {self.fingerprint[:12]}) but is used on model '
                     f'"{mllm.name}" (fingerprint {mllm.fingerprint[:12]}); fit it again on "{mllm.name}".'
                 )
-            template = template_fingerprint(mllm.processor, mllm.system_prompt)
+            template = template_fingerprint(mllm.processor, mllm.system_prompt, mllm.thinking)
             if self.template and self.template != template:
                 raise UsageError(
                     f"the {what} was fitted under chat template and system prompt {self.template} but the model now uses "

@@ -49,6 +49,11 @@ class Traced(ABC):
         """One row per request: its labels, prompt_length (tokens, without padding) and n_generated (tokens)."""
 
     @property
+    def labels(self) -> Labels:
+        """The labels in `index` as arrays [n]: harmful, pairs, attacks, splits, train."""
+        return labels_of(self.index)
+
+    @property
     @abstractmethod
     def generated(self) -> list[list[int]]:
         """Generated token ids per request, the end-of-sequence token included."""

@@ -24,7 +24,7 @@ from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.statistics import Estimate
 from safesteer_interp.tracing.origin import Origin, known_origin
-from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows, labels_of
+from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows
 from safesteer_interp.types import Vector
 from safesteer_interp.vectors.direction import Direction, median_norm
 from safesteer_interp.vectors.resampling import DifferenceBootstrap, pairwise_cosine
@@ -222,7 +222,7 @@ def alignment_vectors(
     `split=None` takes all but the test split, `harmful=None` harmless twins too. Raises InputError when a form is missing, naming what
     the trace holds, UsageError for the test split.
     """
-    labels = labels_of(trace.index)
+    labels = trace.labels
     keep = np.asarray(trace.present(read)) & fitting_rows(trace.index, split)
     if harmful is not None:
         keep = keep & (labels.harmful == harmful)

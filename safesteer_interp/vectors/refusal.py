@@ -14,7 +14,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Read, Site, SiteKind
 from safesteer_interp.tracing.origin import Origin, known_origin
-from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows, labels_of
+from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows
 from safesteer_interp.vectors.direction import Direction, mean_difference, median_norm
 
 TEXT_ATTACKS = (Attack.TEXT, Attack.CB)
@@ -49,7 +49,7 @@ def refusal_directions(
     A site where both classes have the same mean (e.g. `embed` at the last prompt token) gives no direction and is left out.
     Raises InputError when no request matches, UsageError for the test split.
     """
-    labels = labels_of(trace.index)
+    labels = trace.labels
     keep, harmful = fitting_rows(trace.index, split), labels.harmful
     if attacks is not None:
         attacks = list(attacks)

@@ -38,6 +38,16 @@ def failure(outcome: tuple[int, str, str], code: int = 3) -> str:
     return sentences[0]
 
 
+def left_out(outcome: tuple[int, str, str]) -> str:
+    """The sentence on the one request that was left out of a trace of the others; exit code 3, as `safesteer run` has it."""
+    got, out, err = outcome
+    assert got == 3, err
+    assert out.startswith("trace ")
+    sentences = [line for line in err.splitlines() if line.startswith("left out: ")]
+    assert len(sentences) == 1, err
+    return sentences[0]
+
+
 @pytest.fixture
 def trace(safesteer: Run, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
     """`trace(requests, "--flag", ...)` on the tiny LLaVA with plain hooks and a store of its own."""
@@ -74,10 +84,14 @@ def test_a_data_set_that_is_missing(trace: Run, tmp_path: Path) -> None:
     assert "nowhere.jsonl" in failure(trace(tmp_path / "nowhere.jsonl"))
 
 
-def test_an_image_that_is_missing(trace: Run, tmp_path: Path) -> None:
-    message = failure(trace(write_requests(tmp_path, [row(), row("b", image="gone.png")])))
+def test_an_image_that_is_missing_is_named_and_the_others_are_traced(trace: Run, tmp_path: Path) -> None:
+    requests = write_requests(tmp_path, [row(), row("b", image="gone.png")])
+    message = left_out(trace(requests))
     assert "line 2" in message
     assert "gone.png" in message
+    code, out, _ = trace(requests, "--dry-run", "--json")
+    assert code == 3
+    assert (json.loads(out)["stored"], json.loads(out)["requests"]) == (1, 1)
 
 
 def test_a_file_that_is_no_image(trace: Run, tmp_path: Path) -> None:
@@ -106,7 +120,7 @@ def test_an_image_outside_the_data_sets_folder(trace: Run, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("text", ["", "   \n"])
 def test_an_empty_text(text: str, trace: Run, tmp_path: Path) -> None:
-    message = failure(trace(write_requests(tmp_path, [row(), row("b", text)])))
+    message = left_out(trace(write_requests(tmp_path, [row(), row("b", text)])))
     assert "line 2" in message
     assert '"text"' in message
 
@@ -203,3 +217,47 @@ def test_a_store_that_cannot_be_written(safesteer: Run, tmp_path: Path) -> None:
     where = str(tmp_path / "file" / "store")
     message = failure(safesteer("trace", "--model", "tiny:llama", "--requests", str(requests), "--tracer", "hooks", "--store", where))
     assert "file" in message
+
+
+# The switch for thinking -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def thinker(tmp_path: Path) -> Path:
+    """A tiny Qwen3 as a folder, under a template with Qwen3's switch."""
+    from safesteer_interp.models.families import FAMILIES
+
+    mllm = FAMILIES["qwen3"].tiny()
+    folder = tmp_path / "thinker"
+    mllm.model.save_pretrained(folder)
+    mllm.processor.save_pretrained(folder)
+    switch = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    turns = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    (folder / "chat_template.jinja").write_text(turns + switch)
+    return folder
+
+
+def test_thinking_is_switched_by_a_flag(thinker: Path, trace: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    asked = write_requests(tmp_path, [row()])
+    shown = {
+        word: trace(asked, "--show-roles", "--json", *(["--thinking", word] if word else []), model=str(thinker))
+        for word in ("", "on", "off")
+    }
+    texts = {word: "".join(run["text"] for run in json.loads(out)["runs"]) for word, (_, out, _) in shown.items()}
+    assert texts["off"] == texts[""] + "<think>\n\n</think>\n\n"
+    assert texts["on"] == texts[""]
+
+
+def test_a_switch_that_a_model_has_not_got_is_one_sentence(
+    safesteer: Run, trace: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    expected = "no switch for thinking (enable_thinking); leave --thinking out"
+    assert expected in failure(safesteer("chat", "--model", "tiny:llama", "--defense", "none", "--prompt", "Hi", "--thinking", "off"))
+    assert expected in failure(trace(write_requests(tmp_path, [row()]), "--thinking", "off"))
+
+
+def test_results_with_and_without_thinking_lie_apart(safesteer: Run, thinker: Path, tmp_path: Path) -> None:
+    words = ["run", "prefill_separability", "--model", str(thinker), "--dry-run", "--store", str(tmp_path / "store")]
+    plain, off = (safesteer(*words, *more) for more in ([], ["--thinking", "off"]))
+    assert plain[0] == off[0] == 0, plain[2] + off[2]
+    assert "-thinking-off" in off[1] and "-thinking-" not in plain[1]

@@ -67,7 +67,7 @@ def test_unknown_flag_is_a_usage_error(safesteer: Run) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("kind", ["", "models", "tracers", "sites", "reads", "attacks", "datasets", "analyses"])
+@pytest.mark.parametrize("kind", ["", "models", "tracers", "sites", "reads", "attacks", "datasets", "fields", "analyses"])
 def test_lists(kind: str, safesteer: Run) -> None:
     code, out, err = safesteer("list", *([kind] if kind else []), "--json")
     rows = json.loads(out)
@@ -76,6 +76,12 @@ def test_lists(kind: str, safesteer: Run) -> None:
     assert all(row["what"] for row in rows)
     table = safesteer("list", *([kind] if kind else []))[1]
     assert all(str(next(iter(row.values()))) in table for row in rows)
+
+
+def test_data_sets_are_listed_with_licence_and_citation(safesteer: Run) -> None:
+    rows = {row["name"]: row for row in json.loads(safesteer("list", "datasets", "--json")[1])}
+    assert all(row["licence"] and row["cite"] for row in rows.values())
+    assert rows["figstep"]["licence"] in safesteer("list", "datasets")[1]
 
 
 def test_listing_an_unknown_kind(safesteer: Run) -> None:
@@ -112,7 +118,7 @@ def test_doctor_names_a_data_root_that_is_none(safesteer: Run, monkeypatch: pyte
 
 
 def test_doctor_fails_when_tracers_disagree(safesteer: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safesteer_interp.doctor.largest_difference", lambda family, tracer: 0.02)
+    monkeypatch.setattr("safesteer_interp.cli.doctor.largest_difference", lambda family, tracer: 0.02)
     code, out, _ = safesteer("doctor", "--only", "tracers", "--family", "llama", "--json")
     assert code == 1
     assert "2.0e-02" in out

@@ -186,6 +186,7 @@ def test_keys_follow_pixels(one: TypographyImage, other: TypographyImage) -> Non
     assert one.key() == type(one)(**vars(one)).key() and len(one.key()) == 64
 
 
+@pytest.mark.speed
 def test_rendering_is_fast() -> None:
     images = [TypographyImage("renew a passport", layout=layout, seed=i) for i, layout in enumerate(LAYOUTS * 30)]
     images += [SceneImage(("dog", "car", "key"), i) for i in range(150)]  # type: ignore[list-item]

@@ -19,9 +19,13 @@ from safesteer_interp.runner.session import Session, Settings
 FOLDER = Path(__file__).parents[2] / "analyses"
 SMALLER: dict[str, dict[str, Any]] = {
     "alignment_vector": {"matchings": 5, "random_vectors": 8},
+    "refusal_direction": {"report_pairs": 20, "layers": None, "attacks": ("TEXT", "SD", "TYPO"), "random_directions": 8},
     "steering_dose_response": {"answer_pairs": 20, "doses": (-1.0, 1.0), "seeds": 1, "new_tokens": 8, "tuning_pairs": 4},
 }
 """Many pairs, so that verdicts are decided, and short answers: a planted refusal has seven words."""
+
+MARGIN = 0.5
+"""Nats: what analyses/refusal_direction.py calls an effect."""
 
 Measured = Callable[..., tuple[dict[str, pd.DataFrame], dict[str, str]]]
 
@@ -70,6 +74,17 @@ CASES = [
         "alignment_vector",
         {"gap": -1.0},
         {"consistent_over_pairs": "supported", "toward_text_raises_refusal_sd": "contradicted", "printed_raises_refusal_sd": "supported"},
+    ),
+    (
+        "refusal_direction",
+        {},
+        # In 64 dimensions a random direction, ablated at every write, takes the machinery of refusing apart as well.
+        {"bypasses_refusal_text": "undecided", "induces_refusal_text": "supported", "induces_refusal_sd": "supported"},
+    ),
+    (
+        "refusal_direction",
+        {"harm": -1.0},
+        {"bypasses_refusal_text": "contradicted", "induces_refusal_text": "contradicted", "induces_refusal_sd": "contradicted"},
     ),
     (
         "steering_dose_response",
@@ -148,6 +163,33 @@ def test_doses_act_in_order_and_the_planted_layer_is_chosen(measured: Measured) 
     for steering in ("msav", "refusal"):
         refused = [answers.loc[(steering, "harmful", dose, "refused"), "value"] for dose in (-1, 0, 1)]
         assert refused[0] <= refused[1] < refused[2]
+
+
+def test_the_refusal_direction_is_chosen_at_the_planted_layer_by_what_editing_with_it_does(measured: Measured) -> None:
+    tables, verdicts = measured("refusal_direction")
+    selection = tables["selection"].set_index(["quantity", "layer"])
+    assert set(tables["selection"]["quantity"]) == {"bypass", "induce", "kl"}
+    assert set(selection[selection["chosen"]].index.get_level_values("layer")) == {3}
+    bypass, induce = (selection.loc[(quantity, 3)] for quantity in ("bypass", "induce"))
+    assert bypass["value"] < bypass["plain"] - MARGIN and induce["value"] > induce["plain"] + MARGIN
+    for row in tables["selection"][tables["selection"]["quantity"] == "kl"].itertuples():
+        assert row.limit == ("below" if row.high < 0.1 else "above" if row.low > 0.1 else "across")
+    effects = tables["effects"][tables["effects"]["quantity"] == "log_odds"].set_index(["of", "edit", "class", "attack"])["value"]
+    for attack in ("TEXT", "SD", "TYPO"):
+        added, random = (effects[(of, "add", "harmless", attack)] for of in ("refusal_direction", "random_direction"))
+        assert added > MARGIN > abs(random)  # a random direction and its opposite cancel
+    taken = effects.xs("ablate", level="edit").xs("harmful", level="class")
+    assert taken["refusal_direction", "TEXT"] < -MARGIN
+    assert all(taken["refusal_direction", image] > taken["refusal_direction", "TEXT"] for image in ("SD", "TYPO"))  # the gap hid harm
+    assert taken["random_direction", "TEXT"] < -MARGIN  # hence undecided
+    # Harmless texts hardly refuse, so that ablating what is planted costs them nothing.
+    assert selection.loc[("kl", 3), "limit"] == "below" and verdicts["choice_is_resolved"] == "supported"
+
+
+def test_a_flipped_direction_induces_no_refusal(measured: Measured) -> None:
+    effects = measured("refusal_direction", harm=-1.0)[0]["effects"]
+    added = effects[(effects["of"] == "refusal_direction") & (effects["edit"] == "add") & (effects["quantity"] == "log_odds")]
+    assert len(added) == 3 and (added["value"] < MARGIN).all()
 
 
 def test_tables_hold_no_answer(measured: Measured) -> None:

@@ -25,6 +25,8 @@ from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.tracer import Sampling
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mini training")]  # one worker: both tests share what is trained
+
 
 def assembled(recipe: str, weights: Path) -> MLLM:
     return MLLM.of(*assemble.build(recipe, weights), name="trained")

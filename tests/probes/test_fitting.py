@@ -20,23 +20,41 @@ from safesteer_interp.probes.tokens import SITE, token_states
 from safesteer_interp.requests import Attack, Request, Split, select
 from safesteer_interp.tracing.collect import collect
 from safesteer_interp.tracing.spec import TraceSpec
-from safesteer_interp.tracing.trace import Trace, labels_of
+from safesteer_interp.tracing.trace import labels_of
 from safesteer_interp.tracing.tracer import Sampling
+from safesteer_interp.tracing.view import TraceView
 from safesteer_interp.vectors.alignment import alignment_vectors
 from safesteer_interp.vectors.refusal import refusal_directions
 
 
-class Tampered(Trace):
-    """A trace whose rows of one split carry other labels, or the states and answers of other requests of that split."""
+def labelled(trace: TraceView, requests: list[Request]) -> TraceView:
+    """The same states under other labels."""
+    return TraceView(
+        trace.parts,
+        requests,
+        sites=[str(site) for site in trace.sites],
+        reads=[str(read) for read in trace.reads],
+        max_new_tokens=trace.max_new_tokens,
+        decode=trace._decode,
+    )
 
-    def __init__(self, trace: Trace, split: str, what: str) -> None:
-        super().__init__(trace.key, trace.fields, trace.meta, trace.requests.copy(), trace.shards)
-        rows = (self.requests["split"] == split).to_numpy()
-        self.order = np.arange(len(self))
-        if what == "labels":
-            self.requests["harmful"] = self.requests["harmful"].to_numpy() ^ rows
-        else:
-            self.order[rows] = np.random.default_rng(0).permutation(np.flatnonzero(rows))
+
+def tampered_with(trace: TraceView, split: str, what: str) -> TraceView:
+    """A trace whose rows of one split carry other labels, or the states and answers of other requests of that split."""
+    if what == "labels":
+        return labelled(trace, [replace(r, harmful=r.harmful ^ (r.split == split)) for r in trace.requests])
+    rows = np.array([r.split == split for r in trace.requests])
+    order = np.arange(len(trace))
+    order[rows] = np.random.default_rng(0).permutation(np.flatnonzero(rows))
+    return Reordered(labelled(trace, trace.requests), order)
+
+
+class Reordered(TraceView):
+    """A trace that hands out the states and answers of other rows."""
+
+    def __init__(self, view: TraceView, order: np.ndarray) -> None:
+        self.__dict__.update(view.__dict__)
+        self.order = order
 
     def rows(self, site: Any, read: Any = "last_prompt") -> np.ndarray:
         return super().rows(site, read)[self.order]
@@ -56,7 +74,7 @@ def requests() -> list[Request]:
 
 
 @pytest.fixture(scope="module")
-def trace(planted: Any, requests: list[Request]) -> Trace:
+def trace(planted: Any, requests: list[Request]) -> TraceView:
     """Every split, the test split among them."""
     tokens = TokenSpec()
     return collect(
@@ -73,10 +91,10 @@ def numbers(fitted: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("what", ["labels", "states"])
 @pytest.mark.parametrize("validation", [True, False])
-def test_nothing_of_the_test_split_reaches_a_fit(planted: Any, trace: Trace, what: str, validation: bool) -> None:
+def test_nothing_of_the_test_split_reaches_a_fit(planted: Any, trace: TraceView, what: str, validation: bool) -> None:
     if not validation:  # the sign test then holds training pairs out by hash
-        trace = replace(trace, requests=trace.requests.assign(split=trace.requests["split"].replace("validation", "fit")))
-    tampered, seen = Tampered(trace, "test", what), Tampered(trace, "fit", what)
+        trace = labelled(trace, [replace(r, split=Split.FIT if r.split is Split.VALIDATION else r.split) for r in trace.requests])
+    tampered, seen = tampered_with(trace, "test", what), tampered_with(trace, "fit", what)
     for fit in FITS:
         probes = [fit_probe(planted, x, fit) for x in (trace, tampered, seen)]
         assert numbers(probes[0]) == numbers(probes[1])
@@ -90,7 +108,7 @@ def test_nothing_of_the_test_split_reaches_a_fit(planted: Any, trace: Trace, wha
         assert numbers(alignment_vectors(trace, split=split)[str(SITE)]) == numbers(alignment_vectors(tampered, split=split)[str(SITE)])
 
 
-def test_a_fit_sees_the_split_it_is_told(planted: Any, trace: Trace) -> None:
+def test_a_fit_sees_the_split_it_is_told(planted: Any, trace: TraceView) -> None:
     counts = trace.index["split"].value_counts()
     by_train, by_validation, by_both = (fit_probe(planted, trace, split=split) for split in ("fit", "validation", None))
     assert f"{counts['fit']} requests, sign test on {counts['validation']}" in by_train.origin_.data
@@ -106,12 +124,12 @@ def test_a_fit_sees_the_split_it_is_told(planted: Any, trace: Trace) -> None:
     for vectors in (alignment_vectors, refusal_directions):
         with pytest.raises(UsageError, match='nothing is fitted on the "test" split'):
             vectors(trace, split="test")
-    unlabelled = replace(trace, requests=trace.requests.assign(split="test"))
+    unlabelled = labelled(trace, [replace(r, split=Split.TEST) for r in trace.requests])
     with pytest.raises(InputError, match=r"no request to fit a probe on in the fit split \(it holds test: 240\)"):
         fit_probe(planted, unlabelled)
 
 
-def test_the_three_fits_and_their_held_out_pairs(planted: Any, trace: Trace) -> None:
+def test_the_three_fits_and_their_held_out_pairs(planted: Any, trace: TraceView) -> None:
     held = held_out(trace.index)
     assert set(trace.index["split"][held]) == {"validation"}
     without = trace.index.assign(split="fit")
@@ -142,7 +160,7 @@ def test_the_training_trace_leaves_the_test_split_out_and_follows_its_specificat
         training_trace(planted, select(requests, split=Split.TEST), progress=False)
 
 
-def test_token_states_are_the_first_tokens_of_answers_to_harmful_requests(trace: Trace) -> None:
+def test_token_states_are_the_first_tokens_of_answers_to_harmful_requests(trace: TraceView) -> None:
     rows, everything = labels_of(trace.index), np.ones(len(trace), dtype=bool)
     found = token_states(trace, rows.train)
     assert sorted(set(found.steps)) == [1, 2, 3, 4, 5] and found.refusal.any() and not found.refusal.all()

@@ -18,7 +18,7 @@ from safesteer_interp.mini_training.card import MEASURES
 from safesteer_interp.mini_training.projector_gap import draw_projector_gap, gap_tables
 from safesteer_interp.report.gallery import build, collect_findings
 from safesteer_interp.report.intervals import claim_picture
-from safesteer_interp.report.tables import escape_latex, escape_markdown, interval, latex, markdown, merged, number
+from safesteer_interp.report.tables import FEW_NOTE, escape_latex, escape_markdown, interval, latex, markdown, merged, number
 
 NASTY = '<script>alert("x")</script> & 50 % of a|b_c'
 
@@ -47,6 +47,19 @@ def test_ends_are_merged_into_their_value() -> None:
     assert list(text.columns) == ["attack", "value [95 % interval]", "n", "rr [95 % interval]"]
     assert list(text.iloc[0]) == ["none", "0.90 [0.80, 1.00]", "40", "0.10 [0.00, 0.20]"]
     assert "value [90 % interval]" in merged(table.assign(level=0.9)).columns
+
+
+def test_an_interval_of_few_pairs_is_marked_and_the_mark_explained() -> None:
+    ends = {"value": [0.9, 0.9, 0.9], "low": [0.8, 0.8, float("nan")], "high": [1.0, 1.0, float("nan")]}
+    table = pd.DataFrame({**ends, "n": [8, 10, 2], "clusters": [4, 5, 1]})
+    assert list(merged(table)["value [95 % interval]"]) == ["0.90 [0.80, 1.00]†", "0.90 [0.80, 1.00]", "0.90 [n/a]"]
+    printed, shown = latex(table), markdown(table)
+    assert printed.count(r"\textdagger{}") == shown.count("†") == 2, "on one interval and in front of the note"
+    assert r"\multicolumn{3}{l}{\footnotesize \textdagger{} fewer than 5 pairs" in printed
+    assert shown.endswith("\n\n" + FEW_NOTE + "\n")
+    assert r"\multicolumn{3}" in latex(pd.concat([table] * 30)), "a long table has the note as well"
+    for enough in (table.assign(clusters=5), table.drop(columns="clusters"), table.assign(clusters=float("nan"))):
+        assert "dagger" not in latex(enough) and "†" not in markdown(enough)
 
 
 def test_latex_escapes_and_balances() -> None:
@@ -175,6 +188,16 @@ def gallery(tmp_path: Path) -> Page:
     return page
 
 
+@pytest.mark.parametrize("change", [{"order": {}}, {"id": ["prefill"]}, {"cites": 3}, {"question": None}])
+def test_a_record_with_a_field_of_another_kind_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    place = result(tmp_path, "prefill", "mini", order=1)
+    record = json.loads((place / "provenance.json").read_text())
+    record["analysis"].update(change)
+    (place / "provenance.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"prefill.mini: its records are not as `safesteer run` writes them .*run the analysis again"):
+        build(tmp_path)
+
+
 def test_nothing_of_the_data_becomes_markup(gallery: Page) -> None:
     assert not [t for t, _ in gallery.tags if t == "script"]
     assert '<script>alert("x")</script>' in gallery.words, "it is shown as text"
@@ -212,6 +235,18 @@ def test_it_says_why_something_is_missing_and_where_the_rest_of_a_table_is(galle
     assert "Not measured here: the model takes text only" in gallery.words
     assert "The first 150 of 200 rows" in gallery.words
     assert "replicates SafeSteer Fig. 7" in gallery.words
+
+
+def test_the_page_marks_claims_and_tables_of_few_pairs(gallery: Page, tmp_path: Path) -> None:
+    assert "20 pairs)" in gallery.words and "(few)" not in gallery.words and FEW_NOTE not in gallery.words
+    place = result(tmp_path / "few", "prefill", "mini")
+    estimate = {**claim()["estimate"], "clusters": 4}
+    few = claim(estimate=estimate, controls=[{"name": "length", "null": True, "estimate": estimate}])
+    (place / "claims.json").write_text(json.dumps({"scope": "", "model": "mini", "dataset": "bundled", "claims": [few]}))
+    (place / "table.csv").write_text("value,low,high,n,clusters\n0.9,0.8,1.0,8,4\n")
+    words = Page(build(tmp_path / "few").read_text()).words
+    assert "n = 40, 4 pairs (few)" in words and "length: 0.90 [0.80, 1.00] (few)" in words
+    assert "0.90 [0.80, 1.00]†" in words and FEW_NOTE in words
 
 
 def test_the_page_is_the_same_when_built_again(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_the_command_line_names_a_broken_file_in_one_line_and_goes_on(
     assert code == 3, "an error of an analysis is no moved number"
 
 
+@pytest.mark.slow
 def test_a_wheel_brings_the_findings_along(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     tree, site = tmp_path / "tree", tmp_path / "environment"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safesteer_interp.files import files_of, safe_name
-from safesteer_interp.runner.folders import data_label, folder_name, model_label, remove_stale, written_files
+from safesteer_interp.runner.folders import data_label, folder_name, model_label, remove_stale, thinking_label, written_files
 
 
 def test_named_sources_are_called_by_their_names() -> None:
@@ -28,6 +28,10 @@ def test_models_of_one_name_have_labels_of_their_own(tmp_path: Path) -> None:
     labels |= {model_label("org/checkpoint-500", f"hub org/checkpoint-500, revision {name}", "f" * 64) for name in ("main", "v2")}
     assert len(labels) == 6 and "org/checkpoint-500" in labels
     assert model_label("mini", str(tmp_path / "mini-reading-0123"), "f" * 64) == "mini", "a name that is not the folder's is enough"
+
+
+def test_a_switch_for_thinking_is_told_where_it_was_set() -> None:
+    assert [thinking_label(switch) for switch in (None, True, False)] == ["", "-thinking-on", "-thinking-off"]
 
 
 def test_data_files_of_one_name_have_labels_of_their_own(tmp_path: Path) -> None:

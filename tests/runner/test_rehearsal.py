@@ -21,7 +21,7 @@ MISTAKES = {
         "KeyError",
     ),
     "a claim without a control": ("controls=(control,)", "controls=()", "no control"),
-    "claims that are no claims": ("return [\n        Claim(", "return [\n        dict(", "TypeError"),
+    "claims that are no claims": ("return [\n        Claim(", "return [\n        dict(", "Type"),
     "a figure that is none": ("    return fig\n", "    return ax\n", "draw must return a matplotlib Figure"),
     "a misspelt panel": ("panels.forest", "panels.forrest", "AttributeError"),
     "a name that is not there": ("    last = t[", "    last = tt[", "NameError"),

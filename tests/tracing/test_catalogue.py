@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from safesteer_interp.tracing.catalogue import Catalogue, StoredTrace, fewest
 from safesteer_interp.tracing.demand import Demand
@@ -33,6 +37,20 @@ def test_a_damaged_file_is_passed_over(tmp_path: Path) -> None:
     catalogue.add(stored("k1", "a"))
     for name, text in {"half": "[{", "other": "{}", "odd": '{"key": 1, "demand": {"sites": 3}, "contents": [], "n_shards": 1}'}.items():
         (tmp_path / f"{name}.json").write_text(text)
+    assert Catalogue(tmp_path).traces() == [stored("k1", "a")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"key": 5}, {"key": {}}, {"contents": [{}]}, {"sites": [{}]}, {"reads": [[]]}, {"edits": [3]}, {"max_new_tokens": {}}, {"seed": "0"}],
+)
+def test_an_entry_with_a_field_of_another_kind_is_passed_over(change: dict[str, Any], tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path)
+    catalogue.add(stored("k1", "a"))
+    record = stored("k2", "b").record()
+    (name,) = change
+    (record if name in record else record["demand"]).update(change)
+    (tmp_path / "k2.json").write_text(json.dumps(record))
     assert Catalogue(tmp_path).traces() == [stored("k1", "a")]
 
 

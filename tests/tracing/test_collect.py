@@ -14,6 +14,7 @@ from support.tracing import NoiseImage, close, push, requests_for
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
+from safesteer_interp.requests import Split
 from safesteer_interp.sites import Site
 from safesteer_interp.tracing import plan as planning
 from safesteer_interp.tracing.collect import collect, plan
@@ -43,6 +44,17 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(HooksTracer, "capture", counted)
     return ran
+
+
+def test_the_labels_of_a_trace_are_those_of_its_requests(tiny: Tiny) -> None:
+    mllm = tiny("llama")
+    requests = [replace(r, split=Split.TRAIN if i < 3 else Split.TEST) for i, r in enumerate(requests_for(mllm, 5))]
+    labels = collect(mllm, requests, **PARAMETERS).labels
+    assert labels.harmful.dtype == bool and labels.harmful.tolist() == [False, True, False, True, False]
+    assert labels.pairs.tolist() == ["p0", "p0", "p1", "p1", "p2"]
+    assert labels.attacks.tolist() == ["TEXT", "SD", "TEXT", "SD", "TEXT"]
+    assert labels.splits.tolist() == ["train"] * 3 + ["test"] * 2
+    assert labels.train.tolist() == [True, True, True, False, False]
 
 
 def test_rows_are_those_of_each_request_alone(tiny: Tiny, small_chunks: None) -> None:

@@ -105,6 +105,7 @@ def flip(path: Path, at: int = -1) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_thirty_random_moments_ends_with_the_same_bytes(job: Job) -> None:
     """Each kill lands anywhere in a run: in a forward, in a write, between a shard and its manifest."""
     moments = random.Random(0)
