@@ -311,4 +311,8 @@ def test_ecso_answers_again_without_the_image_only_when_told_unsafe(tiny: Callab
 def test_ecso_runs_on_a_model(tiny: Callable[[str], Any]) -> None:
     mllm = tiny("qwen2_5_vl")
     found = ECSO(caption_tokens=4).respond(mllm, asked(mllm), SETTINGS)
-    assert len(found) == 3 and all(isinstance(r.verdict["unsafe"], bool) for r in found)
+    plain = answer(mllm, asked(mllm), SETTINGS)
+    assert [r.request.id for r in found] == ["0", "1", "2"]
+    for ours, undefended in zip(found, plain, strict=True):
+        assert isinstance(ours.verdict["unsafe"], bool)
+        assert ours.verdict["unsafe"] or ours.ids == undefended.ids, "an answer that it calls safe stays as it is"

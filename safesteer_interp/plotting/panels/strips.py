@@ -73,4 +73,4 @@ def visible(text: str) -> str:
     A letter that no font here has, or that is none, becomes "�".
     """
     seen = text.replace("\n", "⏎").replace("\t", "→").replace(" ", "·")
-    return "".join(c if font_with(c) else "�" for c in seen) or "∅"
+    return "".join(c if c.isprintable() and font_with(c) else "�" for c in seen) or "∅"
