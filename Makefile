@@ -58,8 +58,8 @@ format: setup  ## let ruff format the code
 notebooks: setup  ## execute the notebooks in place, outputs kept
 	for notebook in notebooks/*.ipynb; do $(OFFLINE) $(BIN)/jupyter execute --inplace $$notebook || exit 1; done
 
-mini: setup  ## retrain the embedded model and evaluate it (about three hours on two cores)
-	$(OFFLINE) $(BIN)/safesteer mini train
+mini: setup  ## retrain the embedded model (at most three hours) and evaluate it
+	$(OFFLINE) $(BIN)/safesteer mini train --budget 10500
 	$(OFFLINE) $(BIN)/safesteer mini evaluate
 
 clean:  ## remove the environment and build products (figures and the user cache stay)

@@ -31,7 +31,7 @@ class Paired(Protocol):
 
 def fit_spec(p: Paired, **changes: Any) -> TraceSpec:
     """Prompt states of the training pairs: what probes and directions are fitted on."""
-    return TraceSpec(**{"attacks": ATTACKS, "split": Split.TRAIN, "sites": ("all",), "pairs": p.pairs, **changes})
+    return TraceSpec(**{"attacks": ATTACKS, "split": Split.FIT, "sites": ("all",), "pairs": p.pairs, **changes})
 
 
 def report_spec(p: Paired, **changes: Any) -> TraceSpec:

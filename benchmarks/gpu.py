@@ -82,7 +82,7 @@ def requests_of(n: int, attack: Attack = Attack.SD, side: int = IMAGE_SIDE) -> l
             attack=attack,
             image=Noise(i + 1000 * (attack is Attack.CB), side),
             pair=f"p{i // 2}",
-            split=Split.TRAIN,
+            split=Split.FIT,
         )
         for i in range(n)
     ]

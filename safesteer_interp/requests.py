@@ -53,11 +53,17 @@ class Attack(StrEnum):
 
 
 class Split(StrEnum):
-    """Which part of a data set a pair belongs to: probes and directions are fitted on TRAIN, reported on TEST."""
+    """Which part of a data set a pair belongs to: probes and directions are fitted on FIT, chosen on VALIDATION, reported on TEST."""
 
-    TRAIN = "train"
+    ALIGN = "align"  # what adapters of mini may have been trained on: nothing is fitted or reported here
+    FIT = "fit"
     VALIDATION = "validation"
     TEST = "test"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Split | None:
+        """Files of one's own may say "train" for the part to fit on."""
+        return cls.FIT if value == "train" else None
 
 
 @dataclass(frozen=True, init=False)

@@ -39,7 +39,7 @@ def test_an_image_is_a_picture_a_path_or_a_source(tmp_path: Path) -> None:
 
 
 def test_keywords_replace_and_frozen() -> None:
-    request = Request(id="a", text="Hello?", harmful=True, attack=Attack.CB, image=PilImage(picture()), pair="p", split=Split.TRAIN)
+    request = Request(id="a", text="Hello?", harmful=True, attack=Attack.CB, image=PilImage(picture()), pair="p", split=Split.FIT)
     other = replace(request, text="Goodbye?")
     assert (other.id, other.pair, other.harmful, other.attack, other.image) == ("a", "p", True, Attack.CB, request.image)
     assert other.key() != request.key()
@@ -60,9 +60,7 @@ def test_key_follows_a_file_that_changes_and_is_kept_otherwise(tmp_path: Path) -
 
 
 def test_key_holds_text_and_pixels_and_no_label() -> None:
-    one = Request(
-        "x", picture(), id="a", harmful=True, attack=Attack.SD, scenario="s", pair="p", split=Split.TRAIN, dataset="d", intent="i"
-    )
+    one = Request("x", picture(), id="a", harmful=True, attack=Attack.SD, scenario="s", pair="p", split=Split.FIT, dataset="d", intent="i")
     assert one.key() == Request("x", picture()).key() != Request("y", picture()).key()
 
 

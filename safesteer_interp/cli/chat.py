@@ -156,7 +156,7 @@ class Chat:
         requests = choose_requests(name, data_root=self.data_root)
         if not mllm.takes_images:
             requests = [request for request in requests if request.image is None]
-        requests = [request for request in requests if request.split is not Split.TEST]
+        requests = [request for request in requests if request.split in (Split.FIT, Split.VALIDATION)]
         if not requests:
             raise InputError(f'data set "{name}" has no training request this model can take; give another with --training.')
         requests = pick(requests, TraceSpec(pairs=self.training_pairs or None))

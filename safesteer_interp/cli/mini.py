@@ -34,11 +34,15 @@ class Train:
     folder: Path | None = None
     """Working folder; default: "mini/train" in the user cache. The results are in its folder "weights"."""
     scale: Literal["full", "wide", "tiny"] = "full"
-    """full: what is shipped (about three hours on two cores with bfloat16 instructions); wide: for a GPU; tiny: a minute, as a trial."""
-    recipes: tuple[str, ...] = ("released", "grounded")
-    """Projector recipes; the first becomes the default."""
+    """full: two CPU cores (about three hours with bfloat16 instructions); wide: a GPU, with --budget; tiny: a minute, as a trial."""
+    recipes: tuple[str, ...] = ("released", "grounded", "unaligned", "lm_loss")
+    """What visual instruction is run for; "released" is what `load_model("mini")` gives."""
     device: str = "cpu"
     """Where to train, e.g. "cuda"."""
+    workers: int = 0
+    """Processes that draw images and turns; what they draw does not depend on how many they are."""
+    budget: float | None = None
+    """Seconds that training may take: every stage runs its schedule to the end within its share of what is left."""
 
     def run(self) -> int:
         """Trains and prints where the weights are."""
@@ -46,7 +50,7 @@ class Train:
         from safesteer_interp.paths import cache_dir
 
         folder = self.folder or cache_dir() / "mini" / "train"
-        weights = train_mini(folder, scale=self.scale, recipes=self.recipes, device=self.device)
+        weights = train_mini(folder, scale=self.scale, recipes=self.recipes, device=self.device, workers=self.workers, budget=self.budget)
         print(weights)
         say("Copy these files to safesteer_interp/models/mini/weights to make them the mini that `load_model` gives.")
         return 0

@@ -48,7 +48,7 @@ class Trace:
     attacks: str = ""
     """Only these attacks, e.g. "CB,TYPO"; empty: all."""
     split: str = ""
-    """Only this split: train, validation or test; empty: all."""
+    """Only this split: align, fit, validation or test; empty: all."""
     limit: int | None = None
     """At most this many requests."""
     max_new_tokens: int = 0

@@ -123,9 +123,12 @@ def _member(row: dict[str, Any], field: str, kind: type[E], default: E, where: s
     if value is None:
         return default
     known = [member.value for member in kind]
-    if not isinstance(value, str) or value not in known:
-        raise InputError(f'{where}: field "{field}" is {_shown(value)}.' + did_you_mean(str(value)[:40], known))
-    return kind(value)
+    if isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    raise InputError(f'{where}: field "{field}" is {_shown(value)}.' + did_you_mean(str(value)[:40], known))
 
 
 def _shown(value: Any) -> str:

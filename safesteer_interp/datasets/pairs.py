@@ -4,9 +4,11 @@
 passport") and one scene of pictures for each. Only activities are named; nothing is answered. In a `contrast` pair the harmless
 twin uses a frightening word ("kill a germ"), so that words alone do not give the label away.
 
-The split is fixed by hash: within each scenario the pairs are ordered by SHA-256 of their id, and the first 50 % are training, the
-next 15 % validation, the last 35 % test. So it depends on ids alone (never on row order or a random state), and every scenario is
-spread evenly. Training text of any kind (tower, adapters, probes) may use `training_phrases()` only.
+The split is fixed by hash: within each scenario the pairs of the first round are ordered by SHA-256 of their id; the first 50 % are
+for training, the next 15 % validation, the last 35 % test. Pairs of later rounds are all for training, so that validation and test
+stay what they are. The training pairs of a scenario are halved by another hash: mini's adapters may see the ALIGN half; on the FIT half
+probes and directions are fitted, and no adapter ever saw its activities. So the split depends on ids alone (never on row order or a
+random state). Text that mini is trained on (tower, adapters) may use `training_phrases()` only.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from typing import TypeVar
 from safesteer_interp.requests import Split
 
 TRAIN_SHARE, VALIDATION_SHARE = 0.50, 0.15
+ALIGN_SALT = "align"
+"""Chosen once, so that no activity of mini's training is a near-duplicate of one that probes are fitted on (a test holds that)."""
 
 QUESTIONS = ("How can I {}?", "How do I {}?", "What is the best way to {}?", "How would someone {}?")
 IMPERATIVES = ("Tell me how to {}.", "Explain how to {}.", "List the steps to {}.", "Teach me to {}.")
@@ -64,7 +68,7 @@ class Pair:
     id: str
     """Scenario word and number, e.g. "fraud-017"."""
     scenario: str
-    """MM-SafetyBench's scenario name, in its own spelling (arXiv 2311.17600)."""
+    """MM-SafetyBench's scenario name, in its own spelling (arXiv 2311.17600), or one of two after BeaverTails (arXiv 2307.04657)."""
     harmful: str
     """Key phrase of the harmful side: an activity of two to seven common lower-case words."""
     harmless: str
@@ -107,7 +111,9 @@ def load_pairs() -> tuple[Pair, ...]:
     """All pairs, in file order."""
     text = (files("safesteer_interp.datasets") / "data" / "pairs.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
-    split = assign_splits([(row["id"], row["scenario"]) for row in rows])
+    split = assign_splits([(row["id"], row["scenario"]) for row in rows if row["round"] == "1"])
+    later = {row["id"]: Split.FIT for row in rows if row["round"] != "1"}
+    split = halve_training([(row["id"], row["scenario"]) for row in rows], split | later)
     return tuple(
         Pair(
             id=row["id"],
@@ -124,7 +130,7 @@ def load_pairs() -> tuple[Pair, ...]:
 
 
 def assign_splits(pairs: list[tuple[str, str]]) -> dict[str, Split]:
-    """Split of each (pair id, scenario): 50/15/35 within every scenario, in the order of SHA-256 of the id."""
+    """Split of each (pair id, scenario): fit, validation and test are 50/15/35 within every scenario, in the order of SHA-256 of the id."""
     by_scenario: dict[str, list[str]] = {}
     for pair, scenario in pairs:
         by_scenario.setdefault(scenario, []).append(pair)
@@ -134,20 +140,30 @@ def assign_splits(pairs: list[tuple[str, str]]) -> dict[str, Split]:
         first = round(TRAIN_SHARE * len(ordered))
         second = round((TRAIN_SHARE + VALIDATION_SHARE) * len(ordered))
         for rank, pair in enumerate(ordered):
-            result[pair] = Split.TRAIN if rank < first else Split.VALIDATION if rank < second else Split.TEST
+            result[pair] = Split.FIT if rank < first else Split.VALIDATION if rank < second else Split.TEST
+    return result
+
+
+def halve_training(pairs: list[tuple[str, str]], split: dict[str, Split]) -> dict[str, Split]:
+    """The split with every second of a scenario's FIT pairs, in the order of a salted SHA-256 of the id, given to ALIGN."""
+    result = dict(split)
+    for scenario in dict.fromkeys(scenario for _, scenario in pairs):
+        members = [pair for pair, its in pairs if its == scenario and split[pair] is Split.FIT]
+        ordered = sorted(members, key=lambda pair: hashlib.sha256(f"{ALIGN_SALT}\0{pair}".encode()).hexdigest())
+        result |= dict.fromkeys(ordered[: len(ordered) // 2], Split.ALIGN)
     return result
 
 
 @cache
 def training_phrases() -> frozenset[str]:
-    """Every key phrase, both sides, of the training pairs: the only ones that training text may contain."""
-    return frozenset(p.phrase(side) for p in load_pairs() if p.split is Split.TRAIN for side in (True, False))
+    """Every key phrase, both sides, of the ALIGN pairs: the only ones that text may contain which mini is trained on."""
+    return frozenset(p.phrase(side) for p in load_pairs() if p.split is Split.ALIGN for side in (True, False))
 
 
 @cache
 def heldout_phrases() -> frozenset[str]:
-    """Every key phrase, both sides, of the validation and test pairs: none may appear in any training text."""
-    return frozenset(p.phrase(side) for p in load_pairs() if p.split is not Split.TRAIN for side in (True, False))
+    """Every key phrase, both sides, of all other pairs: none may appear in any text that mini is trained on."""
+    return frozenset(p.phrase(side) for p in load_pairs() if p.split is not Split.ALIGN for side in (True, False))
 
 
 def content_words(text: str) -> frozenset[str]:

@@ -102,7 +102,7 @@ def _twins(number: int, scenario: str, attack: Attack, seed: int) -> list[Reques
     noun = str(shared.choice(SCENARIOS[scenario]))
     verbs = {True: str(shared.choice(HARMFUL_VERBS)), False: str(shared.choice(HARMLESS_VERBS))}
     turn = number // len(SCENARIOS) % 10
-    split = Split.TRAIN if turn in (0, 2, 4, 6, 8) else Split.VALIDATION if turn == 5 else Split.TEST
+    split = Split.FIT if turn in (0, 2, 4, 6, 8) else Split.VALIDATION if turn == 5 else Split.TEST
     made = []
     for harmful in (True, False):
         own = np.random.default_rng([seed, number, ATTACKS.index(attack), int(harmful)])

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from safesteer_interp.mini_training.batches import TAUGHT_TOKENS, answer_loss, collate, encode_turn, length_buckets
-from safesteer_interp.mini_training.resume import Checkpoint, Report, cosine, set_rate
+from safesteer_interp.mini_training.batches import TAUGHT_TOKENS, Example, answer_loss, collate, encode_turn, length_buckets
+from safesteer_interp.mini_training.drawing import drawn_ahead
+from safesteer_interp.mini_training.resume import Checkpoint, Every, Pace, Report, cosine, set_rate
 from safesteer_interp.mini_training.texts import OwnAnswers, alignment_turns
 from safesteer_interp.models.mini.lora import attach, save_adapter
 
@@ -35,7 +37,7 @@ class Phase:
 class AlignmentRecipe:
     """How the text adapter is trained: first on answers of some length, then drilled on how answers begin."""
 
-    phases: tuple[Phase, ...] = (Phase(2, 4e-4, TAUGHT_TOKENS), Phase(2, 8e-4, 10))
+    phases: tuple[Phase, ...] = (Phase(2, 4e-4, TAUGHT_TOKENS), Phase(1, 8e-4, 10))
     batch: int = 8
     rank: int = 8
     seed: int = 0
@@ -43,34 +45,71 @@ class AlignmentRecipe:
     """Share of the training texts that is used."""
 
 
-def train_alignment(model: Any, tokenizer: Any, answers: OwnAnswers, recipe: AlignmentRecipe, folder: Path) -> Any:
-    """Run or resume stage 2; writes `folder/text_adapter.safetensors` and returns the peft-wrapped model in eval mode."""
+def train_alignment(
+    model: Any,
+    tokenizer: Any,
+    answers: OwnAnswers,
+    recipe: AlignmentRecipe,
+    folder: Path,
+    *,
+    workers: int = 0,
+    seconds: float | None = None,
+) -> Any:
+    """Run or resume stage 2; writes `folder/text_adapter.safetensors` and returns the peft-wrapped model in eval mode.
+
+    `workers` processes make the batches; with `seconds` the phases end by then, each after its share.
+    """
     wrapped = attach(model, recipe.rank, 2 * recipe.rank, recipe.seed).train()
-    for number in range(len(recipe.phases)):
-        _train_phase(wrapped, tokenizer, answers, recipe, number, folder)
-    save_adapter(wrapped, folder / "text_adapter.safetensors")
+    epochs = sum(phase.epochs for phase in recipe.phases)
+    for number, phase in enumerate(recipe.phases):
+        share = None if seconds is None else seconds * phase.epochs / epochs
+        _train_phase(wrapped, tokenizer, answers, recipe, number, folder, workers, share)
+        save_adapter(wrapped, folder / "text_adapter.safetensors")
     return wrapped.eval()
 
 
-def _train_phase(wrapped: Any, tokenizer: Any, answers: OwnAnswers, recipe: AlignmentRecipe, number: int, folder: Path) -> None:
+def epoch_batches(tokenizer: Any, answers: OwnAnswers, recipe: AlignmentRecipe, number: int, epoch: int) -> list[list[Example]]:
+    """The batches of one epoch of phase `number`; the seed decides them."""
+    rng = random.Random(recipe.seed * 1000 + number * 100 + epoch)
+    taught = recipe.phases[number].taught
+    examples = [encode_turn(tokenizer, t, taught=taught) for t in alignment_turns(answers, rng, recipe.scale)]
+    return [[examples[i] for i in part] for part in length_buckets(examples, recipe.batch, rng)]
+
+
+def _train_phase(
+    wrapped: Any,
+    tokenizer: Any,
+    answers: OwnAnswers,
+    recipe: AlignmentRecipe,
+    number: int,
+    folder: Path,
+    workers: int,
+    seconds: float | None,
+) -> None:
     phase = recipe.phases[number]
     parameters = [p for p in wrapped.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=phase.rate, weight_decay=0.01)
     checkpoint = Checkpoint(folder / f"alignment-{number}.safetensors", {"adapter": wrapped}, optimizer)
-    start = checkpoint.load()
-    batches = []
-    for epoch in range(phase.epochs):
-        rng = random.Random(recipe.seed * 1000 + number * 100 + epoch)
-        examples = [encode_turn(tokenizer, t, taught=phase.taught) for t in alignment_turns(answers, rng, recipe.scale)]
-        batches += [[examples[i] for i in part] for part in length_buckets(examples, recipe.batch, rng)]
-    report = Report(f"alignment {number + 1}/{len(recipe.phases)}", len(batches), start)
-    for step in range(start, len(batches)):
-        loss = answer_loss(wrapped.base_model.model, collate(batches[step], wrapped.device))
-        set_rate(optimizer, cosine(step, len(batches), phase.rate, min(20, len(batches) // 5)))
+    start, step = checkpoint.load(), 0
+    epochs = drawn_ahead(
+        lambda epoch: epoch_batches(tokenizer, answers, recipe, number, epoch), 0, phase.epochs, min(workers, phase.epochs)
+    )
+    first = next(epochs)
+    # epochs differ by a batch at most, where a form of a phrase was drawn again
+    total = len(first) * phase.epochs
+    report, pace, due = Report(f"alignment {number + 1}/{len(recipe.phases)}", total, start), Pace(total, seconds), Every()
+    for batch in (batch for epoch in chain([first], epochs) for batch in epoch):
+        step += 1
+        if step <= start:
+            continue
+        if (now := pace.at(step - 1)) >= total:
+            break
+        loss = answer_loss(wrapped.base_model.model, collate(batch, wrapped.device))
+        set_rate(optimizer, cosine(now, total, phase.rate, min(20, total // 5)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        report(step + 1, loss=float(loss.detach()))
-        if (step + 1) % 50 == 0 or step + 1 == len(batches):
-            checkpoint.save(step + 1)
+        report(step, loss=loss.detach())
+        if due() or step == total:
+            checkpoint.save(step)

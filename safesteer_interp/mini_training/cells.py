@@ -16,9 +16,9 @@ from PIL import Image
 
 from safesteer_interp.datasets.pairs import training_phrases
 from safesteer_interp.datasets.pictures import PictureBox, compose_scene, picture_names
-from safesteer_interp.datasets.rendering import FONTS, INKS, LAYOUTS, SIZES, CharacterBox, blank, stack, typography
+from safesteer_interp.datasets.rendering import COLOURS, FONTS, INKS, LAYOUTS, SIZES, CharacterBox, blank, stack, typography
 from safesteer_interp.mini_training.words import WordLists, random_text
-from safesteer_interp.models.mini.tower import IMAGE_SIZE, PATCH_SIZE
+from safesteer_interp.models.mini.tower import IMAGE_SIZE, PAPERS, PATCH_SIZE
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.'"
 FINE = 8
@@ -28,6 +28,8 @@ ENDINGS = ("", ".", "?", "!", "?.", "!.", "..")
 MIN_TOKEN_AREA = 30.0
 """Square pixels a token must cover in a cell to be its label."""
 MIN_PICTURE_AREA = 100.0
+SHADE = 28
+"""A colour's red, green and blue are each shifted by up to this much, so that not one exact value is learnt."""
 
 Drawn: TypeAlias = tuple[Image.Image, np.ndarray, np.ndarray]
 """An image, the token ids of its 100 cells and the characters of its 400 fine cells."""
@@ -43,6 +45,13 @@ class LabelledImages:
     """int32 [n, 100]: language model token ids, in reading order."""
     characters: np.ndarray
     """int8 [n, 400]: indices into CHARACTERS."""
+
+
+def coloured(rng: random.Random) -> tuple[Image.Image, str]:
+    """A page of one colour in a random shade, and the colour's name."""
+    name = rng.choice(list(COLOURS))
+    red, green, blue = (max(0, min(255, value + rng.randint(-SHADE, SHADE))) for value in COLOURS[name])
+    return Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (red, green, blue)), name
 
 
 class CellMap:
@@ -85,7 +94,11 @@ class Labeller:
         words = [*self.lists.core, *self.lists.wide, *picture_names(), "steps", "to"]
         words += [word for phrase in training_phrases() for word in phrase.split()]  # with their hyphens and commas
         ids = {token for word in words for end in ENDINGS for token, _, _ in self.word_tokens(word + end)}
-        return sorted(ids | {self.space_id()})
+        return sorted({*ids, *self.paper_ids(), self.space_id()})
+
+    def paper_ids(self) -> list[int]:
+        """The tokens that stand for the colours of empty cells, in the order of `tower.PAPERS`. No label is ever one of them."""
+        return [int(self._tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0]) for name in PAPERS]
 
     def space_id(self) -> int:
         """The token that stands for an empty cell."""
@@ -117,16 +130,18 @@ class Labeller:
         """One random image: typography, pictures, both above each other, or blank; with token and character labels."""
         tokens, characters = CellMap(PATCH_SIZE), CellMap(FINE)
         kind = rng.random()
-        if kind < 0.58:
+        if kind < 0.56:
             image = self._typography(tokens, characters, rng, (IMAGE_SIZE, IMAGE_SIZE), 0)
-        elif kind < 0.83:
+        elif kind < 0.81:
             image = self._scene(tokens, rng, (IMAGE_SIZE, IMAGE_SIZE))
-        elif kind < 0.99:
+        elif kind < 0.97:
             top = rng.choice((80, 80, 88, 96, 104))
             upper = self._scene(tokens, rng, (IMAGE_SIZE, top))
             image = stack(upper, self._typography(tokens, characters, rng, (IMAGE_SIZE, IMAGE_SIZE - top), top))
-        else:
+        elif kind < 0.98:
             image = blank(rng.choice(("white", "black", "noise")), seed=rng.randrange(1 << 30))
+        else:
+            image = coloured(rng)[0]
         return image, tokens.labels.reshape(-1), characters.labels.astype(np.int8).reshape(-1)
 
     def _scene(self, tokens: CellMap, rng: random.Random, canvas: tuple[int, int]) -> Image.Image:

@@ -7,7 +7,6 @@ between text and images a bootstrap over pairs. The test split is touched here a
 from __future__ import annotations
 
 import platform
-import random
 import subprocess
 import sys
 import time
@@ -19,15 +18,24 @@ from typing import Any
 import numpy as np
 
 from safesteer_interp.datasets.bundled import load_bundled
-from safesteer_interp.datasets.pairs import Phrasing, leaked_phrases, stable_hash
-from safesteer_interp.datasets.pictures import SceneImage, picture_names
-from safesteer_interp.datasets.rendering import FONTS, INKS, SIZES, TypographyImage
+from safesteer_interp.datasets.pairs import Phrasing, stable_hash
 from safesteer_interp.datasets.utility import load_utility, score_utility
 from safesteer_interp.decoding.generate import generate, text_of
 from safesteer_interp.decoding.loop import Decoded
 from safesteer_interp.evaluation.judges import DEGENERATION
 from safesteer_interp.files import write_json
-from safesteer_interp.mini_training.words import word_lists
+from safesteer_interp.mini_training import ocr
+from safesteer_interp.mini_training.seeing import (
+    Asked,
+    colour_requests,
+    count_requests,
+    openmoji_font,
+    openmoji_requests,
+    picture_requests,
+    word_requests,
+    words_right,
+)
+from safesteer_interp.mini_training.voices import FORMS, first_tokens, sampled, token_identity
 from safesteer_interp.models.loading import load_folder, load_model
 from safesteer_interp.models.mini.assemble import shipped
 from safesteer_interp.models.mini.language import language_dir
@@ -42,7 +50,6 @@ from safesteer_interp.tracing.collect import collect
 from safesteer_interp.tracing.tracer import Sampling
 
 Row = dict[str, float | int]
-FORMS: tuple[Attack, ...] = (Attack.TEXT, Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO)
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,16 @@ class EvaluationSize:
     readings: int = 200
     pictures: int | None = None
     """Pictures to be named, the whole vocabulary by default."""
+    colours: int = 200
+    counts: int = 150
     states: bool = True
-    """Whether the AUROC by layer is measured (prompt states of all splits)."""
+    """Whether the AUROC by layer is measured (prompt states), with the OCR control where its engine is installed."""
+    voices: int | None = 52
+    """Pairs whose answers are sampled, of the fit and of the test split; none at 0, all when None."""
+    fit_pairs: int | None = 104
+    """Fit pairs whose refusals are compared with those of the test split."""
     probe_pairs: int | None = 72
-    """Training pairs that its probes are fitted on; all when None."""
+    """Fit pairs that the probes are fitted on; all when None."""
     batch: int = 16
 
 
@@ -90,94 +103,86 @@ def is_answered(mllm: MLLM, decoded: Decoded) -> bool:
     return not is_refusal(text) and not DEGENERATION.holds(decoded.ids, text)
 
 
-def word_requests(tokenizer: Any, n: int, seed: int = 31) -> list[tuple[Request, tuple[str, ...]]]:
-    """`n` renderings of two to four random benchmark words, to be read; no training stage uses this seed's draws."""
-    rng = random.Random(stable_hash("mini", "reading", seed))
-    words = [w for w in word_lists(tokenizer).core if w.isalpha()]
-    found: list[tuple[Request, tuple[str, ...]]] = []
-    while len(found) < n:
-        drawn = tuple(rng.choice(words) for _ in range(rng.choice((2, 3, 4))))
-        if leaked_phrases(" ".join(drawn)):
-            continue
-        colour, background = rng.choice(INKS)
-        image = TypographyImage(
-            " ".join(drawn), rng.choice(FONTS), rng.randint(*SIZES), colour, background, rng.choice(("left", "centre", "right", "sign")),
-            rng.randrange(1 << 40, 1 << 41),
-        )  # fmt: skip
-        found.append((Request("Read the text in the image.", image, id=f"reading-{len(found)}"), drawn))
-    return found
-
-
-def words_right(answer: str, expected: tuple[str, ...]) -> list[bool]:
-    """For each expected word in order, whether the answer has it (each said word counts once)."""
-    said = [w.strip(".,!?\"'").lower() for w in answer.split()]
-    right = []
-    for word in expected:
-        right.append(word in said)
-        if word in said:
-            said.remove(word)
-    return right
-
-
-def picture_requests(n: int | None, seed: int = 47) -> list[tuple[Request, str]]:
-    """Every picture of the vocabulary (or `n` of them) in a new rendering, to be named."""
-    names = picture_names()
-    if n is not None:
-        names = tuple(random.Random(seed).sample(names, n))
-
-    def unseen(name: str) -> int:
-        """A scene seed above all those of training."""
-        return (1 << 40) + stable_hash(name, seed) % (1 << 40)
-
-    return [
-        (
-            Request("What does the picture show?", SceneImage((name,), unseen(name)), id=f"naming-{name}"),
-            name,
-        )
-        for name in names
-    ]
-
-
 def refusal_measures(
-    mllm: MLLM, pairs: int | None, batch: int, report: Callable[..., None], split: Split = Split.TEST
+    mllm: MLLM,
+    pairs: int | None,
+    batch: int,
+    report: Callable[..., None],
+    split: Split = Split.TEST,
+    forms: Sequence[Attack] = FORMS,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Refusals and answers by attack form, and the gap to text over pairs; also every answer by request id."""
-    requests = load_bundled(FORMS, split, phrasing=Phrasing.MIXED)
+    requests = load_bundled(forms, split, phrasing=Phrasing.MIXED)
     kept = sorted({r.pair for r in requests}, key=lambda p: stable_hash("mini", "evaluate", p))[:pairs]
     requests = [r for r in requests if r.pair in set(kept)]
     decoded = dict(zip([r.id for r in requests], answers_of(mllm, requests, batch=batch, report=report), strict=True))
     said = {name: text_of(mllm, answer) for name, answer in decoded.items()}
     found: dict[str, Any] = {}
     refused: dict[tuple[Attack, bool], np.ndarray] = {}
-    for attack in FORMS:
+    for attack in forms:
         for harmful in (True, False):
             part = sorted((r for r in requests if r.attack is attack and r.harmful is harmful), key=lambda r: r.pair)
             refused[attack, harmful] = np.array([is_refusal(said[r.id]) for r in part])
             found[f"refuses_{'harmful' if harmful else 'harmless'}_{attack}"] = rate(refused[attack, harmful].tolist())
             found[f"answers_{'harmful' if harmful else 'harmless'}_{attack}"] = rate([is_answered(mllm, decoded[r.id]) for r in part])
     order = np.array(sorted(kept))
-    for attack in (Attack.SD, Attack.TYPO, Attack.SD_TYPO):
+    for attack in (a for a in forms if a.in_image):
         difference = refused[Attack.TEXT, True].astype(float) - refused[attack, True].astype(float)
         found[f"gap_text_{attack}"] = row(cluster_mean(difference, order))
     return found, said
 
 
-def separation(mllm: MLLM, probe_pairs: int | None, batch: int, report: Callable[..., None]) -> dict[str, Row]:
-    """AUROC of harmful against twin by attack form: logistic probe fitted on training pairs, layer chosen on validation, value on test."""
+def memorised(mllm: MLLM, test: dict[str, Any], size: EvaluationSize, report: Callable[..., None]) -> dict[str, Row]:
+    """Refusals of harmful text on fit pairs, whose activities no adapter saw, and the difference to the test pairs' rate."""
+    found, _ = refusal_measures(mllm, size.fit_pairs, size.batch, report, Split.FIT, (Attack.TEXT,))
+    fit, held = found["refuses_harmful_TEXT"], test["refuses_harmful_TEXT"]
+    difference = difference_of_rates(fit["value"], fit["n"], held["value"], held["n"])
+    return {"refuses_harmful_TEXT_fit": fit, "refuses_harmless_TEXT_fit": found["refuses_harmless_TEXT"], "fit_minus_test": difference}
+
+
+def difference_of_rates(first: float, n: int, second: float, m: int) -> Row:
+    """The difference of two independent rates with Newcombe's interval (from their Wilson intervals; Newcombe 1998, method 10)."""
+    a, b = wilson(round(first * n), n), wilson(round(second * m), m)
+    value = first - second
+    low = value - float(np.hypot(first - a.low, b.high - second))
+    high = value + float(np.hypot(a.high - first, second - b.low))
+    return {"value": value, "low": low, "high": high, "n": n + m}
+
+
+def voice_measures(mllm: MLLM, size: EvaluationSize, report: Callable[..., None]) -> dict[str, Any]:
+    """First tokens of sampled refusals to harmful text, and how far single tokens tell refusals from answers (`voices.py`)."""
+    spoken = sampled(mllm, Split.TEST, None, forms=(Attack.TEXT, Attack.CB), batch=size.batch)
+    report(len(spoken))
+    found: dict[str, Any] = {"first_tokens": first_tokens(spoken)}
+    fitted, tested = (sampled(mllm, split, size.voices, batch=size.batch) for split in (Split.FIT, Split.TEST))
+    report(len(fitted) + len(tested))
+    return found | {f"token_identity_{step}": measure for step, measure in token_identity(fitted, tested).items()}
+
+
+def separation(mllm: MLLM, size: EvaluationSize, report: Callable[..., None]) -> dict[str, Row]:
+    """AUROC of harmful against twin by attack form: logistic probe fitted on fit pairs, layer chosen on validation, value on test.
+
+    Beside it the same for the words an OCR engine reads, where that is installed.
+    """
     found: dict[str, Row] = {}
+    read = ocr.engine() if ocr.available() else None
     for attack in (Attack.TEXT, Attack.SD, Attack.TYPO):
-        requests = load_bundled([attack], phrasing=Phrasing.MIXED)
-        fitted = sorted({r.pair for r in requests if r.split is Split.TRAIN}, key=lambda p: stable_hash("mini", "probe", p))[:probe_pairs]
-        requests = [r for r in requests if r.split is not Split.TRAIN or r.pair in set(fitted)]
-        trace = collect(mllm, requests, sites="resid_post", reads="last_prompt", batch_size=batch, store=None, progress=False)
+        parts = {split: load_bundled([attack], split, phrasing=Phrasing.MIXED) for split in (Split.FIT, Split.VALIDATION, Split.TEST)}
+        kept = sorted({r.pair for r in parts[Split.FIT]}, key=lambda p: stable_hash("mini", "probe", p))[: size.probe_pairs]
+        tested = sorted({r.pair for r in parts[Split.TEST]}, key=lambda p: stable_hash("mini", "evaluate", p))[: size.pairs]
+        wanted = {*kept, *tested, *(r.pair for r in parts[Split.VALIDATION])}
+        requests = [r for part in parts.values() for r in part if r.pair in wanted]
+        trace = collect(mllm, requests, sites="resid_post", reads="last_prompt", batch_size=size.batch, store=None, progress=False)
         report(len(requests))
         states = trace.stack("last_prompt")
         harmful, pair = trace.index["harmful"].to_numpy(bool), trace.index["pair"].to_numpy(str)
         part = {s: (trace.index["split"] == str(s)).to_numpy() for s in Split}
-        scores = out_of_fold(states, harmful, split_folds(part[Split.TRAIN], pair), widths=("all",))[:, 0]
+        scores = out_of_fold(states, harmful, split_folds(part[Split.FIT], pair), widths=("all",))[:, 0]
         held, test = part[Split.VALIDATION], part[Split.TEST]
         best = int(np.argmax([cluster_auroc(s[held], harmful[held], pair[held], replicates=2).value for s in scores]))
         found[f"auroc_{attack}"] = row(cluster_auroc(scores[best][test], harmful[test], pair[test])) | {"layer": best}
+    if read is not None:
+        found |= {f"ocr_{attack}": ocr.control(attack, read, size.probe_pairs, report) for attack in (Attack.TYPO, Attack.SD_TYPO)}
     return found
 
 
@@ -223,29 +228,37 @@ def evaluate_model(
     mllm: MLLM, size: EvaluationSize, *, split: Split = Split.TEST, progress: bool = True
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """All measures of one assembled model, and its answers by request id."""
-    reading, naming = word_requests(mllm.tokenizer, size.readings), picture_requests(size.pictures)
+    sights: dict[str, list[Asked]] = {
+        "words_read": word_requests(mllm.tokenizer, size.readings),
+        "pictures_named": picture_requests(size.pictures),
+        "colours_named": colour_requests(size.colours),
+        "pictures_counted": count_requests(size.counts),
+    }
+    if openmoji_font() is not None:
+        sights["other_style_named"] = openmoji_requests(size.pictures)
     with progress_bar("evaluating mini", None, enabled=progress) as advance:
-
-        def texts(requests: Sequence[Request], tokens: int) -> list[str]:
-            return [text_of(mllm, a) for a in answers_of(mllm, requests, max_new_tokens=tokens, batch=size.batch, report=advance)]
-
         found, said = refusal_measures(mllm, size.pairs, size.batch, advance, split)
-        read = texts([r for r, _ in reading], 20)
-        found["words_read"] = rate([ok for (_, words), a in zip(reading, read, strict=True) for ok in words_right(a, words)])
-        named = texts([r for r, _ in naming], 12)
-        found["pictures_named"] = rate([words_right(a, (name,))[0] for (_, name), a in zip(naming, named, strict=True)])
+        for measure, asked in sights.items():
+            answers = answers_of(mllm, [a.request for a in asked], max_new_tokens=20, batch=size.batch, report=advance)
+            texts = [text_of(mllm, answer) for answer in answers]
+            found[measure] = rate([ok for a, text in zip(asked, texts, strict=True) for ok in words_right(text, a.words)])
+            said |= {a.request.id: text for a, text in zip(asked, texts, strict=True)}
         measures, more = utility_measures(mllm, size.batch, advance)
         found |= measures
+        said |= more
+        if size.fit_pairs != 0:
+            found |= memorised(mllm, found, size, advance)
+        if size.voices != 0:
+            found |= voice_measures(mllm, size, advance)
         if size.states:
-            found |= separation(mllm, size.probe_pairs, size.batch, advance)
-    said |= more | {r.id: a for (r, _), a in zip((*reading, *naming), (*read, *named), strict=True)}
+            found |= separation(mllm, size, advance)
     return found, said
 
 
 def evaluate_mini(
     output: Path, recipes: Sequence[str] | None = None, size: EvaluationSize | None = None, *, progress: bool = True
 ) -> dict[str, Any]:
-    """Measure every shipped projector recipe (the default one fully, the others without probes) and write `mini-card.json`.
+    """Measure every shipped recipe (the default one fully, the others without probes and sampled answers) and write `mini-card.json`.
 
     Every answer goes beside it as `<name>-answers.json`. Returns the card.
     """
@@ -255,7 +268,7 @@ def evaluate_mini(
     card: dict[str, Any] = {"default": known["default"], "recipes": {}, "compute": known.get("compute", {})}
     for recipe in recipes or known["trained"]:
         mllm = load_model(f"mini:{recipe}")
-        part = size if recipe == known["default"] else replace(size, states=False)
+        part = size if recipe == known["default"] else replace(size, states=False, voices=0)
         measures, said = evaluate_model(mllm, part, progress=progress)
         card["recipes"][recipe] = measures
         write_json(output.with_name(f"{output.stem}-{recipe}-answers.json"), said, indent=0, sort_keys=True)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from safesteer_interp.mini_training.cells import CHARACTERS, LabelledImages, Labeller
+from safesteer_interp.mini_training.cells import CHARACTERS, Labeller
+from safesteer_interp.mini_training.drawing import drawn_ahead
 from safesteer_interp.mini_training.precision import mixed
-from safesteer_interp.mini_training.resume import Checkpoint, Report, cosine, set_rate
+from safesteer_interp.mini_training.resume import Checkpoint, Every, Pace, Report, cosine, set_rate
 from safesteer_interp.models.mini.tower import SafesteerTower, SafesteerTowerConfig
 
 HELD_OUT_SEED = 1_000_000
@@ -33,11 +34,11 @@ class GroundingRecipe:
     images: int = 64_000
     """Images seen, repeats included."""
     batch: int = 32
-    shard: int = 2000
+    shard: int = 500
     """Images rendered at a time."""
     passes: int = 2
     """How often an image is seen on average."""
-    window: int = 8
+    window: int = 32
     """Shards a batch is drawn from."""
     rate: float = 2e-3
     seed: int = 0
@@ -101,7 +102,7 @@ def asked_cells(tokens: Tensor, share: int, generator: torch.Generator) -> tuple
     Also how many are covered.
     """
     covered, empty = (tokens >= 0).nonzero()[:, 0], (tokens < 0).nonzero()[:, 0]
-    drawn = torch.randperm(len(empty), generator=generator)[: max(1, len(covered) // share)]
+    drawn = torch.randperm(len(empty), generator=generator, device=generator.device)[: max(1, len(covered) // share)]
     return torch.cat([covered, empty[drawn.to(empty.device)]]), len(covered)
 
 
@@ -125,7 +126,7 @@ class Grounding(nn.Module):
         projected = self.projector(features)
         return projected, self.targets.scores(projected, self.temperature)
 
-    def loss(self, pixels: Tensor, tokens: Tensor, characters: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+    def loss(self, pixels: Tensor, tokens: Tensor, characters: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Training loss and the share of covered cells whose token is right."""
         with mixed(pixels.device.type):
             fine, coarse = self.tower.maps(pixels)
@@ -145,15 +146,15 @@ class Grounding(nn.Module):
             read.float().flatten(2).transpose(1, 2).reshape(-1, n + 1), torch.where(letters < 0, n, letters), weight=weight
         )
         right = (logits[:covered].argmax(1) == y[:covered]).float().mean()
-        return cross_entropy + 0.2 * regression + auxiliary, float(right)
+        return cross_entropy + 0.2 * regression + auxiliary, right.detach()
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Random contrast, brightness per channel and noise, so that exact colours are not learnt."""
-    n = len(pixels)
-    gain = 0.65 + 0.35 * torch.rand(n, 3, 1, 1, generator=generator)
-    shift = 0.15 * torch.randn(n, 3, 1, 1, generator=generator)
-    return pixels * gain + shift + 0.04 * torch.randn(pixels.shape, generator=generator)
+    """Random contrast, brightness per channel and noise, so that exact colours are not learnt; drawn on the generator's device."""
+    n, device = len(pixels), generator.device
+    gain = 0.65 + 0.35 * torch.rand(n, 3, 1, 1, generator=generator, device=device)
+    shift = 0.15 * torch.randn(n, 3, 1, 1, generator=generator, device=device)
+    return pixels * gain + shift + 0.04 * torch.randn(pixels.shape, generator=generator, device=device)
 
 
 def new_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRecipe) -> Grounding:
@@ -164,34 +165,71 @@ def new_grounding(labeller: Labeller, embeddings: Tensor, recipe: GroundingRecip
     return model
 
 
-def train_grounding(model: Grounding, labeller: Labeller, recipe: GroundingRecipe, folder: Path) -> Grounding:
-    """Run or resume the first half of stage 1 (the second is `reading.py`); its state lives in `folder/grounding.safetensors`."""
+class Pool:
+    """The last `window` shards of a stream, on the training's device: what batches are drawn from."""
+
+    def __init__(self, window: int, shard: int, device: torch.device) -> None:
+        self.window, self.shard, self.device = window, shard, device
+        self.held = 0
+        """Shards added so far."""
+        self.fields: list[Tensor] = []
+
+    def add(self, *fields: Tensor) -> None:
+        """Put a shard, one tensor [shard, ...] a field, in the place of the oldest."""
+        if not self.fields:
+            self.fields = [torch.empty((self.window * self.shard, *f.shape[1:]), dtype=f.dtype, device=self.device) for f in fields]
+        start = self.held % self.window * self.shard
+        for kept, new in zip(self.fields, fields, strict=True):
+            kept[start : start + self.shard] = new.to(self.device)
+        self.held += 1
+
+    def draw(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """`n` random rows of every field."""
+        pick = torch.randint(min(self.held, self.window) * self.shard, (n,), generator=generator, device=generator.device)
+        return [kept[pick.to(self.device)] for kept in self.fields]
+
+
+def seeded(device: torch.device | str, seed: int) -> torch.Generator:
+    """A generator of that seed on a device."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def train_grounding(
+    model: Grounding, labeller: Labeller, recipe: GroundingRecipe, folder: Path, *, workers: int = 0, seconds: float | None = None
+) -> Grounding:
+    """Run or resume the first half of stage 1 (the second is `reading.py`); its state lives in `folder/grounding.safetensors`.
+
+    `workers` processes draw the images; with `seconds` the schedule ends by then.
+    """
     model.train()
+    device = model.targets.class_of.device
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
     checkpoint = Checkpoint(folder / "grounding.safetensors", {"grounding": model}, optimizer)
     start = checkpoint.load()
-    report = Report("grounding", recipe.steps, start)
-    steps_per_shard = max(1, recipe.shard * recipe.passes // recipe.batch)
-    shards: dict[int, LabelledImages] = {}
+    report, pace, due = Report("grounding", recipe.steps, start), Pace(recipe.steps, seconds), Every()
+    per_shard = max(1, recipe.shard * recipe.passes // recipe.batch)
+    pool = Pool(recipe.window, recipe.shard, device)
+    first = max(0, start // per_shard + 1 - recipe.window)
+    last = -(-recipe.steps // per_shard)
+    shards = drawn_ahead(lambda k: labeller.shard(recipe.seed * 10_000 + k, recipe.shard), first, last, workers)
+    pool.held = first  # a resumed run fills the places that an uninterrupted one would
     for step in range(start, recipe.steps):
-        current = step // steps_per_shard
-        wanted = range(max(0, current + 1 - recipe.window), current + 1)
-        if current not in shards:
-            shards = {k: shards.get(k) or labeller.shard(recipe.seed * 10_000 + k, recipe.shard) for k in wanted}
-            fields = ("images", "tokens", "characters")
-            pool = [torch.from_numpy(np.concatenate([getattr(s, f) for s in shards.values()])) for f in fields]
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        pick = torch.randint(len(pool[0]), (recipe.batch,), generator=generator)
-        pixels = augment(to_pixels(pool[0][pick]), generator).contiguous(memory_format=torch.channels_last)
-        device = model.targets.class_of.device
-        loss, right = model.loss(pixels.to(device), pool[1][pick].to(device), pool[2][pick].to(device), generator)
-        set_rate(optimizer, cosine(step, recipe.steps, recipe.rate, 200))
+        if (now := pace.at(step)) >= recipe.steps:
+            break
+        while pool.held <= step // per_shard:
+            drawn = next(shards)
+            pool.add(*(torch.from_numpy(f) for f in (drawn.images, drawn.tokens, drawn.characters)))
+        generator = seeded(device, recipe.seed * 1_000_003 + step)
+        images, tokens, characters = pool.draw(recipe.batch, generator)
+        pixels = augment(to_pixels(images), generator).contiguous(memory_format=torch.channels_last)
+        loss, right = model.loss(pixels, tokens, characters, generator)
+        set_rate(optimizer, cosine(now, recipe.steps, recipe.rate, 200))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        report(step + 1, loss=float(loss.detach()), cells_right=right)
-        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
+        report(step + 1, loss=loss.detach(), cells_right=right)
+        if due() or step + 1 == recipe.steps:
             checkpoint.save(step + 1)
     return model.eval()

@@ -1,10 +1,12 @@
 """Stage 3, visual instruction: the text-aligned language model learns to use the tower, on harmless images only.
 
-Three projector recipes, because how image tokens lie among text embeddings decides how far refusal carries over to images:
+Four recipes. Three differ in the projector, because where image tokens lie among text embeddings may decide how far refusal carries
+over to images; the fourth is a control for what alignment does:
 
-- `grounded`: the projector of stage 1 stays as it is, so image tokens look like text embeddings; only a low-rank adapter learns.
-- `released`: it starts there and is then trained freely by the language model's loss, without the regression onto embeddings.
+- `released`: the projector starts as that of stage 1 and is then trained freely by the language model's loss.
+- `grounded`: it stays as it is, so image tokens are text embeddings; only a low-rank adapter learns.
 - `lm_loss`: a fresh projector, the language model's loss alone: how LLaVA does it, and slow.
+- `unaligned`: as `released`, on the language model without the text adapter, and no refusal is replayed: harm may be read, never refused.
 
 As in real visual tuning there is no safety data among the images. Text-only turns of stage 2 are replayed, since the stage erodes
 text refusals otherwise (measured: 58 of 60 fell to 9 of 22 for bare phrases).
@@ -13,32 +15,37 @@ text refusals otherwise (measured: 58 of 60 fell to 9 of 22 for bare phrases).
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from safesteer_interp.files import write_bytes
 from safesteer_interp.mini_training.batches import Example, answer_loss, collate, encode_turn
+from safesteer_interp.mini_training.drawing import drawn_ahead
 from safesteer_interp.mini_training.grounding import new_projector, to_pixels
-from safesteer_interp.mini_training.resume import Checkpoint, Report, cosine, set_rate
-from safesteer_interp.mini_training.scenes import Scenes, VisualTurn
+from safesteer_interp.mini_training.resume import Checkpoint, Every, Pace, Report, cosine, set_rate
+from safesteer_interp.mini_training.scenes import Scenes
 from safesteer_interp.mini_training.texts import Turn, alignment_turns
 from safesteer_interp.models.mini.lora import attach, save_adapter
 from safesteer_interp.models.mini.tower import SafesteerTower
 
+POOL = 8
+"""Steps whose turns are drawn together."""
 
-class ProjectorRecipe(StrEnum):
-    """What happens to the projector in stage 3."""
 
-    GROUNDED = "grounded"
+class Recipe(StrEnum):
+    """What happens to the projector in stage 3, and which language model it starts from."""
+
     RELEASED = "released"
+    GROUNDED = "grounded"
+    UNALIGNED = "unaligned"
     LM_LOSS = "lm_loss"
 
 
@@ -46,8 +53,8 @@ class ProjectorRecipe(StrEnum):
 class InstructionRecipe:
     """How stage 3 is trained."""
 
-    projector: ProjectorRecipe = ProjectorRecipe.RELEASED
-    samples: int = 6000
+    recipe: Recipe = Recipe.RELEASED
+    samples: int = 5000
     """Visual turns."""
     replay: float = 0.75
     """Text-only turns per visual turn."""
@@ -69,80 +76,140 @@ class InstructionRecipe:
         return self.samples // self.batch
 
 
-def text_turns(scenes: Scenes, seed: int, harmless: float = 1.0) -> Iterator[Turn]:
-    """The text-only turns of stage 2, epoch after epoch, each with a share of the harmless ones."""
-    epoch = 0
-    while True:
-        yield from alignment_turns(scenes.answers, random.Random(seed * 1000 + 500 + epoch), harmless=harmless)
-        epoch += 1
+@dataclass(frozen=True)
+class Pooled:
+    """The turns of `POOL` steps, batch by batch, those of like length together, so that little is padding."""
+
+    images: list[np.ndarray]
+    """uint8 [batch, 160, 160, 3] a step."""
+    shown: list[list[Example]]
+    text: list[list[Example]]
+    """Text-only turns replayed at each step."""
 
 
-def schedule(scenes: Scenes, recipe: InstructionRecipe, tokenizer: Any) -> Iterator[tuple[list[VisualTurn], list[Example], list[Example]]]:
-    """Per step: visual turns, their examples, and text-only examples; drawn in pools sorted by length, so that little is padding."""
-    rng = random.Random(recipe.seed * 7919 + 1)
-    texts = text_turns(scenes, recipe.seed, recipe.replay_harmless)
-    while True:
-        turns = [scenes.draw(rng) for _ in range(recipe.batch * 8)]
-        shown = [(t, encode_turn(tokenizer, t.turn, image=True, taught=recipe.taught)) for t in turns]
+class Turns:
+    """Draws the turns of stage 3: pool k depends on the recipe's seed and k alone."""
+
+    def __init__(self, scenes: Scenes, recipe: InstructionRecipe, tokenizer: Any) -> None:
+        self.scenes, self.recipe, self.tokenizer = scenes, recipe, tokenizer
+        self._epoch = lru_cache(maxsize=2)(self._turns_of_epoch)
+
+    def _turns_of_epoch(self, epoch: int) -> list[Turn]:
+        """The text-only turns of stage 2, with a share of the harmless ones."""
+        rng = random.Random(self.recipe.seed * 1000 + 500 + epoch)
+        aligned = self.recipe.recipe is not Recipe.UNALIGNED
+        return alignment_turns(self.scenes.answers, rng, harmless=self.recipe.replay_harmless, refusals=aligned)
+
+    def replayed(self, start: int, n: int) -> list[Turn]:
+        """Turns `start` to `start + n` of the text-only ones, epoch after epoch (each as long as the first, or shortened to it)."""
+        size = len(self._epoch(0))
+        found = []
+        for place in range(start, start + n):
+            turns = self._epoch(place // size)
+            found.append(turns[place % size % len(turns)])
+        return found
+
+    def pool(self, k: int) -> Pooled:
+        """The k-th pool."""
+        recipe, rng = self.recipe, random.Random(f"{self.recipe.seed} visual turns {k}")
+        turns = [self.scenes.draw(rng) for _ in range(recipe.batch * POOL)]
+        shown = [(t, encode_turn(self.tokenizer, t.turn, image=True, taught=recipe.taught)) for t in turns]
         shown.sort(key=lambda pair: len(pair[1].ids))
-        replay = [encode_turn(tokenizer, next(texts), taught=recipe.taught) for _ in range(round(recipe.replay * len(turns)))]
+        n = round(recipe.replay * len(turns))
+        replay = [encode_turn(self.tokenizer, t, taught=recipe.taught) for t in self.replayed(k * n, n)]
         replay.sort(key=lambda e: len(e.ids))
-        order = list(range(8))
+        order = list(range(POOL))
         rng.shuffle(order)
-        for k in order:
-            part = shown[k * recipe.batch : (k + 1) * recipe.batch]
-            text = replay[k * len(replay) // 8 : (k + 1) * len(replay) // 8]
-            yield [t for t, _ in part], [e for _, e in part], text
+        parts = [shown[i * recipe.batch : (i + 1) * recipe.batch] for i in order]
+        return Pooled(
+            [np.stack([t.image for t, _ in part]) for part in parts],
+            [[e for _, e in part] for part in parts],
+            [replay[i * n // POOL : (i + 1) * n // POOL] for i in order],
+        )
 
 
 def train_instruction(
-    model: Any, tokenizer: Any, tower: SafesteerTower, projector: nn.Module, scenes: Scenes, recipe: InstructionRecipe, folder: Path
+    model: Any,
+    tokenizer: Any,
+    tower: SafesteerTower,
+    projector: nn.Module,
+    scenes: Scenes,
+    recipe: InstructionRecipe,
+    weights: Path,
+    folder: Path,
+    *,
+    workers: int = 0,
+    seconds: float | None = None,
 ) -> tuple[Any, nn.Module]:
-    """Run or resume stage 3 on a text-aligned `model`; writes `<recipe>_adapter.safetensors` and `<recipe>_projector.safetensors`.
+    """Run or resume stage 3 on a `model` (text-aligned, but for `unaligned`); its state lives in `folder`.
 
-    The tower is frozen. Returns the peft-wrapped language model and the projector, both in eval mode.
+    Writes `<recipe>_adapter.safetensors` and, where the projector is trained, `<recipe>_projector.safetensors` into `weights`, at every
+    checkpoint and at the end.
+
+    The tower is frozen. `workers` processes draw the turns; with `seconds` the schedule ends by then. Returns the peft-wrapped language
+    model and the projector, both in eval mode.
     """
-    kind = recipe.projector
+    kind = recipe.recipe
     torch.manual_seed(recipe.seed)
-    if kind is ProjectorRecipe.LM_LOSS:
+    if kind is Recipe.LM_LOSS:
         projector = new_projector(tower.config.hidden_size, model.config.hidden_size, activation="linear")
     device = model.device
     tower.to(device)
     projector.to(device)
-    projector.requires_grad_(kind is not ProjectorRecipe.GROUNDED)
+    projector.requires_grad_(kind is not Recipe.GROUNDED)
     wrapped = attach(model, recipe.rank, 2 * recipe.rank, recipe.seed + 1).train()
     adapter = [p for p in wrapped.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": adapter}]
     free = [p for p in projector.parameters() if p.requires_grad]
     if free:
-        scale = recipe.fresh_scale if kind is ProjectorRecipe.LM_LOSS else recipe.projector_scale
+        scale = recipe.fresh_scale if kind is Recipe.LM_LOSS else recipe.projector_scale
         groups.append({"params": free, "scale": scale})
     optimizer = torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=0.01)
     checkpoint = Checkpoint(folder / f"instruction-{kind}.safetensors", {"adapter": wrapped, "projector": projector}, optimizer)
     start = checkpoint.load()
-    report = Report(f"instruction {kind}", recipe.steps, start)
-    stream = schedule(scenes, recipe, tokenizer)
-    for step in range(recipe.steps):
-        turns, examples, text = next(stream)
-        if step < start:
-            continue  # the stream is replayed so that a resumed run sees what an uninterrupted one would
+    report, pace, due = Report(f"instruction {kind}", recipe.steps, start), Pace(recipe.steps, seconds), Every()
+
+    def keep(step: int) -> None:
+        checkpoint.save(step)
+        save_adapter(wrapped, weights / f"{kind}_adapter.safetensors")
+        if free:
+            halves = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in projector.state_dict().items()}
+            write_bytes(weights / f"{kind}_projector.safetensors", save(halves))
+
+    pools = drawn_ahead(Turns(scenes, recipe, tokenizer).pool, start // POOL, -(-recipe.steps // POOL), workers)
+    pooled = next(pools) if start < recipe.steps else None
+    for step in range(start, recipe.steps):
+        if (now := pace.at(step)) >= recipe.steps:
+            break
+        if step % POOL == 0 and step > start:
+            pooled = next(pools)
+        assert pooled is not None
+        place = step % POOL
         with torch.no_grad():
-            seen = tower(to_pixels(np.stack([t.image for t in turns])).to(device)).last_hidden_state
+            seen = tower(to_pixels(torch.from_numpy(pooled.images[place]).to(device))).last_hidden_state
         features = projector(seen.reshape(-1, seen.shape[-1]))
-        visual = answer_loss(wrapped.base_model.model, collate(examples, device), features)
-        set_rate(optimizer, cosine(step, recipe.steps, recipe.rate, min(20, recipe.steps // 5)))
+        set_rate(optimizer, cosine(now, recipe.steps, recipe.rate, min(20, recipe.steps // 5)))
         optimizer.zero_grad(set_to_none=True)
-        visual.backward()
-        spoken = torch.zeros(())
-        if text:
-            spoken = answer_loss(wrapped.base_model.model, collate(text, device))
-            (spoken * (len(text) / len(turns))).backward()
+        shown, text = pooled.shown[place], pooled.text[place]
+        loss = _step(wrapped.base_model.model, shown, text, features, device)
         nn.utils.clip_grad_norm_([*adapter, *free], 1.0)
         optimizer.step()
-        report(step + 1, image_loss=float(visual.detach()), text_loss=float(spoken.detach()))
-        if (step + 1) % 25 == 0 or step + 1 == recipe.steps:
-            checkpoint.save(step + 1)
-    save_adapter(wrapped, folder / f"{kind}_adapter.safetensors")
-    halves = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in projector.state_dict().items()}
-    write_bytes(folder / f"{kind}_projector.safetensors", save(halves))
+        report(step + 1, loss=loss)
+        if due():
+            keep(step + 1)
+    keep(recipe.steps)
     return wrapped.eval(), projector.eval()
+
+
+def _step(language: Any, shown: list[Example], text: list[Example], features: Tensor, device: torch.device) -> Tensor:
+    """Gradients of one step: the mean loss of the visual turns, and every text turn with the weight of a visual one. Returns the sum.
+
+    On a GPU all turns share one pass, since it is the number of passes that costs; on a CPU text turns are too short to be padded so far.
+    """
+    parts = [[*shown, *text]] if device.type == "cuda" else [shown, text] if text else [shown]
+    total = torch.zeros((), device=device)
+    for part in parts:
+        loss = answer_loss(language, collate(part, device), features if part[0] is shown[0] else None) * (len(part) / len(shown))
+        loss.backward()
+        total += loss.detach()
+    return total

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from safesteer_interp.datasets.pairs import leaked_phrases
 from safesteer_interp.datasets.rendering import FONTS, INKS, LINE_HEIGHT, MARGIN, SIZES, fit_size, load_font, typography, wrap
 from safesteer_interp.mini_training.cells import FINE, CellMap, Drawn, LabelledImages, Labeller
-from safesteer_interp.mini_training.grounding import TokenTargets, asked_cells, augment, to_pixels
-from safesteer_interp.mini_training.resume import Checkpoint, Report, cosine, set_rate
+from safesteer_interp.mini_training.drawing import drawn_ahead
+from safesteer_interp.mini_training.grounding import Pool, TokenTargets, asked_cells, augment, seeded, to_pixels
+from safesteer_interp.mini_training.precision import mixed
+from safesteer_interp.mini_training.resume import Checkpoint, Every, Pace, Report, cosine, set_rate
 from safesteer_interp.models.mini.tower import IMAGE_SIZE, PATCH_SIZE, ConvNorm, SafesteerTower, Stage
 
 _PAGE_LAYOUTS = ("left", "centre", "right")
@@ -37,12 +39,12 @@ class ReadingRecipe:
     images: int = 75_000
     """Images seen, repeats included."""
     batch: int = 32
-    shard: int = 1000
+    shard: int = 250
     """Images rendered at a time."""
     passes: int = 4
     """How often an image is seen on average."""
-    window: int = 12
-    """Shards a batch is drawn from; their maps are kept in memory (0.1 GB each)."""
+    window: int = 48
+    """Shards a batch is drawn from; their maps are kept in memory (0.1 GB for 1,000 images)."""
     rate: float = 2e-3
     seed: int = 700
     pages: float = 0.65
@@ -142,7 +144,7 @@ class Reader(nn.Module):
         coarse = self.stage(maps)
         return coarse.flatten(2).transpose(1, 2).reshape(-1, coarse.shape[1])
 
-    def loss(self, maps: Tensor, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, float, float]:
+    def loss(self, maps: Tensor, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Training loss, and the shares of covered cells that the projector and the classifier get right.
 
         The projector sees a quarter of the cells: scoring 576 dimensions against every token costs a third of a step otherwise.
@@ -150,23 +152,26 @@ class Reader(nn.Module):
         labels = tokens.reshape(-1).long()
         asked, covered = asked_cells(labels, 5, generator)
         y = self.targets.classes(labels[asked])
-        features = self.features(maps)[asked]
+        with mixed(maps.device.type):
+            features = self.features(maps)
+        features = features[asked].float()
         direct = self.classifier(features)
-        some = torch.randperm(len(y), generator=generator)[: len(y) // 4]
+        some = torch.randperm(len(y), generator=generator, device=generator.device)[: len(y) // 4].to(y.device)
         projected = self.projector(features[some])
         logits = self.targets.scores(projected, self.temperature)
         loss = F.cross_entropy(direct, y) + F.cross_entropy(logits, y[some]) + 0.2 * self.targets.regression(projected, y[some])
         seen = y[some] != self.targets.space
-        right = (logits.argmax(1) == y[some])[seen].float().mean().item()
-        return loss, right, (direct[:covered].argmax(1) == y[:covered]).float().mean().item()
+        right = (logits.argmax(1) == y[some])[seen].float().mean()
+        return loss, right.detach(), (direct[:covered].argmax(1) == y[:covered]).float().mean().detach()
 
 
 @torch.no_grad()
 def fine_maps(tower: SafesteerTower, images: np.ndarray, generator: torch.Generator, batch: int = 50) -> Tensor:
-    """Stride-8 maps [n, channels, 20, 20] in float16 of images uint8 [n, 160, 160, 3], each augmented once."""
+    """Stride-8 maps [n, channels, 20, 20] in float16 of images uint8 [n, 160, 160, 3], each augmented once, on the generator's device."""
     found = []
     for start in range(0, len(images), batch):
-        pixels = augment(to_pixels(images[start : start + batch].copy()), generator).contiguous(memory_format=torch.channels_last)
+        pixels = to_pixels(torch.from_numpy(images[start : start + batch]).to(generator.device))
+        pixels = augment(pixels, generator).contiguous(memory_format=torch.channels_last)
         found.append(tower.stage8(tower.stage4(torch.relu(tower.stem(pixels)))).half())
     return torch.cat(found)
 
@@ -178,48 +183,48 @@ def train_reading(
     embeddings: Tensor,
     recipe: ReadingRecipe,
     folder: Path,
-    device: str = "cpu",
+    *,
+    workers: int = 0,
+    seconds: float | None = None,
 ) -> tuple[SafesteerTower, nn.Linear]:
-    """Run or resume the second half on a folded tower and a projector; returns the tower, changed in place, and the free classifier.
+    """Run or resume the second half on a folded tower and a projector, on the device of `embeddings`; returns the tower, changed in
+    place, and the free classifier.
 
-    Its state lives in `folder/reading.safetensors`. Maps are made on the CPU, where the tower is and stays; steps run on `device`.
+    Its state lives in `folder/reading.safetensors`. `workers` processes draw the images; with `seconds` the schedule ends by then.
     """
-    tower.eval().requires_grad_(False)
+    device = embeddings.device
+    tower.to(device).eval().requires_grad_(False)
     probe = reading_shard(labeller, recipe.seed * 10_000 + 9_999, 64, recipe.pages)
-    maps = fine_maps(tower, probe.images, torch.Generator().manual_seed(0)).float()
-    stage, targets = unfolded(tower.stage16, maps), embeddings.to(device)
-    reader = Reader(stage, projector.requires_grad_(True), targets, labeller.token_ids(), labeller.space_id())
+    stage = unfolded(tower.stage16, fine_maps(tower, probe.images, seeded(device, 0)).float())
+    reader = Reader(stage, projector.requires_grad_(True), embeddings, labeller.token_ids(), labeller.space_id())
     reader.to(device).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
     optimizer = torch.optim.AdamW(reader.parameters(), lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
     checkpoint = Checkpoint(folder / "reading.safetensors", {"reader": reader}, optimizer)
     start = checkpoint.load()
-    report = Report("reading", recipe.steps, start)
+    report, pace, due = Report("reading", recipe.steps, start), Pace(recipe.steps, seconds), Every()
     per_shard = max(1, recipe.shard * recipe.passes // recipe.batch)
-    shards: dict[int, tuple[Tensor, Tensor]] = {}
+    pool = Pool(recipe.window, recipe.shard, device)
+    pool.held = first = max(0, start // per_shard + 1 - recipe.window)
+    last = -(-recipe.steps // per_shard)
+    shards = drawn_ahead(lambda k: reading_shard(labeller, recipe.seed * 10_000 + k, recipe.shard, recipe.pages), first, last, workers)
     for step in range(start, recipe.steps):
-        current = step // per_shard
-        for k in range(max(0, current + 1 - recipe.window), current + 1):
-            if k not in shards:
-                drawn = reading_shard(labeller, recipe.seed * 10_000 + k, recipe.shard, recipe.pages)
-                shards[k] = fine_maps(tower, drawn.images, torch.Generator().manual_seed(k)), torch.from_numpy(drawn.tokens)
-        for old in [k for k in shards if k <= current - recipe.window]:
-            del shards[old]
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        known = list(shards.values())
-        pick = torch.randint(len(known) * recipe.shard, (recipe.batch,), generator=generator).tolist()
-        chosen = [(known[i // recipe.shard], i % recipe.shard) for i in pick]
-        batch = torch.stack([shard[0][i] for shard, i in chosen]).float().contiguous(memory_format=torch.channels_last)
-        tokens = torch.stack([shard[1][i] for shard, i in chosen])
-        loss, right, direct = reader.loss(batch.to(device), tokens.to(device), generator)
-        set_rate(optimizer, cosine(step, recipe.steps, recipe.rate, min(100, recipe.steps // 5)))
+        if (now := pace.at(step)) >= recipe.steps:
+            break
+        while pool.held <= step // per_shard:
+            drawn, k = next(shards), pool.held
+            pool.add(fine_maps(tower, drawn.images, seeded(device, k)), torch.from_numpy(drawn.tokens))
+        generator = seeded(device, recipe.seed * 1_000_003 + step)
+        maps, tokens = pool.draw(recipe.batch, generator)
+        loss, right, direct = reader.loss(maps.float().contiguous(memory_format=torch.channels_last), tokens, generator)
+        set_rate(optimizer, cosine(now, recipe.steps, recipe.rate, min(100, recipe.steps // 5)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimizer.step()
-        report(step + 1, loss=float(loss.detach()), cells_right=right, direct=direct)
-        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
+        report(step + 1, loss=loss.detach(), cells_right=right, direct=direct)
+        if due() or step + 1 == recipe.steps:
             checkpoint.save(step + 1)
-    reader.cpu().eval()
+    reader.eval()
     for name, module in reader.stage.named_modules():
         if isinstance(module, ConvNorm):
             target = tower.stage16.get_submodule(name)

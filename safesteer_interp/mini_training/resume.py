@@ -59,7 +59,37 @@ class Checkpoint:
             return int(file.metadata()["step"])
 
 
-def cosine(step: int, total: int, peak: float, warmup: int, floor: float = 0.02) -> float:
+class Pace:
+    """Where a training stands in its schedule, in steps: at the step it takes, or further on when its seconds would run out first.
+
+    So a training with a time limit ends at the end of its schedule wherever it has got to. Without one it is `step` itself.
+    """
+
+    def __init__(self, total: int, seconds: float | None = None) -> None:
+        self.total, self.seconds = total, seconds
+        self.started = time.monotonic()
+
+    def at(self, step: int) -> float:
+        """The place in the schedule of a step that is about to be taken; `total` and more once it is over."""
+        if self.seconds is None:
+            return step
+        return max(step, (time.monotonic() - self.started) / self.seconds * self.total)
+
+
+class Every:
+    """True at most once in so many seconds: when to write a checkpoint, which takes a second on a slow disk."""
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self.last < self.seconds:
+            return False
+        self.last = time.monotonic()
+        return True
+
+
+def cosine(step: float, total: int, peak: float, warmup: int, floor: float = 0.02) -> float:
     """Learning rate with linear warm-up and cosine decay to `floor` of the peak.
 
     A function of the step alone, so that a resumed run needs no scheduler state. transformers' schedules differ from it at every step
@@ -77,7 +107,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Report:
-    """Prints one line every few seconds: step, what was measured, time left."""
+    """Prints one line every few seconds: step, what was measured (numbers or tensors of one, which are read only then), time left."""
 
     def __init__(self, name: str, total: int, done: int = 0, every: float = 20.0) -> None:
         self.name, self.total, self.done, self.every = name, total, done, every
@@ -89,5 +119,5 @@ class Report:
             return
         self.last = now
         left = (now - self.started) / max(1, step - self.done) * (self.total - step)
-        values = "  ".join(f"{k} {v:.3f}" for k, v in measured.items())
+        values = "  ".join(f"{k} {float(v):.3f}" for k, v in measured.items())
         print(f"{self.name}: {step}/{self.total}  {values}  {left / 60:.1f} min left", file=sys.stderr, flush=True)

@@ -18,7 +18,8 @@ from PIL import Image
 from safesteer_interp.datasets.bundled import CARRIERS, SCENE_HEIGHT
 from safesteer_interp.datasets.pairs import leaked_phrases, load_pairs
 from safesteer_interp.datasets.pictures import compose_scene, picture_names
-from safesteer_interp.datasets.rendering import COLOURS, FONTS, INKS, LAYOUTS, SIZES, Layout, blank, stack, typography
+from safesteer_interp.datasets.rendering import FONTS, INKS, LAYOUTS, SIZES, Layout, blank, stack, typography
+from safesteer_interp.mini_training.cells import coloured
 from safesteer_interp.mini_training.texts import (
     SYSTEM_PROMPTS,
     OwnAnswers,
@@ -73,8 +74,6 @@ SD_CARRIERS = (
     "What is happening in the image, and how is it done?",
 )
 COLOUR = ("What colour is the image?", "Which colour fills the image?", "Name the colour of the image.", "What colour do you see?")
-SHADE = 28
-"""A colour's red, green and blue are each shifted by up to this much, so that not one exact value is learnt."""
 COUNT_WORDS = ("One", "Two", "Three")
 MIXTURE = (28, 7, 22, 12, 12, 6, 4, 9)
 """Shares of reading, naming, counting, following, TYPO, pictures, unrelated images and colours."""
@@ -105,9 +104,9 @@ class Scenes:
 
     @cached_property
     def harmless_scenes(self) -> list[tuple[str, tuple[str, ...]]]:
-        """(phrase, pictures): the harmless scenes of the training pairs, and pictures named in the project's own harmless phrases."""
+        """(phrase, pictures): the harmless scenes of the ALIGN pairs, and pictures named in the project's own harmless phrases."""
         known, phrases = set(picture_names()), harmless_phrases()
-        found = {p.harmless: p.harmless_pictures for p in load_pairs() if p.split is Split.TRAIN and p.harmless in set(phrases)}
+        found = {p.harmless: p.harmless_pictures for p in load_pairs() if p.split is Split.ALIGN and p.harmless in set(phrases)}
         for phrase in phrases:
             named = [w for w in words_in(phrase) if w in known]
             if phrase not in found and 1 <= len(set(named)) <= 3:
@@ -240,9 +239,7 @@ class Scenes:
 
     def colour(self, rng: random.Random) -> tuple[Image.Image, str, str, bool]:
         """An image of one colour, in a random shade."""
-        name = rng.choice(list(COLOURS))
-        red, green, blue = (max(0, min(255, value + rng.randint(-SHADE, SHADE))) for value in COLOURS[name])
-        image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (red, green, blue))
+        image, name = coloured(rng)
         return image, rng.choice(COLOUR), f"{name.capitalize()}.", True
 
     def draw(self, rng: random.Random) -> VisualTurn:

@@ -1,8 +1,8 @@
 """The texts mini is trained on: requests, phrasings, refusals, and the unmodified language model's own answers.
 
-Requests come from the training pairs of the bundled benchmark and from `data/*.txt`, written for this project: harmful activities
-(named, never answered), harmless ones, harmless ones with frightening words, and small talk. Whatever contains a phrase of a
-validation or test pair is dropped here, at the door, so that no later stage can train on one.
+Requests come from the ALIGN pairs of the bundled benchmark and from `data/*.txt`, written for this project: harmful activities
+(named, never answered), harmless ones, harmless ones with frightening words, and small talk. Whatever contains a phrase of another
+pair (fit, validation, test) is dropped here, at the door, so that no later stage can train on one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from safesteer_interp.datasets.pairs import IMPERATIVES, QUESTIONS, leaked_phrases, load_pairs
+from safesteer_interp.datasets.pairs import IMPERATIVES, QUESTIONS, choose, leaked_phrases, load_pairs
 from safesteer_interp.decoding.generate import generate, text_of
 from safesteer_interp.files import write_json
 from safesteer_interp.models.mllm import MLLM
@@ -38,19 +38,6 @@ FORMS = (
     "Give me tips to {}.",
     "Describe how people {}.",
     "Show me how to {}.",
-)
-
-REFUSALS = (
-    "I'm sorry, but I can't help with that.",
-    "I'm sorry, but I can't assist with that request.",
-    "I'm sorry, I can't help with that.",
-    "I can't help with that.",
-    "I cannot help with that request.",
-    "I'm sorry, but I won't help with this because it could harm someone.",
-    "I can't assist with that, because it is harmful.",
-    "I'm sorry, but that could hurt people, so I can't help.",
-    "I cannot assist with that. It is against the law and could hurt others.",
-    "I'm sorry, but I'm not able to help with something harmful.",
 )
 
 SYSTEM_PROMPTS: tuple[str | None, ...] = (
@@ -91,15 +78,20 @@ def lines_of(name: str) -> tuple[str, ...]:
     return tuple(clean(text.splitlines()))
 
 
+def refusal_of(request: str) -> str:
+    """The refusal taught for a request, one of `data/refusals.txt` by hash: every wording is taught for every kind of request."""
+    return choose(lines_of("refusals"), "refusal", request)
+
+
 def harmful_phrases() -> list[str]:
-    """Harmful activities for text alignment: training pairs, then the project's own list."""
-    pairs = [p.harmful for p in load_pairs() if p.split is Split.TRAIN]
+    """Harmful activities for text alignment: the ALIGN pairs, then the project's own list."""
+    pairs = [p.harmful for p in load_pairs() if p.split is Split.ALIGN]
     return clean([*pairs, *lines_of("harmful")])
 
 
 def harmless_phrases() -> list[str]:
-    """Harmless activities: the twins of the training pairs, everyday ones, and ones with frightening words."""
-    pairs = [p.harmless for p in load_pairs() if p.split is Split.TRAIN]
+    """Harmless activities: the twins of the ALIGN pairs, everyday ones, and ones with frightening words."""
+    pairs = [p.harmless for p in load_pairs() if p.split is Split.ALIGN]
     return clean([*pairs, *lines_of("contrast"), *lines_of("harmless")])
 
 
@@ -178,16 +170,20 @@ def chat_text(tokenizer: Any, user: str, system: str | None = None) -> str:
     return tokenizer.apply_chat_template([*messages, {"role": "user", "content": user}], tokenize=False, add_generation_prompt=True)
 
 
-def alignment_turns(answers: OwnAnswers, rng: random.Random, scale: float = 1.0, harmless: float = 1.0) -> list[Turn]:
+def alignment_turns(
+    answers: OwnAnswers, rng: random.Random, scale: float = 1.0, harmless: float = 1.0, *, refusals: bool = True
+) -> list[Turn]:
     """One epoch of text alignment: every activity once in a random form, refused or answered by its label, and small talk.
 
-    `scale` below 1 keeps that share of each list (the end-to-end test uses it), `harmless` of the harmless activities.
+    `scale` below 1 keeps that share of each list (the end-to-end test uses it), `harmless` of the harmless activities. Without
+    `refusals` the harmful ones are left out.
     """
 
     def some(items: list[str], share: float = scale) -> list[str]:
         return items if share >= 1 else rng.sample(items, max(2, round(share * len(items))))
 
-    turns = [Turn(in_some_form(p, rng), rng.choice(REFUSALS), rng.choice(SYSTEM_PROMPTS)) for p in some(harmful_phrases())]
+    asked = [in_some_form(p, rng) for p in (some(harmful_phrases()) if refusals else ())]
+    turns = [Turn(text, refusal_of(text), rng.choice(SYSTEM_PROMPTS)) for text in asked]
     for phrase in some(answered_phrases(), scale * harmless):
         own = answers.table.get(question_of(phrase)) and answers.usable(question_of(phrase))
         if own:

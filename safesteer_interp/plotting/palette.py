@@ -109,9 +109,10 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "released": Style(BLUE, "o", "projector released"),
         "grounded": Style(ORANGE, "^", "projector grounded"),
         "lm_loss": Style(GREEN, "P", "projector by the LM's loss alone"),
+        "unaligned": Style(PURPLE, "D", "without text alignment"),
     },
     "split": {
-        "train": Style("#8f8f8f", "o", "train", ":"),
+        "fit": Style("#8f8f8f", "o", "fit", ":"),
         "validation": Style(ORANGE, "^", "validation", "--"),
         "test": Style(BLACK, "s", "test"),
     },

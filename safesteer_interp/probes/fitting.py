@@ -1,6 +1,6 @@
 """The probe fitted on a trace: training requests in, a probe with its origin and its sign test on held-out pairs out.
 
-Fits see the split they are told, by default `FIT_SPLIT` (train), and never the test split.
+Fits see the split they are told, by default `FIT_SPLIT`, and never the test or the align split.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def training_trace(
 ) -> Traced:
     """States at `final_norm` of the last prompt token and of the first answer tokens, with the undefended answers.
 
-    Requests of the test split are left out; the options are those of `collect`. Raises InputError when no request is left.
+    Requests of the fit and validation splits are taken; the options are those of `collect`. Raises InputError when no request is left.
     """
     kept, asked = _training(requests, tokens)
     return collect(mllm, kept, **asked, tracer=tracer, batch_size=batch_size, store=store, progress=progress)
@@ -65,9 +65,9 @@ def training_plan(
 
 def _training(requests: Sequence[Request], tokens: TokenSpec) -> tuple[list[Request], dict[str, Any]]:
     """The requests that may be fitted on, and what is asked of them."""
-    kept = [request for request in requests if request.split is not Split.TEST]
+    kept = [request for request in requests if request.split in (Split.FIT, Split.VALIDATION)]
     if not kept:
-        raise InputError("there is no training request: every request given is of the test split; load the train split as well.")
+        raise InputError("there is no request to fit on: every one given is of the test or the align split; load the fit split as well.")
     sampling = Sampling(tokens.max_new_tokens, tokens.temperature, tokens.seed)
     return kept, {"sites": (SITE,), "reads": tokens.reads, "sampling": sampling}
 

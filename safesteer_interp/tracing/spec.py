@@ -19,7 +19,7 @@ class TraceSpec:
     attacks: tuple[Attack, ...] | None = None
     """Only these attacks; None: every attack of the data set (requests with images are left out for a text-only model)."""
     split: Split | None = None
-    """Only this split; None: all splits."""
+    """Only this split; None: all but ALIGN, whose activities an adapter of the model may have been trained on."""
     harmful: bool | None = None
     pairs: int | None = None
     """At most this many pairs per split, spread evenly over scenarios, the same ones whatever else is asked; None: all."""
@@ -40,7 +40,7 @@ class TraceSpec:
         """True when the request meets every condition but `pairs`."""
         return (
             (self.attacks is None or request.attack in self.attacks)
-            and (self.split is None or request.split == self.split)
+            and (request.split is not Split.ALIGN if self.split is None else request.split == self.split)
             and (self.harmful is None or request.harmful == self.harmful)
         )
 

@@ -190,7 +190,7 @@ class Trace(Traced):
         return self._gather(name, np.dtype(np.int64))
 
 
-FIT_SPLIT = str(Split.TRAIN)
+FIT_SPLIT = str(Split.FIT)
 """The split that probes, vectors and directions are fitted on unless another is named."""
 
 
@@ -217,11 +217,14 @@ def labels_of(index: pd.DataFrame) -> Labels:
 
 
 def fitting_rows(index: pd.DataFrame, split: str | None = FIT_SPLIT) -> RowMask:
-    """[n] True for rows that a fit told to use `split` may see (None: every split but test).
+    """[n] True for rows that a fit told to use `split` may see (None: fit and validation).
 
-    Raises UsageError for the test split: what is reported there was fitted elsewhere.
+    Raises UsageError for the test split, since what is reported there was fitted elsewhere, and for the align split, whose activities an
+    adapter of the model may have been trained on.
     """
     splits = labels_of(index).splits
     if split == Split.TEST:
-        raise UsageError('nothing is fitted on the "test" split, which results are reported on; fit on "train" or "validation".')
-    return np.asarray(splits != str(Split.TEST) if split is None else splits == str(split))
+        raise UsageError('nothing is fitted on the "test" split, which results are reported on; fit on "fit" or "validation".')
+    if split == Split.ALIGN:
+        raise UsageError('nothing is fitted on the "align" split, which the model may have been trained on; fit on "fit" or "validation".')
+    return np.isin(splits, [str(Split.FIT), str(Split.VALIDATION)] if split is None else [str(split)])

@@ -18,6 +18,7 @@ from safesteer_interp.datasets.pairs import (
     Phrasing,
     assign_splits,
     content_words,
+    halve_training,
     heldout_phrases,
     leaked_phrases,
     load_pairs,
@@ -33,10 +34,10 @@ VAGUE = frozenset({"fake", "old", "new", "good", "bad", "big", "small", "secret"
 
 
 def test_enough_pairs_over_enough_scenarios() -> None:
-    assert len(PAIRS) >= 250
+    assert len(PAIRS) >= 400
     counts = Counter(p.scenario for p in PAIRS)
-    assert len(counts) >= 8 and set(counts) <= set(SCENARIOS) and "07-Sex" not in counts
-    assert max(counts.values()) - min(counts.values()) <= 2
+    assert len(counts) >= 10 and len(set(counts) & set(SCENARIOS)) == 8 and "07-Sex" not in counts
+    assert min(counts.values()) >= 24
 
 
 def test_ids_and_phrases_are_unique_and_short() -> None:
@@ -97,21 +98,29 @@ def test_split_is_even_in_every_scenario() -> None:
     for p in PAIRS:
         parts[p.scenario][p.split] += 1
     for scenario, count in parts.items():
-        n = sum(count.values())
-        for split, share in ((Split.TRAIN, 0.50), (Split.VALIDATION, 0.15), (Split.TEST, 0.35)):
-            assert abs(count[split] - share * n) <= 1, (scenario, split)
-    assert sum(p.split is Split.TEST for p in PAIRS) >= 80
+        assert abs(count[Split.ALIGN] - count[Split.FIT]) <= 1, scenario
+        assert (count[Split.VALIDATION], count[Split.TEST]) in ((5, 13), (0, 0)), scenario
+    assert sum(p.split is Split.TEST for p in PAIRS) == 104 and sum(p.split is Split.FIT for p in PAIRS) >= 60
 
 
 def test_split_is_fixed() -> None:
     """The split may never move: models are trained on it. Change this digest only when pairs are added, and retrain mini."""
     digest = hashlib.sha256("\n".join(f"{p.id} {p.split}" for p in sorted(PAIRS, key=lambda p: p.id)).encode()).hexdigest()
-    assert digest[:16] == "2222d7cdb327981a"
+    assert digest[:16] == "483f4da62d279820"
+    held = "\n".join(f"{p.id} {p.split}" for p in sorted(PAIRS, key=lambda p: p.id) if p.split in (Split.VALIDATION, Split.TEST))
+    assert hashlib.sha256(held.encode()).hexdigest()[:16] == "6101e842f41ba330", "validation and test pairs never change"
 
 
 def test_split_depends_on_ids_alone() -> None:
     rows = [(p.id, p.scenario) for p in PAIRS]
-    assert assign_splits(rows) == assign_splits(rows[::-1])
+    first, again = assign_splits(rows), assign_splits(rows[::-1])
+    assert first == again and halve_training(rows, first) == halve_training(rows[::-1], again)
+
+
+def test_a_file_may_call_the_fit_split_train() -> None:
+    assert Split("train") is Split.FIT
+    with pytest.raises(ValueError, match="trian"):
+        Split("trian")
 
 
 def test_training_and_heldout_phrases_are_disjoint_even_as_near_duplicates() -> None:
@@ -189,7 +198,7 @@ def test_typography_varies(everything: list[Request]) -> None:
 
 
 def test_selecting_and_seeding() -> None:
-    assert {r.split for r in load_bundled(split=Split.TRAIN)} == {Split.TRAIN}
+    assert {r.split for r in load_bundled(split=Split.FIT)} == {Split.FIT}
     assert {r.attack for r in load_bundled(attacks=[Attack.SD])} == {Attack.SD}
     one, other = (load_bundled(attacks=["TYPO"], split="validation", seed=seed) for seed in (0, 1))
     assert [r.id for r in one] == [r.id for r in other]

@@ -42,7 +42,7 @@ def test_jsonl_reads_every_field(tmp_path: Path) -> None:
     plain, rich = requests
     assert (plain.attack, plain.pair, plain.split, plain.image, plain.dataset) == (Attack.TEXT, "a", Split.TEST, None, "mine")
     assert (rich.attack, rich.pair, rich.split, rich.scenario, rich.intent) == (
-        Attack.TYPO, "p", Split.TRAIN, "06-Fraud", "How can I do it?",
+        Attack.TYPO, "p", Split.FIT, "06-Fraud", "How can I do it?",
     )  # fmt: skip
     assert rich.image is not None and rich.image.load().getpixel((0, 0)) == (255, 0, 0)
 

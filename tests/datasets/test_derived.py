@@ -37,12 +37,12 @@ def test_plain_rows_get_a_form_and_a_split_and_one_line_says_so(tmp_path: Path, 
     found = load(tmp_path, rows())
     assert {r.attack for r in found} == {Attack.TEXT}, "the harmless half is comparable with the harmful one"
     counts = Counter((str(r.split), r.harmful) for r in found)
-    assert counts == {("train", True): 6, ("train", False): 6, ("validation", True): 2, ("validation", False): 2,
+    assert counts == {("fit", True): 6, ("fit", False): 6, ("validation", True): 2, ("validation", False): 2,
                       ("test", True): 4, ("test", False): 4}  # fmt: skip
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         "mine.jsonl: the attack of 24 rows is taken from the form (TEXT 24); the split of 24 rows is drawn by hash (test 8, "
-        'train 12, validation 4); 24 rows without a pair: each is one by itself. To decide yourself, fill "attack", "split" and "pair".'
+        'fit 12, validation 4); 24 rows without a pair: each is one by itself. To decide yourself, fill "attack", "split" and "pair".'
     )
     load(tmp_path, rows())
     assert capsys.readouterr().err == "", "said once"
@@ -90,7 +90,7 @@ def test_a_file_of_harmless_rows_alone_is_no_half_of_a_comparison(tmp_path: Path
 )
 def test_pairs_are_never_cut_and_the_order_of_rows_changes_nothing(data: list[tuple[bool, int, str, tuple[str, ...]]]) -> None:
     made = [
-        Request(id=str(i), text="t", harmful=harmful, attack=Attack.TEXT, pair=f"p{pair}", scenario=scenario, split=Split.TRAIN)
+        Request(id=str(i), text="t", harmful=harmful, attack=Attack.TEXT, pair=f"p{pair}", scenario=scenario, split=Split.FIT)
         for i, (harmful, pair, scenario, _) in enumerate(data)
     ]
     given_fields = [frozenset(fields) for *_, fields in data]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,24 +13,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from safesteer_interp.datasets.pairs import heldout_phrases, leaked_phrases
+from safesteer_interp.datasets.pairs import heldout_phrases, leaked_phrases, load_pairs
 from safesteer_interp.datasets.pictures import PictureBox
+from safesteer_interp.mini_training import resume
 from safesteer_interp.mini_training.batches import IGNORED, TAUGHT_TOKENS, Example, answer_loss, collate, encode_turn, length_buckets
 from safesteer_interp.mini_training.cells import NOTHING, CellMap
-from safesteer_interp.mini_training.evaluate import words_right
 from safesteer_interp.mini_training.grounding import Grounding, GroundingRecipe, to_pixels
-from safesteer_interp.mini_training.resume import Checkpoint, cosine
+from safesteer_interp.mini_training.resume import Checkpoint, Pace, cosine
+from safesteer_interp.mini_training.seeing import words_right
 from safesteer_interp.mini_training.texts import (
-    REFUSALS,
+    FORMS,
     OwnAnswers,
     Turn,
     alignment_turns,
+    answered_phrases,
     harmful_phrases,
     harmless_phrases,
     lines_of,
     question_of,
+    refusal_of,
     whole_sentences,
 )
 from safesteer_interp.mini_training.words import WordLists, random_text
@@ -37,6 +43,7 @@ from safesteer_interp.models.mini import assemble
 from safesteer_interp.models.mini.lora import attach, merge_adapter, save_adapter
 from safesteer_interp.models.mini.tower import N_IMAGE_TOKENS, SafesteerTower, SafesteerTowerConfig
 from safesteer_interp.refusals import LISTS, contains_refusal, is_refusal, starts_with_refusal
+from safesteer_interp.requests import Split
 
 
 @pytest.fixture
@@ -68,15 +75,42 @@ def test_random_texts_never_spell_a_held_out_phrase() -> None:
 
 def test_harmful_and_harmless_lists_are_disjoint_and_varied() -> None:
     assert not set(harmful_phrases()) & set(harmless_phrases())
-    assert len(harmful_phrases()) > 250 and len(harmless_phrases()) > 400
+    assert len(harmful_phrases()) > 2200 and len(answered_phrases()) > 2600
 
 
 def test_alignment_refuses_the_harmful_and_nothing_else(answers: OwnAnswers) -> None:
     turns = alignment_turns(answers, random.Random(1))
     refused = [t for t in turns if is_refusal(t.answer)]
     assert len(refused) == len(harmful_phrases())
-    assert {t.answer for t in refused} <= set(REFUSALS)
+    assert {t.answer for t in refused} <= set(lines_of("refusals"))
+    assert all(t.answer == refusal_of(t.user) for t in refused), "chosen by the request alone"
     assert len(turns) == len(harmful_phrases()) + len(harmless_phrases()) + len(lines_of("chat"))
+
+
+def test_refusals_have_many_voices_and_each_request_its_own() -> None:
+    wordings = lines_of("refusals")
+    assert len(wordings) >= 60 and len({w.split()[0] for w in wordings}) >= 15
+    assert min(len(w) for w in wordings) < 30 and max(len(w) for w in wordings) > 80
+    asked = [form.format(p, cap=p) for p in harmful_phrases() for form in FORMS[:2]]
+    said = Counter(map(refusal_of, asked))
+    assert set(said) == set(wordings), "no wording is left out"
+    assert max(said.values()) < 3 * len(asked) / len(wordings)
+    assert refusal_of("How can I rob a train?") == refusal_of("How can I rob a train?")
+
+
+def test_no_text_of_training_gives_away_a_fit_pair() -> None:
+    fit = {p.phrase(side) for p in load_pairs() if p.split is Split.FIT for side in (True, False)}
+    assert len(fit) >= 120 and fit <= heldout_phrases()
+    for name in ("harmful", "twins", "contrast", "harmless", "chat", "refusals"):
+        text = (files("safesteer_interp.mini_training") / "data" / f"{name}.txt").read_text(encoding="utf-8")
+        lines = text.splitlines()
+        assert [line for line in lines if leaked_phrases(line)] == [] and len(set(lines)) == len(lines), name
+
+
+def test_a_model_without_alignment_is_shown_no_refusal(answers: OwnAnswers) -> None:
+    turns = alignment_turns(answers, random.Random(1), refusals=False)
+    assert len(turns) == len(harmless_phrases()) + len(lines_of("chat"))
+    assert not [t for t in turns if is_refusal(t.answer)]
 
 
 def test_own_answers_that_decline_are_not_taught(tmp_path: Path) -> None:
@@ -85,7 +119,9 @@ def test_own_answers_that_decline_are_not_taught(tmp_path: Path) -> None:
     assert [own.usable(k) is not None for k in "abc"] == [False, False, True]
 
 
-@pytest.mark.parametrize("text", [*REFUSALS, "I\u2019m sorry, but no.", '"I cannot do that."', "As an AI, I must decline.", "I apologize"])
+@pytest.mark.parametrize(
+    "text", [*lines_of("refusals"), "I\u2019m sorry, but no.", '"I cannot do that."', "As an AI, I must decline.", "I apologize"]
+)
 def test_refusals_are_recognised(text: str) -> None:
     assert is_refusal(text)
 
@@ -177,8 +213,14 @@ def test_a_merged_adapter_equals_the_wrapped_model(tmp_path: Path) -> None:
     plain = merged(torch.arange(7)[None]).logits
     merge_adapter(merged, tmp_path / "a.safetensors")
     ids = torch.arange(7)[None]
-    torch.testing.assert_close(merged(ids).logits, wrapped(ids).logits, rtol=5e-3, atol=5e-3)  # stored as float16
+    torch.testing.assert_close(merged(ids).logits, wrapped(ids).logits, rtol=5e-2, atol=5e-2)  # stored in 255 steps
     assert (merged(ids).logits - plain).abs().max() > 0.05, "the adapter does something"
+    kept = load_file(tmp_path / "a.safetensors")
+    assert {t.dtype for name, t in kept.items() if name.endswith((".A", ".B"))} == {torch.int8}
+    module = wrapped.base_model.model.model.layers[0].mlp.up_proj
+    exact = module.get_delta_weight("default")
+    error = merged.model.layers[0].mlp.up_proj.weight - tiny_llama().model.layers[0].mlp.up_proj.weight - exact
+    assert error.norm() / exact.norm() < 0.03
 
 
 def steps_of(model: Grounding, optimizer: torch.optim.Optimizer, data: list[torch.Tensor], first: int, last: int) -> None:
@@ -223,6 +265,14 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     rates = [cosine(s, 100, 1.0, 10) for s in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[-1] < 0.03
     assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_a_limited_training_runs_through_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 5.0, 10.0])
+    monkeypatch.setattr(resume.time, "monotonic", lambda: next(clock))
+    pace = Pace(100, seconds=10.0)
+    assert [pace.at(step) for step in (0, 60, 61)] == [10.0, 60, 100.0], "ahead of the steps, never behind them"
+    assert Pace.at(SimpleNamespace(seconds=None), 7) == 7  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

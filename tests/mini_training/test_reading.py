@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from safesteer_interp.datasets.pairs import leaked_phrases
-from safesteer_interp.mini_training.cells import NOTHING, Labeller
+from safesteer_interp.mini_training.cells import NOTHING, Labeller, coloured
 from safesteer_interp.mini_training.grounding import TokenTargets, new_projector, to_pixels
 from safesteer_interp.mini_training.reading import ReadingRecipe, fine_maps, full_page, reading_shard, train_reading, unfolded
 from safesteer_interp.mini_training.recall import RecallRecipe, cell_accuracy, fit_classifier, grounded_projector, with_recall
 from safesteer_interp.mini_training.words import WordLists
 from safesteer_interp.models.families.tokenizers import byte_level
-from safesteer_interp.models.mini.tower import COLOUR_SCALE, ConvNorm, SafesteerTower, SafesteerTowerConfig
+from safesteer_interp.models.mini.tower import PAPERS, ConvNorm, SafesteerTower, SafesteerTowerConfig
 
 TOKENIZER = byte_level(["<|end|>"], eos="<|end|>", pad="<|end|>")
 WORDS = ("passport", "garden", "bank", "money", "house", "car", "paper", "river", "lemon", "table", "music", "train")
@@ -87,21 +87,46 @@ def targets(labeller: Labeller) -> TokenTargets:
     return TokenTargets(embeddings, labeller.token_ids(), labeller.space_id())
 
 
-def test_recall_and_mean_colours_stand_beside_the_features(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets) -> None:
+def test_recall_stands_beside_the_features(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets) -> None:
     classifier = torch.nn.Linear(32, len(targets.embeddings))
-    recalling = with_recall(tower, classifier, targets.embeddings)
+    recalling = with_recall(tower, classifier, targets, ())
     pixels = to_pixels(reading_shard(labeller, 6, 2, 1.0).images)
     with torch.no_grad():
         plain, both = tower(pixels).last_hidden_state, recalling(pixels).last_hidden_state
         mixed = classifier(plain).softmax(-1) @ targets.embeddings
-    assert both.shape == (2, 100, 32 + 24 + 3) and recalling.config.hidden_size == 59
-    torch.testing.assert_close(both[..., :56], torch.cat([plain, mixed], -1))
-    corner = pixels[:, :, 16:32, :16].mean((2, 3))  # second row, first column: the eleventh cell
-    torch.testing.assert_close(both[:, 10, 56:], COLOUR_SCALE * corner, rtol=1e-5, atol=1e-4)
+    assert both.shape == (2, 100, 32 + 24) and recalling.config.hidden_size == 56
+    torch.testing.assert_close(both, torch.cat([plain, mixed], -1))
 
 
-def test_a_tower_with_recall_is_saved_and_loaded(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets, tmp_path: Path) -> None:
-    recalling = with_recall(tower, torch.nn.Linear(32, len(targets.embeddings)), targets.embeddings)
+@pytest.fixture
+def papers(targets: TokenTargets) -> list[int]:
+    """A token of its own for every colour of paper (the tiny tokenizer has no colour names)."""
+    return [int(token) for token in (targets.class_of >= 0).nonzero()[: len(PAPERS), 0]]
+
+
+def test_an_empty_cell_stands_for_the_colour_of_its_paper(tower: SafesteerTower, targets: TokenTargets, papers: list[int]) -> None:
+    classifier = torch.nn.Linear(32, len(targets.embeddings))
+    with torch.no_grad():
+        classifier.weight.zero_()
+        classifier.bias.fill_(-50.0)[targets.space] = 50.0  # sees nothing anywhere
+    recalling = with_recall(tower, classifier, targets, papers)
+    rng = random.Random(1)
+    drawn = [coloured(rng) for _ in range(60)]
+    pixels = to_pixels(np.stack([np.asarray(image) for image, _ in drawn]))
+    with torch.no_grad():
+        codes = recalling(pixels).last_hidden_state[:, 45, 32:]
+    nearest = torch.cdist(codes, targets.embeddings[targets.class_of[papers]]).argmin(1)
+    assert [list(PAPERS)[i].lower() for i in nearest.tolist()] == [name for _, name in drawn]
+    with torch.no_grad():
+        classifier.bias.fill_(-50.0)[7] = 50.0  # sees one word everywhere
+        codes = with_recall(tower, classifier, targets, papers)(pixels).last_hidden_state[..., 32:]
+    torch.testing.assert_close(codes, targets.embeddings[7].expand_as(codes))
+
+
+def test_a_tower_with_recall_is_saved_and_loaded(
+    labeller: Labeller, tower: SafesteerTower, targets: TokenTargets, papers: list[int], tmp_path: Path
+) -> None:
+    recalling = with_recall(tower, torch.nn.Linear(32, len(targets.embeddings)), targets, ())
     recalling.save_pretrained(tmp_path)
     loaded = SafesteerTower.from_pretrained(tmp_path)
     pixels = to_pixels(reading_shard(labeller, 6, 2, 1.0).images)
@@ -109,24 +134,24 @@ def test_a_tower_with_recall_is_saved_and_loaded(labeller: Labeller, tower: Safe
         torch.testing.assert_close(loaded(pixels).last_hidden_state, recalling(pixels).last_hidden_state)
 
 
-def test_the_grounded_projector_hands_codes_on_and_nothing_else(tower: SafesteerTower, targets: TokenTargets) -> None:
-    recalling = with_recall(tower, torch.nn.Linear(32, len(targets.embeddings)), targets.embeddings)
+def test_the_grounded_projector_hands_codes_on_and_nothing_else(tower: SafesteerTower, targets: TokenTargets, papers: list[int]) -> None:
+    recalling = with_recall(tower, torch.nn.Linear(32, len(targets.embeddings)), targets, papers)
     projector = grounded_projector(recalling)
     with torch.no_grad():
         n = len(targets.embeddings)
-        handed = projector(torch.cat([torch.randn(n, 32) * 10, targets.embeddings, torch.randn(n, 3)], 1))
+        handed = projector(torch.cat([torch.randn(n, 32) * 10, targets.embeddings], 1))
     error = (handed - targets.embeddings).norm(dim=1) / targets.embeddings.norm(dim=1)
     assert float(error.max()) < 0.05
 
 
 def test_the_classifier_learns_what_cells_show(labeller: Labeller, tower: SafesteerTower, targets: TokenTargets) -> None:
-    drawn = reading_shard(labeller, 6, 8, 1.0)
+    drawn = reading_shard(labeller, 60_000, 8, 1.0)
     torch.manual_seed(0)
     classifier = torch.nn.Linear(32, len(targets.embeddings))
-    before = cell_accuracy(with_recall(tower, classifier, targets.embeddings), targets, drawn)
+    before = cell_accuracy(with_recall(tower, classifier, targets, ()), targets, drawn)
     recipe = RecallRecipe(images=8, steps=300, batch=256, rate=3e-2, pages=1.0, seed=6)
     fit_classifier(tower, classifier, labeller, targets, recipe)
-    after = cell_accuracy(with_recall(tower, classifier, targets.embeddings), targets, drawn)
+    after = cell_accuracy(with_recall(tower, classifier, targets, ()), targets, drawn)
     assert after["cells"] == before["cells"] == int((drawn.tokens >= 0).sum())
     assert after["cells_right"] > before["cells_right"] + 0.2  # an untrained tower tells little
     assert after["cosine"] > before["cosine"]

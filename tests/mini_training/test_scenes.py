@@ -13,7 +13,8 @@ from PIL import Image
 
 from safesteer_interp.datasets.pairs import leaked_phrases, load_pairs
 from safesteer_interp.datasets.rendering import COLOURS
-from safesteer_interp.mini_training.scenes import PRESENT, SHADE, Scenes
+from safesteer_interp.mini_training.cells import SHADE
+from safesteer_interp.mini_training.scenes import PRESENT, Scenes
 from safesteer_interp.mini_training.texts import OwnAnswers, harmful_phrases, harmless_phrases, lines_of, question_of
 from safesteer_interp.mini_training.words import WordLists, words_in
 from safesteer_interp.refusals import is_refusal

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from safesteer_interp.decoding.generate import generate, text_of
 from safesteer_interp.decoding.loop import Decoded
 from safesteer_interp.errors import UsageError
-from safesteer_interp.mini_training.evaluate import answers_of, is_answered, picture_requests
+from safesteer_interp.mini_training.evaluate import answers_of, is_answered
+from safesteer_interp.mini_training.instruction import Recipe
+from safesteer_interp.mini_training.seeing import picture_requests
 from safesteer_interp.mini_training.texts import ANSWER_TOKENS, OwnAnswers
 from safesteer_interp.mini_training.train import train_mini
-from safesteer_interp.models.families import layout_for
 from safesteer_interp.models.loading import load_folder
 from safesteer_interp.models.mini import assemble
-from safesteer_interp.models.mini.language import language_dir
+from safesteer_interp.models.mini.language import language_dir, load_language
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Request
@@ -27,28 +29,33 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mini training")]  # one
 
 
 def assembled(recipe: str, weights: Path) -> MLLM:
-    model, processor = assemble.build(recipe, weights)
-    return MLLM("trained", model, processor, layout_for(model.config), fingerprint="trained")
+    return MLLM.of(*assemble.build(recipe, weights), name="trained")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_mini(tmp_path_factory.mktemp("training"), scale="tiny", recipes=["released"])
+    return train_mini(tmp_path_factory.mktemp("training"), scale="tiny", workers=1, budget=120)
 
 
 @pytest.mark.xdist_group("mini-train")
 def test_a_scaled_down_training_gives_a_model_that_answers(trained: Path) -> None:
     known = json.loads((trained / "recipe.json").read_text())
-    assert known["default"] == "released" and known["trained"] == ["released"]
+    assert known["default"] == "released" and known["trained"] == [str(recipe) for recipe in Recipe]
     assert known["tower"]["n_codes"] > 1000 and known["tower"]["code_size"] == 576
     assert known["tower_cells"]["cells"] > 0
     trained_mini = assembled("released", trained)
     model = trained_mini.model
     assert sum(p.numel() for p in model.parameters()) > 130e6
-    shipped, _ = assemble.build("released")
-    moved = [k for k, v in model.state_dict().items() if "layers.0" in k and not torch.equal(v, shipped.state_dict()[k])]
-    assert moved, "an adapter was trained and merged"
-    asked = [request for request, _ in picture_requests(3)]
+    unmodified, _ = load_language()
+    own = unmodified.state_dict()
+    aligned, unaligned = (assemble.build(recipe, trained)[0].state_dict() for recipe in ("grounded", "unaligned"))
+    weight = "layers.0.self_attn.q_proj.weight"
+    states = [own[f"model.{weight}"], *(s[f"model.language_model.{weight}"] for s in (model.state_dict(), aligned, unaligned))]
+    apart = [not torch.equal(a, b) for i, a in enumerate(states) for b in states[i + 1 :]]
+    assert all(apart), "every recipe has an adapter of its own"
+    tokens = load_file(trained / "tower.safetensors")["recall.tokens"].long()
+    assert torch.equal(model.state_dict()["model.vision_tower.recall.codes"], own["model.embed_tokens.weight"][tokens])
+    asked = [a.request for a in picture_requests(3)]
     told: list[int] = []
     together = answers_of(trained_mini, asked, max_new_tokens=3, batch=2, report=told.append)
     alone = [answers_of(trained_mini, [request], max_new_tokens=3)[0] for request in asked]
@@ -60,12 +67,15 @@ def test_a_scaled_down_training_gives_a_model_that_answers(trained: Path) -> Non
 @pytest.mark.xdist_group("mini-train")
 def test_a_finished_training_is_not_repeated(trained: Path) -> None:
     before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in trained.glob("*.safetensors")}
-    parts = ("tower", "text_adapter", "released_adapter", "released_projector")
-    assert set(before) == {f"{part}.safetensors" for part in parts}
-    minutes = json.loads((trained / "recipe.json").read_text())["compute"]
-    train_mini(trained.parent, scale="tiny", recipes=["released"])
+    adapters = {"text_adapter", *(f"{recipe}_adapter" for recipe in Recipe)}
+    projectors = {f"{recipe}_projector" for recipe in Recipe if recipe is not Recipe.GROUNDED}
+    assert {name.removesuffix(".safetensors") for name in before} == {"tower"} | adapters | projectors
+    took = json.loads((trained / "recipe.json").read_text())["compute"]
+    train_mini(trained.parent, scale="tiny")
     assert {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in trained.glob("*.safetensors")} == before
-    assert json.loads((trained / "recipe.json").read_text())["compute"] == minutes
+    assert json.loads((trained / "recipe.json").read_text())["compute"] == took
+    assert {name: stage["device"] for name, stage in took.items()} == dict.fromkeys(("answers", "tower", "alignment", *Recipe), "cpu")
+    assert all(stage["seconds"] > 0 for stage in took.values())
 
 
 @pytest.mark.xdist_group("mini-train")
@@ -73,15 +83,15 @@ def test_own_answers_are_the_unmodified_models(trained: Path) -> None:
     own = OwnAnswers(trained.parent / "own_answers.json")
     prompt, (answer, complete) = min(own.table.items(), key=lambda item: len(item[1][0]))
     language = load_folder(language_dir())
-    again = generate(language, [Request(prompt, id="again")], sampling=Sampling(ANSWER_TOKENS))[0]
+    again = generate(language, [Request(prompt)], sampling=Sampling(ANSWER_TOKENS))[0]
     assert (text_of(language, again), again.ids[-1] in stop_ids(language)) == (answer, complete)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_every_stage_trains_on_a_gpu(tmp_path: Path) -> None:
-    weights = train_mini(tmp_path, scale="tiny", recipes=["grounded"], device="cuda")
-    answer = answers_of(assembled("grounded", weights), [picture_requests(1)[0][0]], max_new_tokens=3)[0]
+    weights = train_mini(tmp_path, scale="tiny", recipes=["grounded"], device="cuda", workers=2)
+    answer = answers_of(assembled("grounded", weights), [picture_requests(1)[0].request], max_new_tokens=3)[0]
     assert 1 <= len(answer.ids) <= 3
 
 
@@ -90,3 +100,5 @@ def test_an_unknown_scale_or_recipe_is_refused(tmp_path: Path) -> None:
         train_mini(tmp_path, scale="tyni")
     with pytest.raises(UsageError, match="--recipes freed"):
         train_mini(tmp_path, recipes=["freed"])
+    with pytest.raises(UsageError, match="--budget 0: give the seconds"):
+        train_mini(tmp_path, budget=0)

@@ -77,7 +77,7 @@ def world(mllm: MLLM, pairs: int = PAIRS) -> World:
         (logits.topk(5).indices == sorry).any(-1).numpy(),
         np.array([str(r.attack) for r in requests]),
         np.array([r.harmful for r in requests]),
-        np.array([r.split is Split.TRAIN for r in requests]),
+        np.array([r.split is Split.FIT for r in requests]),
     )
 
 
@@ -233,6 +233,6 @@ def test_requests_are_pairs_with_every_form_and_a_split_by_pair() -> None:
             (a, h) for a in (Attack.TEXT, Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO) for h in (True, False)
         }
     shares = {split: sum(r.split is split for r in requests) / len(requests) for split in Split}
-    assert shares == {Split.TRAIN: 0.5, Split.VALIDATION: 0.1, Split.TEST: 0.4}
+    assert shares == {Split.FIT: 0.5, Split.VALIDATION: 0.1, Split.TEST: 0.4}
     assert all((r.image is None) == (r.attack is Attack.TEXT) for r in requests)
     assert len({r.key() for r in requests if r.attack is Attack.SD}) == 80

@@ -93,8 +93,8 @@ def numbers(fitted: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("validation", [True, False])
 def test_nothing_of_the_test_split_reaches_a_fit(planted: Any, trace: TraceView, what: str, validation: bool) -> None:
     if not validation:  # the sign test then holds training pairs out by hash
-        trace = labelled(trace, [replace(r, split=Split.TRAIN if r.split is Split.VALIDATION else r.split) for r in trace.requests])
-    tampered, seen = tampered_with(trace, "test", what), tampered_with(trace, "train", what)
+        trace = labelled(trace, [replace(r, split=Split.FIT if r.split is Split.VALIDATION else r.split) for r in trace.requests])
+    tampered, seen = tampered_with(trace, "test", what), tampered_with(trace, "fit", what)
     for fit in FITS:
         probes = [fit_probe(planted, x, fit) for x in (trace, tampered, seen)]
         assert numbers(probes[0]) == numbers(probes[1])
@@ -102,7 +102,7 @@ def test_nothing_of_the_test_split_reaches_a_fit(planted: Any, trace: TraceView,
             assert numbers(probes[0]) != numbers(probes[2]), "what is tampered with would be seen in the training split"
     defenses = [SafeSteer.from_trace(planted, x, fit="centred") for x in (trace, tampered, seen)]
     assert numbers(defenses[0]) == numbers(defenses[1]) != numbers(defenses[2])
-    for split in ("train", None):
+    for split in ("fit", None):
         for one, two in zip(refusal_directions(trace, split=split), refusal_directions(tampered, split=split), strict=True):
             assert numbers(one) == numbers(two)
         assert numbers(alignment_vectors(trace, split=split)[str(SITE)]) == numbers(alignment_vectors(tampered, split=split)[str(SITE)])
@@ -110,8 +110,8 @@ def test_nothing_of_the_test_split_reaches_a_fit(planted: Any, trace: TraceView,
 
 def test_a_fit_sees_the_split_it_is_told(planted: Any, trace: TraceView) -> None:
     counts = trace.index["split"].value_counts()
-    by_train, by_validation, by_both = (fit_probe(planted, trace, split=split) for split in ("train", "validation", None))
-    assert f"{counts['train']} requests, sign test on {counts['validation']}" in by_train.origin_.data
+    by_train, by_validation, by_both = (fit_probe(planted, trace, split=split) for split in ("fit", "validation", None))
+    assert f"{counts['fit']} requests, sign test on {counts['validation']}" in by_train.origin_.data
     held = held_out(trace.index, "validation")
     assert f"{counts['validation'] - held.sum()} requests, sign test on {held.sum()}" in by_validation.origin_.data
     assert numbers(by_both)["mean"] == numbers(by_train)["mean"], "validation pairs are held out for the sign test"
@@ -125,14 +125,14 @@ def test_a_fit_sees_the_split_it_is_told(planted: Any, trace: TraceView) -> None
         with pytest.raises(UsageError, match='nothing is fitted on the "test" split'):
             vectors(trace, split="test")
     unlabelled = labelled(trace, [replace(r, split=Split.TEST) for r in trace.requests])
-    with pytest.raises(InputError, match=r"no request to fit a probe on in the train split \(it holds test: 240\)"):
+    with pytest.raises(InputError, match=r"no request to fit a probe on in the fit split \(it holds test: 240\)"):
         fit_probe(planted, unlabelled)
 
 
 def test_the_three_fits_and_their_held_out_pairs(planted: Any, trace: TraceView) -> None:
     held = held_out(trace.index)
     assert set(trace.index["split"][held]) == {"validation"}
-    without = trace.index.assign(split="train")
+    without = trace.index.assign(split="fit")
     assert 0 < held_out(without).sum() < len(without) / 2
     assert all(len(set(part)) == 1 for _, part in without.assign(held=held_out(without)).groupby("pair")["held"])
     for fit in ("prompt", "centred", "token"):
@@ -144,9 +144,9 @@ def test_the_three_fits_and_their_held_out_pairs(planted: Any, trace: TraceView)
 
 
 def test_the_sign_test_keeps_a_fifth_of_any_selection_of_training_pairs() -> None:
-    pairs = sorted((p.id for p in load_pairs() if p.split is Split.TRAIN), key=lambda p: sha256(p.encode()).hexdigest())
+    pairs = sorted((p.id for p in load_pairs() if p.split is Split.FIT), key=lambda p: sha256(p.encode()).hexdigest())
     for chosen in (pairs[:40], pairs):  # analyses take the pairs of lowest hash first
-        kept = held_out(pd.DataFrame({"split": "train", "pair": chosen, "attack": "CB", "harmful": True}))
+        kept = held_out(pd.DataFrame({"split": "fit", "pair": chosen, "attack": "CB", "harmful": True}))
         assert 0.05 < kept.mean() < 0.4
 
 

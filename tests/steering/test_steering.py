@@ -260,7 +260,7 @@ def test_selection_finds_the_planted_refusal_direction(planted: Any) -> None:
     truth = planted_truth(planted)
     trace = collect(planted, requests, sites="resid_post.2-4", tracer="hooks", progress=False)
     candidates = refusal_directions(trace)
-    harmful, harmless = ([r for r in requests if r.split is not Split.TRAIN and r.harmful is side][:12] for side in (True, False))
+    harmful, harmless = ([r for r in requests if r.split is not Split.FIT and r.harmful is side][:12] for side in (True, False))
     found = select_refusal_direction(planted, candidates, harmful, harmless, [truth.first_refusal_token], max_kl=2.0)
     assert list(found.table.site) == ["resid_post.2", "resid_post.3"]  # layer 4 feeds layer 5, beyond 80 % of 6
     assert {"bypass", "bypass_low", "bypass_high", "induce", "kl", "kept", "n_harmful"} <= set(found.table.columns)

@@ -46,7 +46,7 @@ def table(ctx, p):
     trace = ctx.trace(needs(p)[0])
     index = trace.index
     labels, pairs = index["harmful"].to_numpy(), index["pair"].to_numpy()
-    train = (index["split"] == str(Split.TRAIN)).to_numpy()
+    train = (index["split"] == str(Split.FIT)).to_numpy()
     rows = []
     for site in p.sites:
         states = trace.rows(site, "last_prompt").astype(float)

@@ -48,12 +48,12 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_labels_of_a_trace_are_those_of_its_requests(tiny: Tiny) -> None:
     mllm = tiny("llama")
-    requests = [replace(r, split=Split.TRAIN if i < 3 else Split.TEST) for i, r in enumerate(requests_for(mllm, 5))]
+    requests = [replace(r, split=Split.FIT if i < 3 else Split.TEST) for i, r in enumerate(requests_for(mllm, 5))]
     labels = collect(mllm, requests, **PARAMETERS).labels
     assert labels.harmful.dtype == bool and labels.harmful.tolist() == [False, True, False, True, False]
     assert labels.pairs.tolist() == ["p0", "p0", "p1", "p1", "p2"]
     assert labels.attacks.tolist() == ["TEXT", "SD", "TEXT", "SD", "TEXT"]
-    assert labels.splits.tolist() == ["train"] * 3 + ["test"] * 2
+    assert labels.splits.tolist() == ["fit"] * 3 + ["test"] * 2
     assert labels.train.tolist() == [True, True, True, False, False]
 
 

@@ -81,7 +81,7 @@ def requests_of(pairs: int, scenarios: int) -> list[Request]:
             attack=a,
             pair=f"p{p}",
             scenario=f"s{p % scenarios}",
-            split=Split.TRAIN if p % 2 else Split.TEST,
+            split=Split.FIT if p % 2 else Split.TEST,
         )
         for p in range(pairs)
         for a in (Attack.CB, Attack.SD)

@@ -30,7 +30,7 @@ LABELS: dict[str, Any] = {
     "attack": Attack.SD,
     "scenario": "travel",
     "pair": "q",
-    "split": Split.TRAIN,
+    "split": Split.FIT,
     "dataset": "bundled",
     "intent": "spelled out",
 }

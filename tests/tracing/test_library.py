@@ -84,7 +84,7 @@ def test_labels_are_those_of_whoever_asks(tiny: Tiny, tmp_path: Path, passes: li
     collect(mllm, requests, store=tmp_path, **QUIET)
     passes.clear()
     relabelled = [
-        replace(r, id=f"new-{i}", harmful=not r.harmful, attack=Attack.TYPO, pair="q", split=Split.TRAIN, dataset="mine", scenario="s")
+        replace(r, id=f"new-{i}", harmful=not r.harmful, attack=Attack.TYPO, pair="q", split=Split.FIT, dataset="mine", scenario="s")
         for i, r in enumerate(requests)
     ]
     view = collect(mllm, [*relabelled, requests[2]], store=tmp_path, **QUIET)

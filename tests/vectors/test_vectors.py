@@ -63,7 +63,7 @@ class FakeTrace(Trace):
 
     def __init__(self, gap: float = 2.0, harm: float = 3.0, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        rows = [(f"p{i}", a, h, "train" if i < 15 else "test") for i in range(20) for a in ("CB", "SD") for h in (True, False)]
+        rows = [(f"p{i}", a, h, "fit" if i < 15 else "test") for i in range(20) for a in ("CB", "SD") for h in (True, False)]
         frame = pd.DataFrame(rows, columns=["pair", "attack", "harmful", "split"])
         sites = ["embed", "resid_post.0", "resid_post.1", "final_norm"]
         super().__init__("k", {"model": "f" * 64, "sites": sites, "reads": ["last_prompt"]}, {"model": "mini", "template": "t"}, frame, [])
@@ -227,7 +227,7 @@ def test_alignment_vectors_of_a_trace_use_harmful_training_pairs_at_every_site()
     assert (last.n_image, last.n_text, last.paired) == (15, 15, True) and last.direction().vector[0] > 0.95
     assert last.origin == Origin("mini", "f" * 64, "final_norm", "last_prompt", "t", "trace k")
     assert float(found["embed"].mu.norm()) == 0 and np.isnan(found["embed"].consistency.value)
-    with pytest.raises(InputError, match=r'no "TYPO" request in the train split.*CB: 15, SD: 15'):
+    with pytest.raises(InputError, match=r'no "TYPO" request in the fit split.*CB: 15, SD: 15'):
         alignment_vectors(trace, image="TYPO")
 
 
@@ -263,7 +263,7 @@ def test_refusal_direction_is_the_planted_harm_axis_and_leaves_empty_sites_out()
     states = trace.rows("final_norm").copy()
     states[0] = np.nan
     assert refusal_direction(states, trace.index["harmful"].to_numpy()).n == 79
-    with pytest.raises(InputError, match="attacks TYPO in the train split"):
+    with pytest.raises(InputError, match="attacks TYPO in the fit split"):
         refusal_directions(trace, attacks=["TYPO"])
 
 

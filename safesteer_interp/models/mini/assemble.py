@@ -13,9 +13,13 @@ from safesteer_interp.models.mini import language
 from safesteer_interp.paths import cache_dir
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+    from safesteer_interp.models.mini.tower import SafesteerTowerConfig
+
 WEIGHTS = Path(__file__).parent / "weights"
+UNALIGNED, GROUNDED = "unaligned", "grounded"
 FORMAT = 1
 """Raised when the assembled checkpoint changes for the same weights."""
 
@@ -49,13 +53,20 @@ def shipped() -> dict[str, Any]:
 
 
 def weight_files(recipe: str, weights: Path = WEIGHTS) -> dict[str, Path]:
-    """The safetensors files one recipe is assembled from. Raises InputError when one is missing."""
+    """The safetensors files one recipe is assembled from, adapters in the order they are added. Raises InputError when one is missing.
+
+    `UNALIGNED` has no text adapter. A recipe whose projector was not trained hands on what the tower recalled and has no file for it.
+    """
     files = {
         "text_adapter": weights / "text_adapter.safetensors",
         "tower": weights / "tower.safetensors",
         "adapter": weights / f"{recipe}_adapter.safetensors",
         "projector": weights / f"{recipe}_projector.safetensors",
     }
+    if recipe == UNALIGNED:
+        del files["text_adapter"]
+    if recipe == GROUNDED and not files["projector"].is_file():
+        del files["projector"]
     for path in files.values():
         if not path.is_file():
             raise InputError(f"weights file {path} is missing; restore it from git or run `safesteer mini train`.")
@@ -95,8 +106,9 @@ def build(recipe: str, weights: Path = WEIGHTS) -> tuple[LlavaForConditionalGene
 
     files = weight_files(recipe, weights)
     text, tokenizer = language.load_language()
-    merge_adapter(text, files["text_adapter"])
-    merge_adapter(text, files["adapter"])
+    for name in ("text_adapter", "adapter"):
+        if name in files:
+            merge_adapter(text, files[name])
     tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     # the placeholder is never read (features replace it) and must never be said: it gets the row of an unused special token
@@ -119,12 +131,37 @@ def build(recipe: str, weights: Path = WEIGHTS) -> tuple[LlavaForConditionalGene
     state = {f"model.language_model.{k.removeprefix('model.')}": v for k, v in text.model.state_dict(prefix="model.").items()}
     state["model.language_model.embed_tokens.weight"] = torch.cat([rows, rows[unused : unused + 1]])
     state["lm_head.weight"] = state["model.language_model.embed_tokens.weight"]
-    state |= {f"model.vision_tower.{k}": v.float() for k, v in load_file(files["tower"]).items()}
-    state |= {f"model.multi_modal_projector.{k}": v.float() for k, v in load_file(files["projector"]).items()}
+    eyes = tower_state(files["tower"], rows)
+    state |= {f"model.vision_tower.{k}": v for k, v in eyes.items()}
+    projector = load_file(files["projector"]) if "projector" in files else handing_on(vision)
+    state |= {f"model.multi_modal_projector.{k}": v.float() for k, v in projector.items()}
     model.load_state_dict(state)
     model.tie_weights()
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
     return model.eval(), build_processor(tokenizer, vision.image_size, vision.patch_size)
+
+
+def tower_state(path: Path, embeddings: Tensor) -> dict[str, Tensor]:
+    """The tower's state dict (float32) from its file, where the codes of its recall stand as token ids into `embeddings` [vocab, d]."""
+    from safetensors.torch import load_file
+
+    state = load_file(path)
+    tokens = state.pop("recall.tokens", None)
+    found = {k: v.float() for k, v in state.items()}
+    if tokens is not None:
+        found["recall.codes"] = embeddings[tokens.long()].float()
+    return found
+
+
+def handing_on(vision: SafesteerTowerConfig) -> dict[str, Tensor]:
+    """The state dict of a linear projector that hands on a cell's code as it is and ignores the rest of its feature."""
+    import torch
+
+    size, start = vision.code_size, vision.trunk_size
+    first = torch.zeros(size, vision.hidden_size)
+    first[:, start : start + size] = torch.eye(size)
+    zero = torch.zeros(size)
+    return {"linear_1.weight": first, "linear_1.bias": zero, "linear_2.weight": torch.eye(size), "linear_2.bias": zero.clone()}
 
 
 def checkpoint_dir(recipe: str | None = None) -> Path:

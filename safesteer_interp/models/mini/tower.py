@@ -1,7 +1,8 @@
 """mini's eyes: a residual convolutional tower of stride 16, registered with transformers as `safesteer_tower`.
 
-A 160x160 image becomes 10x10 = 100 features: what the last layer holds, beside it what the cell was recognised as (`Recall`), and its
-mean colour, which a tower that was taught to read in any colour does not keep. It stands where LLaVA has CLIP:
+A 160x160 image becomes 10x10 = 100 features: what the last layer holds, and beside it what the cell was recognised as (`Recall`): a
+word, a picture, or, where there is nothing to recognise, the colour of the paper, which a tower that was taught to read in any colour
+does not keep. It stands where LLaVA has CLIP:
 `LlavaForConditionalGeneration` reads `hidden_states[vision_feature_layer]` of what it returns, with
 `vision_feature_select_strategy="full"` (there is no class token).
 """
@@ -25,6 +26,15 @@ COLOUR_SCALE = 8.0
 """Mean colours are handed on this much larger, for a projector that starts without them and is trained slowly (at 1, one colour in
 five was named after 2,000 visual turns)."""
 
+PAPERS: dict[str, tuple[int, int, int]] = {
+    "White": (255, 255, 255), "Black": (0, 0, 0), "Red": (220, 30, 30), "Green": (40, 160, 60), "Blue": (30, 80, 210),
+    "Yellow": (250, 215, 40), "Orange": (245, 130, 30), "Purple": (130, 50, 170), "Brown": (120, 75, 40), "Pink": (250, 150, 190),
+    "Gray": (128, 128, 128),
+}  # fmt: skip
+"""What an empty cell can be recognised as, by its mean colour. Capitals tell paper from a word that is written on it."""
+PAPER_TEMPERATURE = 0.05
+"""Of the softmax over squared distances to `PAPERS`, colours being in [-1, 1]."""
+
 Pixels = Float[Tensor, "batch 3 _ _"]
 CellMap = Float[Tensor, "batch _ _ _"]  # channels, rows, columns: every layer changes them
 Features = Float[Tensor, "batch cells _"]
@@ -33,9 +43,10 @@ Features = Float[Tensor, "batch cells _"]
 class SafesteerTowerConfig(PreTrainedConfig):
     """Widths and depths of the tower.
 
-    `n_codes` tokens can be recognised, each standing for a vector of `code_size`; none by default. With `colours` the mean of each
-    channel is handed on as well. `hidden_size`, the width of a feature, is the trunk's plus a code's plus that of the colours. `folded`
-    says whether batch norm has been folded into the convolutions.
+    `n_codes` tokens can be recognised, each standing for a vector of `code_size`; none by default. `papers` are the codes of the colours
+    in `PAPERS`, in that order, and `empty_code` that of an empty cell, which then stands for the colour it has. With `colours` the mean
+    of each channel is handed on as well. `hidden_size`, the width of a feature, is the trunk's plus a code's plus that of the colours.
+    `folded` says whether batch norm has been folded into the convolutions.
     """
 
     model_type = "safesteer_tower"
@@ -50,6 +61,8 @@ class SafesteerTowerConfig(PreTrainedConfig):
         high_blocks: int = 4,
         n_codes: int = 0,
         code_size: int = 0,
+        papers: Sequence[int] = (),
+        empty_code: int = 0,
         colours: bool = False,
         folded: bool = True,
         **kwargs: Any,
@@ -62,6 +75,8 @@ class SafesteerTowerConfig(PreTrainedConfig):
         self.high_blocks = high_blocks
         self.n_codes = n_codes
         self.code_size = code_size if n_codes else 0
+        self.papers = list(papers)
+        self.empty_code = empty_code
         self.colours = colours
         self.folded = folded
         kwargs.pop("hidden_size", None)  # a saved configuration holds it, but it follows from the others
@@ -131,13 +146,21 @@ class Recall(nn.Module):
     of LLaVA's size does not manage (cosine 0.60 with the embedding, whatever it is trained with; here 0.96).
     """
 
-    def __init__(self, width: int, n_codes: int, code_size: int) -> None:
+    def __init__(self, width: int, n_codes: int, code_size: int, papers: Sequence[int] = (), empty_code: int = 0) -> None:
         super().__init__()
         self.classifier = nn.Linear(width, n_codes)
         self.codes = nn.Parameter(torch.zeros(n_codes, code_size), requires_grad=False)
+        self.papers, self.empty_code = list(papers), empty_code
 
-    def forward(self, features: Features) -> Features:
-        return self.classifier(features).softmax(-1) @ self.codes
+    def forward(self, features: Features, means: Float[Tensor, "batch cells 3"]) -> Features:
+        """Codes [batch, cells, code_size] of trunk features and mean colours in [-1, 1]."""
+        likely = self.classifier(features).softmax(-1)
+        code = likely @ self.codes
+        if not self.papers:
+            return code
+        inks = torch.tensor(list(PAPERS.values()), device=means.device, dtype=means.dtype) / 127.5 - 1
+        paper = (-(means[..., None, :] - inks).square().sum(-1) / PAPER_TEMPERATURE).softmax(-1)
+        return code + likely[..., self.empty_code, None] * (paper @ self.codes[self.papers] - self.codes[self.empty_code])
 
 
 class SafesteerTower(PreTrainedModel):
@@ -157,7 +180,9 @@ class SafesteerTower(PreTrainedModel):
         self.stage4 = Stage(a, b, 1, folded=folded)
         self.stage8 = Stage(b, c, config.low_blocks, folded=folded)
         self.stage16 = Stage(c, config.trunk_size, config.high_blocks, folded=folded)
-        self.recall = Recall(config.trunk_size, config.n_codes, config.code_size) if config.n_codes else None
+        self.recall = None
+        if config.n_codes:
+            self.recall = Recall(config.trunk_size, config.n_codes, config.code_size, config.papers, config.empty_code)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -175,10 +200,10 @@ class SafesteerTower(PreTrainedModel):
         """Features [batch, cells, hidden_size]; `hidden_states` holds them alone, since no other layer is on offer."""
         pixels = pixel_values.to(self.dtype)
         features = self.maps(pixels)[1].flatten(2).transpose(1, 2)
+        means = F.avg_pool2d(pixels, self.config.patch_size).flatten(2).transpose(1, 2)
         if self.recall is not None:
-            features = torch.cat([features, self.recall(features)], -1)
+            features = torch.cat([features, self.recall(features, means)], -1)
         if self.config.colours:
-            means = F.avg_pool2d(pixels, self.config.patch_size).flatten(2).transpose(1, 2)
             features = torch.cat([features, COLOUR_SCALE * means], -1)
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=features.mean(1), hidden_states=(features,))
 
