@@ -118,7 +118,7 @@ def largest_difference(family: str, tracer: str) -> float:
 
     from safesteer_interp.models.families import FAMILIES
     from safesteer_interp.sites import parse_reads, parse_sites
-    from safesteer_interp.tracing.collect import load_tracer
+    from safesteer_interp.tracing.collecting import load_tracer
     from safesteer_interp.tracing.tracer import Sampling
 
     model = FAMILIES[family].tiny()
