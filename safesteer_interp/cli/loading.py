@@ -46,7 +46,8 @@ class Loading:
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of `load_model`, and of the runner's settings."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**found, "thinking": switched(self.thinking), "attn_implementation": found.pop("attn")}
+        found["attn_implementation"] = found.pop("attn")
+        return {**found, "thinking": switched(self.thinking)}
 
     def load(self, name: str) -> MLLM:
         """The model. Raises as `load_model` does."""

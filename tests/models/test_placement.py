@@ -56,7 +56,7 @@ def test_a_model_split_over_memory_and_disk_gives_the_same_bytes(family: str, tm
         load_tracer("transformer_lens", split)
     asks = {"sites": all_sites(whole), "reads": all_reads(whole)}
     assert_same(*(load_tracer(name, split).capture(batch, **asks) for name in ("hooks", "nnsight")), exact=True)
-    from safesteer_interp.decoding.generate import generate
+    from safesteer_interp.decoding import generate
 
     guided = [ids(generate(m, asked(m), Guided(RefusalTokens.of(m), k=3, steps=2), Sampling(4))) for m in (whole, split)]
     assert guided[0] == guided[1]
