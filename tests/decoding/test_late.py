@@ -11,7 +11,7 @@ import torch
 from support.decoding import asked
 
 from safesteer_interp.decoding import prompt_cache
-from safesteer_interp.decoding.generate import generate
+from safesteer_interp.decoding.answering import generate
 from safesteer_interp.decoding.late import first_states
 from safesteer_interp.sites import Role, Site
 from safesteer_interp.tracing.hooks import HooksTracer

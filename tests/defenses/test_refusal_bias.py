@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from safesteer_interp.decoding.generate import generate
+from safesteer_interp.decoding.answering import generate
 from safesteer_interp.defenses.composed import Composed
 from safesteer_interp.defenses.defense import Settings
 from safesteer_interp.defenses.refusal_bias import RefusalBias

@@ -23,7 +23,7 @@ from safesteer_interp.steering.selection import (
     refusal_score,
     select_refusal_direction,
 )
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.tracing.tracer import TRACERS, At, Edit
 from safesteer_interp.vectors.alignment import RULES, AlignmentVector, ApplicationRule, alignment_vector, alignment_vectors
