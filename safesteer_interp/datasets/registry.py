@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,21 @@ def load_requests(
             "that holds it with --data-root (or SAFESTEER_DATA, or data_root= in Python)."
         )
     return entry.load(root, **chosen)
+
+
+def grader_of(name: str, data_root: Path | str | None = None) -> Callable[[Request, str], float | None] | None:
+    """How answers to a data set's requests are graded where right answers are known (a utility set's); None where they are not.
+
+    The grader gives None for a request without a known answer. Raises as `load_requests` does.
+    """
+    short, written = split_name(str(name))
+    entry = DATASETS.get(short)
+    if entry is None or entry.references is None or entry.grade is None:
+        return None
+    chosen, grade = typed(short, entry.load, written), entry.grade
+    root = Path(data_root) if data_root is not None else default_data_root()
+    known = entry.references(**chosen) if entry.folder is None else entry.references(root, **chosen)
+    return lambda request, answer: grade(answer, known[request.id]) if request.id in known else None
 
 
 def load_sound(

@@ -65,7 +65,7 @@ class Schedule:
                 return h
             return torch.where(self.mask(at)[..., None].to(h.device), change(h), h)
 
-        return Edit(self.sites, function, change.name, self._key(change))
+        return Edit(self.sites, function, change.name, self._key(change), 0 if self.last_prompt_only else self.last_step)
 
     def _key(self, change: Change) -> str:
         when = (
