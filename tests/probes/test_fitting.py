@@ -18,7 +18,7 @@ from safesteer_interp.probes.fitting import FITS, fit_probe, held_out, training_
 from safesteer_interp.probes.token_spec import TokenSpec
 from safesteer_interp.probes.tokens import SITE, token_states
 from safesteer_interp.requests import Attack, Request, Split, select
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.spec import TraceSpec
 from safesteer_interp.tracing.trace import labels_of
 from safesteer_interp.tracing.tracer import Sampling
