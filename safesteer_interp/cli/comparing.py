@@ -162,7 +162,7 @@ class Work:
         print(f"{name} (not refused of harmful / refused of harmless): {', '.join(shown)}", file=sys.stderr, flush=True)
 
     def plan(self) -> dict[str, Any]:
-        """Answers, tokens, verdicts and minutes that are still to come. Trained methods are not fitted for it: their answers count as missing."""
+        """Answers, tokens, verdicts and minutes still to come. Trained methods are not fitted for it: their answers count as missing."""
         from safesteer_interp.evaluation.comparison import stored_answers
 
         per_method = sum(len(b.requests) for b in self.benchmarks) * len(self.seeds)

@@ -13,7 +13,7 @@ from safesteer_interp.requests import Request
 def ask(
     mllm: MLLM, requests: Sequence[Request], texts: Sequence[str], settings: Settings, tokens: int, *, blind: bool = False
 ) -> list[str]:
-    """What the model answers when each request says another text; `blind` takes the picture away. Special tokens are left out."""
+    """What the model answers when each request says another text; `blind` takes the picture away. No special tokens in it."""
     asked = [with_text(mllm, request, text, blind=blind) for request, text in zip(requests, texts, strict=True)]
     found: list[Response] = answer(mllm, asked, greedy(settings, tokens)) if asked else []
     return [plain(mllm, response.text) for response in found]

@@ -12,7 +12,7 @@ from torch import Tensor
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Role, Site
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.tracer import At, Edit
 from safesteer_interp.types import Hidden, StateStack, Vector
 

@@ -10,7 +10,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.sites import Site, SiteKind
-from safesteer_interp.tracing.collect import StoreLike, collect
+from safesteer_interp.tracing.collecting import StoreLike, collect
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows
 from safesteer_interp.tracing.tracer import Sampling
 from safesteer_interp.types import RowMask
@@ -45,7 +45,7 @@ def layer_sites(mllm: MLLM, first: int, last: int) -> tuple[Site, ...]:
 def rows_of(
     trace: Traced, *, attacks: Sequence[Attack] = (), harmful: bool | None = None, split: str | None = FIT_SPLIT, what: str = "fit"
 ) -> RowMask:
-    """[n] True for the rows of a split (None: all but test), some attacks (empty: all) and a class. Raises InputError when there is none."""
+    """[n] True for the rows of a split (None: all but test), of attacks (empty: all) and a class. Raises InputError when none is."""
     labels = trace.labels
     keep = fitting_rows(trace.index, split)
     if attacks:

@@ -150,7 +150,7 @@ def _hits(answers: pd.DataFrame, judge: str, measure: str, hit: Any) -> pd.DataF
 
 
 def rate_table(hits: pd.DataFrame, by: Sequence[str] = ("method", "benchmark", "judge", "measure")) -> pd.DataFrame:
-    """One row per group: `value` (micro) with a pair-bootstrap and a Wilson interval, `macro` over scenarios with its interval, n, `unjudged`.
+    """One row per group: `value` (micro) with pair-bootstrap and Wilson intervals, `macro` over scenarios with an interval, n, `unjudged`.
 
     What was not judged is in no rate; a group of which nothing was judged has NaN.
     """
