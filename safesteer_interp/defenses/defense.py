@@ -1,7 +1,8 @@
 """The contract of every defense, and the stages most of them are made of.
 
-`Defense.respond` is the one required method. `StagedDefense` builds it from five helpers that do nothing unless overridden: rewriting
-of the request, edits of the forward pass, a decoding policy, a contrast with the request as it came, and review of the finished answer.
+`Defense.respond` is the one required method. `StagedDefense` builds it from six helpers that do nothing unless overridden: rewriting of
+the request, edits of the forward pass, a decoding policy, a contrast with the request as it came, a tilt of the next-token logits, and
+review of the finished answer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safesteer_interp.content_digest import object_digest
 from safesteer_interp.decoding.answering import DEFAULT_SAMPLING, answer_asks, generate
 from safesteer_interp.decoding.loop import Decoded, StepRecord
 from safesteer_interp.decoding.policies import PLAIN, Policy
-from safesteer_interp.decoding.sharing import Ask, Combine
+from safesteer_interp.decoding.sharing import Ask, Combine, Tilt
 from safesteer_interp.errors import UsageError
 from safesteer_interp.fields import is_plain, option_types
 from safesteer_interp.models.mllm import MLLM
@@ -111,12 +112,12 @@ class Defense(ABC):
 
 
 def is_staged(cls: type[Defense]) -> bool:
-    """Whether the five stages say all about a defense: its answers can share batches with others', and it can be composed."""
+    """Whether the six stages say all about a defense: its answers can share batches with others', and it can be composed."""
     return issubclass(cls, StagedDefense) and cls.respond is StagedDefense.respond
 
 
 class StagedDefense(Defense, unnamed=True):
-    """Rewrite, decode under edits, a policy and a contrast, review: override these, and leave `respond`, which joins them.
+    """Rewrite, decode under edits, a policy, a contrast and a tilt, review: override these, and leave `respond`, which joins them.
 
     `rewrite` and `edits` say what is to be done whatever the request; `rewrites` and `edits_each` may ask the model first.
     """
@@ -153,6 +154,10 @@ class StagedDefense(Defense, unnamed=True):
         """The request that a contrast reads beside the rewritten one: as it came."""
         return request
 
+    def tilt(self, mllm: MLLM) -> Tilt | None:
+        """How the next-token logits are changed; None: not at all."""
+        return None
+
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """The finished answers, possibly replaced."""
         return responses
@@ -173,7 +178,7 @@ class StagedDefense(Defense, unnamed=True):
         A sample's random numbers are those of the request as it came, so that the samples of two defenses can be compared. What is the
         same request twice (under two seeds) is prepared once.
         """
-        policy, combine = self.policy(mllm), self.contrast(mllm)
+        policy, combine, tilt = self.policy(mllm), self.contrast(mllm), self.tilt(mllm)
         keys = [request.key() for request in requests]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         once = [requests[place] for place in first.values()]
@@ -188,6 +193,7 @@ class StagedDefense(Defense, unnamed=True):
                 prepared[key][1],
                 beside=self.counterpart(mllm, request) if combine is not None else None,
                 combine=combine,
+                tilt=tilt,
                 key=key,
             )
             for request, key, seed in zip(requests, keys, seeds, strict=True)

@@ -29,6 +29,7 @@ DEFENSES: Mapping[str, str] = {
     "jrs_rem": "safesteer_interp.defenses.jrs_rem:JRSRem",
     "cmrm": "safesteer_interp.defenses.cmrm:CMRM",
     "conformal": "safesteer_interp.defenses.conformal:Conformal",
+    "refusal_bias": "safesteer_interp.defenses.refusal_bias:RefusalBias",
 }
 """Name -> "module:class", imported only when asked for. A new defense is a file and a line here."""
 

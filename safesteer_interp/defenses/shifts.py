@@ -37,7 +37,7 @@ def move_edit(moves: Mapping[Site, Vector], name: str, *, answer: bool = False) 
         moved = (h.float() + moves[at.site].to(h.device)).to(h.dtype)
         return torch.where(touched[..., None].to(h.device), moved, h)
 
-    return Edit(sites, function, name, digest.hexdigest()[:32], None if answer else 0)
+    return Edit(sites, function, name, digest.hexdigest()[:32], last_step=None if answer else 0, late=True)
 
 
 def vector(values: np.ndarray) -> Vector:
