@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from safesteer_interp.cli.command import emit_json, parse, say
-from safesteer_interp.cli.inputs import switched
+from safesteer_interp.cli.loading import Loading, LoadingFlags
 from safesteer_interp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,22 +55,13 @@ class Compare:
     """Requests that the cost of each method is counted on; 0: not counted."""
     out: Path = Path("comparison")
     """Folder of the results."""
-    device: str = "cpu"
-    """Where the model runs, e.g. "cuda"."""
-    dtype: str = "float32"
-    """Weights and states: float32, bfloat16, float16, or auto (bfloat16 where the processor multiplies it in hardware: twice as fast)."""
     system_prompt: str | None = None
     """System turn of every request, for all methods alike; default: as the chat template has it."""
-    trust_remote_code: bool = False
-    """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
-    revision: str | None = None
-    """Hub revision (commit) of the model."""
-    thinking: Literal["on", "off"] | None = None
-    """Whether a reasoning model is asked to think first, where its chat template has the switch; default: as the template does."""
     dry_run: bool = False
     """Print how many answers, tokens and verdicts are missing and about how long they take, and stop."""
     json: bool = False
     """Print the results as JSON on stdout."""
+    loading: LoadingFlags = field(default_factory=Loading)
 
     def run(self) -> int:
         """Answers, judges, writes and prints; or prints the plan."""
@@ -83,15 +74,7 @@ class Compare:
         benchmarks = comparing.load_benchmarks(self)
         from safesteer_interp.models import load_model
 
-        mllm = load_model(
-            self.model,
-            device=self.device,
-            dtype=self.dtype,
-            trust_remote_code=self.trust_remote_code,
-            revision=self.revision,
-            system_prompt=self.system_prompt,
-            thinking=switched(self.thinking),
-        )
+        mllm = load_model(self.model, system_prompt=self.system_prompt, **self.loading.arguments())
         work = comparing.Work(self, mllm, comparing.fitting(benchmarks, mllm), judges, chosen)
         return self._plan(work) if self.dry_run else self._compare(work)
 

@@ -17,6 +17,8 @@ class Dataset:
     """Its loader: takes the data root first when there is a `folder`; its keyword arguments are the data set's options."""
     folder: str | None = None
     """Folder under the data root, in the layout its authors publish; None when nothing has to be fetched."""
+    hub: str = ""
+    """Id of a data set of the hub in that layout; "NAME:hub" fetches it into the user's cache."""
     licence: str = ""
     """Of the requests, as their authors state it."""
     citation: str = ""

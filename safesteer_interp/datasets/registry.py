@@ -11,12 +11,17 @@ from typing import Any
 from safesteer_interp.datasets.dataset import Dataset
 from safesteer_interp.datasets.jsonl import load_jsonl, load_rows
 from safesteer_interp.datasets.options import check_options, split_name, typed
+from safesteer_interp.datasets.published import from_hub
 from safesteer_interp.errors import BadRequestError, InputError, UsageError, did_you_mean
+from safesteer_interp.paths import cache_dir
 from safesteer_interp.paths import data_root as default_data_root
 from safesteer_interp.reading import printable
 from safesteer_interp.requests import Request, check_images
 
-FILES = ("bundled", "figstep", "mm_safetybench", "planted", "utility")
+FILES = (
+    "bundled", "figstep", "mm_safetybench", "planted", "utility", "advbench", "jailbreakv", "llava_bench", "mm_safetybench_pp", "mm_vet",
+    "pope", "vlguard", "vlsafe", "xstest",
+)  # fmt: skip
 """The files of this folder that hold a data set, each under its name."""
 
 DATASETS: dict[str, Dataset] = {name: import_module(f"safesteer_interp.datasets.{name}").ENTRY for name in FILES}
@@ -49,11 +54,13 @@ def load_requests(
         raise UsageError(
             f'data set "{printable(text)}" is unknown; give a name or the path of a .jsonl file.' + did_you_mean(name[:80], DATASETS)
         )
+    fetched = bool(entry.hub) and ("hub" in written or bool(options.get("hub")))
+    written, options = ({k: v for k, v in each.items() if k != "hub" or not entry.hub} for each in (written, options))
     chosen = typed(name, entry.load, written) | options
     check_options(name, entry.load, chosen)
     if entry.folder is None:
         return entry.load(**chosen)
-    root = Path(data_root) if data_root is not None else default_data_root()
+    root = from_hub(entry.hub, entry.folder) if fetched else Path(data_root) if data_root is not None else default_data_root()
     if root is None or not root.is_dir():
         reason = f"{root} is not a folder" if root else "none was found"
         raise InputError(
@@ -77,8 +84,9 @@ def grader_of(name: str, data_root: Path | str | None = None) -> Callable[[Reque
     entry = DATASETS.get(short)
     if entry is None or entry.references is None or entry.grade is None:
         return None
-    chosen, grade = typed(short, entry.load, written), entry.grade
-    root = Path(data_root) if data_root is not None else default_data_root()
+    fetched = bool(entry.hub) and "hub" in written
+    chosen, grade = typed(short, entry.load, {k: v for k, v in written.items() if k != "hub" or not entry.hub}), entry.grade
+    root = cache_dir() / "benchmarks" if fetched else Path(data_root) if data_root is not None else default_data_root()
     known = entry.references(**chosen) if entry.folder is None else entry.references(root, **chosen)
     return lambda request, answer: grade(answer, known[request.id]) if request.id in known else None
 

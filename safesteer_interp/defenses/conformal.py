@@ -23,11 +23,13 @@ from safesteer_interp.defenses.defense import Response, Settings, StagedDefense
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import DecodingProbe
-from safesteer_interp.probes.fitting import fit_probe, held_out, training_trace
+from safesteer_interp.probes.fits import fit_prompt
+from safesteer_interp.probes.fitting import held_out, training_trace
 from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.requests import Request
+from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.tracing.store import Store
-from safesteer_interp.tracing.trace import Traced
+from safesteer_interp.tracing.trace import Traced, fitting_rows
 from safesteer_interp.types import States
 
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -82,9 +84,11 @@ class Conformal(StagedDefense):
     @classmethod
     def from_trace(cls, mllm: MLLM, trace: Traced, *, held: Traced | None = None, bound: float = 0.05, **options: Any) -> Conformal:
         """From a trace of training requests; `held` are others to take the threshold from. Raises InputError when none is harmless."""
-        probe = fit_probe(mllm, trace)
         source = trace if held is None else held
         keep = held_out(trace.index) if held is None else np.ones(len(held), dtype=bool)
+        fit = fitting_rows(trace.index) & ~(keep if held is None else False)
+        origin = Origin.of(mllm, SITE, "last_prompt", f"{int(fit.sum())} training requests")
+        probe = fit_prompt(trace.rows(SITE, "last_prompt")[fit], trace.labels.harmful[fit], origin=origin)
         keep = keep & ~source.labels.harmful
         if not keep.any():
             raise InputError("the conformal threshold needs held-out harmless requests, and there are none; give others with --training.")

@@ -130,7 +130,7 @@ def _base_of(name: str) -> str | None:
             path = Path(hf_hub_download(name, "adapter_config.json"))
         except EntryNotFoundError:
             return None
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
             return None  # what loads the model says what is wrong
     if not has("peft"):
         raise InputError(f'"{name}" is a peft adapter; install peft (pip install "safesteer-interp[train]"), or give a merged model.')
