@@ -35,7 +35,7 @@ def choices(names: Sequence[str]) -> dict[str, Choice]:
 
 def load_benchmarks(asked: Compare) -> list[Benchmark]:
     """The requests of every benchmark, by the name it was asked for under; what cannot be used is named on stderr and left out."""
-    from safesteer_interp.datasets.registry import DATASETS, grader_of
+    from safesteer_interp.datasets.registry import DATASETS, grader_of, references_of
     from safesteer_interp.paths import data_root
 
     names = list(asked.benchmarks)
@@ -55,7 +55,7 @@ def load_benchmarks(asked: Compare) -> list[Benchmark]:
         kept = [r for r in requests if not asked.attacks or str(r.attack) in asked.attacks or r.attack is Attack.NONE]
         if not kept:
             raise UsageError(f'--attacks {" ".join(asked.attacks)}: "{name}" has no request of these.')
-        found.append(Benchmark(name, kept, grader_of(name, asked.data_root)))
+        found.append(Benchmark(name, kept, grader_of(name, asked.data_root), references_of(name, asked.data_root)))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -76,19 +76,33 @@ def load_requests(
 
 
 def grader_of(name: str, data_root: Path | str | None = None) -> Callable[[Request, str], float | None] | None:
-    """How answers to a data set's requests are graded where right answers are known (a utility set's); None where they are not.
+    """How answers to a data set's requests are graded where right answers are known (a utility set's); None where they are not, or
+    where a model has to grade.
 
     The grader gives None for a request without a known answer. Raises as `load_requests` does.
     """
-    short, written = split_name(str(name))
-    entry = DATASETS.get(short)
+    entry = DATASETS.get(split_name(str(name))[0])
     if entry is None or entry.references is None or entry.grade is None:
         return None
-    fetched = bool(entry.hub) and "hub" in written
-    chosen, grade = typed(short, entry.load, {k: v for k, v in written.items() if k != "hub" or not entry.hub}), entry.grade
-    root = cache_dir() / "benchmarks" if fetched else Path(data_root) if data_root is not None else default_data_root()
-    known = entry.references(**chosen) if entry.folder is None else entry.references(root, **chosen)
+    known, grade = _references(name, data_root), entry.grade
     return lambda request, answer: grade(answer, known[request.id]) if request.id in known else None
+
+
+def references_of(name: str, data_root: Path | str | None = None) -> dict[str, str]:
+    """Request id -> the right answer as a text, for judges that grade; empty where there is none."""
+    return {key: value for key, value in _references(name, data_root).items() if isinstance(value, str)}
+
+
+def _references(name: str, data_root: Path | str | None) -> Mapping[str, object]:
+    short, written = split_name(str(name))
+    entry = DATASETS.get(short)
+    if entry is None or entry.references is None:
+        return {}
+    chosen = typed(short, entry.load, {k: v for k, v in written.items() if k != "hub" or not entry.hub})
+    if entry.folder is None:
+        return entry.references(**chosen)
+    fetched = bool(entry.hub) and "hub" in written
+    return entry.references(cache_dir() / "benchmarks" if fetched else Path(data_root or default_data_root() or ""), **chosen)
 
 
 def load_sound(

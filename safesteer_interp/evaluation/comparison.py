@@ -7,7 +7,7 @@ leaves it unjudged, and every rate says how many there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Benchmark:
     requests: Sequence[Request]
     grade: Callable[[Request, str], float | None] | None = None
     """(request, answer) -> 0 to 1; None for a request without a known answer."""
+    references: Mapping[str, str] = field(default_factory=dict)
+    """Request id -> the right answer, for judges that grade."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,11 @@ def judge_answers(
     if len(set(names)) < len(names) or not names:
         raise UsageError(f"a panel needs one judge or more, each with its own name; got {', '.join(names) or 'none'}.")
     lists = [judge for judge in judges if isinstance(judge, RefusalStrings)]
+    graders = [judge for judge in judges if judge.grades]
     plain = judged(answers, lists[0] if lists else RefusalStrings(), degeneration)
     requests = {(b.name, r.id): r for b in benchmarks for r in b.requests}
     parts = []
-    for judge in judges:
+    for judge in (judge for judge in judges if not judge.grades):
         if isinstance(judge, RefusalStrings):
             outcomes = judged(answers, judge, degeneration)["outcome"]
             asr, rr = outcomes == str(Outcome.COMPLY), outcomes == str(Outcome.REFUSE)
@@ -134,6 +137,11 @@ def judge_answers(
         unsafe[language] = [v.unsafe for v in verdicts(judge, own, list(some["text"]), root=root)] if len(some) else []
         parts.append(_hits(asked, judge.name, "asr", unsafe))
     for benchmark in benchmarks:
+        for grader in graders if benchmark.references else ():
+            part = plain[plain["benchmark"] == benchmark.name]
+            own = [requests[benchmark.name, i] for i in part["request"]]
+            told = replace(grader, references=benchmark.references)  # type: ignore[type-var]
+            parts.append(_hits(part, grader.name, "accuracy", [v.score for v in verdicts(told, own, list(part["text"]), root=root)]))
         if benchmark.grade is not None:
             part = plain[plain["benchmark"] == benchmark.name]
             own = [requests[benchmark.name, i] for i in part["request"]]
