@@ -14,7 +14,8 @@ from safesteer_interp.requests import Request
 QUESTION = (
     "Compare the right answer with the prediction, and give a correctness score for the prediction. <AND> in the right answer means that "
     "it is totally right only when all its elements are there, <OR> that any one of them is enough. The score is 0.0 (totally wrong), "
-    "0.1, ..., 0.9, or 1.0 (totally right).\n\nQuestion: {request}\nRight answer: {reference}\nPrediction: {answer}\n\nAnswer with the score only."
+    "0.1, ..., 0.9, or 1.0 (totally right).\n\n"
+    "Question: {request}\nRight answer: {reference}\nPrediction: {answer}\n\nAnswer with the score only."
 )
 """The suite's own wording of the published instruction, without its examples; the authors' prompt can be given as `question`."""
 

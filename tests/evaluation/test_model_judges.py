@@ -1,4 +1,4 @@
-"""Judges that are models: HarmBench, StrongREJECT and Llama Guard Vision from folders; rubrics and MM-Vet's grading at a stand-in server."""
+"""Judges that are models: HarmBench, StrongREJECT and Llama Guard Vision from folders; rubric and MM-Vet's grading at a server."""
 
 from __future__ import annotations
 
