@@ -73,6 +73,16 @@ def fitting(benchmarks: Sequence[Benchmark], mllm: MLLM) -> list[Benchmark]:
     return found
 
 
+def seeds_of(text: str) -> tuple[int, ...]:
+    """ "0-2,7" as seeds. Raises UsageError for what is no list of whole numbers."""
+    from safesteer_interp.sites import parse_ranges
+
+    found = [str(word) for word in parse_ranges(text)]
+    if not found or not all(word.isascii() and word.isdigit() for word in found):
+        raise UsageError(f'--seeds "{text}" is no list of whole numbers; write for example --seeds 0-2.')
+    return tuple(int(word) for word in found)
+
+
 @dataclass
 class Work:
     """One comparison: model, requests, methods and judges."""
@@ -84,10 +94,9 @@ class Work:
     chosen: dict[str, Choice]
 
     def __post_init__(self) -> None:
-        from safesteer_interp.sites import parse_ranges
         from safesteer_interp.tracing.spec import TraceSpec, pick
 
-        self.seeds = parse_ranges(self.asked.seeds)
+        self.seeds = seeds_of(self.asked.seeds)
         sampling = Sampling(self.asked.max_new_tokens, self.asked.temperature)
         self.settings = Settings(sampling, batch_size=self.asked.batch_size)
         for choice in self.chosen.values():

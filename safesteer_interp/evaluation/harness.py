@@ -266,7 +266,7 @@ def _table(index: pd.DataFrame, lines: Sequence[Mapping[str, Any]], name: str, s
     return index.assign(
         defense=name,
         seed=seed,
-        text=[line["text"] for line in lines],
+        text=pd.Series([line["text"] for line in lines], index=index.index, dtype=object),  # arrow strings refuse half a surrogate pair
         ids=[line["ids"] for line in lines],
         n_tokens=[len(line["ids"]) for line in lines],
         repetition=[repetition_rate(line["ids"]) for line in lines],

@@ -130,7 +130,7 @@ def test_judges_agree_with_themselves_and_kappa_has_an_interval(answers: pd.Data
     found = agreement_table(judge_answers(answers, benchmarks, (*PANEL[:2], Word(word="nothing", silent="nowhere"))).hits)
     by = found.set_index(["first", "second"])
     alike = by.loc[(PANEL[0].name, PANEL[1].name)]
-    assert alike["value"] == alike["agree"] == 1 and alike["n"] == 2 * 2 * 40
+    assert alike["value"] == alike["agree"] == 1 and alike["n"] == 2 * 2 * 32
     never = by.loc[(PANEL[0].name, "word nothing")]
     assert never["value"] == 0 and 0 < never["agree"] < 1
 

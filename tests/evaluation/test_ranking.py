@@ -40,11 +40,11 @@ def test_an_order_is_claimed_only_where_all_judges_agree() -> None:
     disagree = hits({"none": {"a": 0.9, "b": 0.2}, "good": {"a": 0.1, "b": 0.8}, "best": {"a": 0.02, "b": 0.02}})
     found = agreed(pairwise(disagree)).set_index(["first", "second"])
     assert found.loc[("none", "good"), "lower"] == "" and "judges disagree" in found.loc[("none", "good"), "why"]
-    assert "fewer in good by a" in found.loc[("none", "good"), "why"] and "in none by b" in found.loc[("none", "good"), "why"]
+    assert found.loc[("none", "good"), "why"] == "judges disagree: fewer in none by b, in good by a"
     assert found.loc[("none", "best"), "lower"] == "best" and found.loc[("none", "best"), "judges"] == 2
     blind = hits({"none": {"a": 0.9, "b": 0.5}, "good": {"a": 0.1, "b": 0.5}})
     only = agreed(pairwise(blind)).iloc[0]
-    assert only["lower"] == "" and only["why"] in ("no difference beyond chance by b", *[w for w in [only["why"]] if "disagree" in w])
+    assert only["lower"] == "" and "by b" in only["why"]
 
 
 def test_few_pairs_make_no_order() -> None:
