@@ -20,8 +20,8 @@ class Compare:
     """Compare defenses on a model of yours: what each lets through, what it refuses of the harmless, what it costs.
 
     Answers and verdicts are kept as they come: the same command goes on where it was stopped. Every rate is shown under every judge, and
-    an order of two methods only where all judges agree on it. Results: answers.jsonl, rates.csv, ranking.csv, orders.csv, agreement.csv,
-    costs.csv in OUT/<model>/.
+    an order of two methods only where all judges agree on it. Results, in OUT/<model>/: rates.csv, ranking.csv, orders.csv,
+    agreement.csv, plane.csv, costs.csv, answers.jsonl (every answer, whole: handle with care) and answers.html to look through them.
     """
 
     model: str = "mini"
@@ -57,6 +57,8 @@ class Compare:
     """Folder of the results."""
     system_prompt: str | None = None
     """System turn of every request, for all methods alike; default: as the chat template has it."""
+    show_answers: bool = False
+    """In answers.html, show whole answers that comply with harmful requests; otherwise their first words."""
     dry_run: bool = False
     """Print how many answers, tokens and verdicts are missing and about how long they take, and stop."""
     json: bool = False
@@ -104,9 +106,12 @@ class Compare:
 
     def _compare(self, work: Work) -> int:
         from safesteer_interp.cli.comparing import print_results
+        from safesteer_interp.report.answers import write_answers
 
         results = work.results()
         folder = results.save(self.out)
+        title = f"Answers of {results.model}"
+        write_answers(results.answer_rows(), folder / "answers.html", title=title, show_answers=self.show_answers)
         if self.json:
             emit_json(results.record())
         else:
