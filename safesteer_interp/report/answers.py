@@ -39,11 +39,10 @@ def answers_page(rows: Iterable[Mapping[str, Any]], *, title: str = "Answers", s
     """HTML of one table, requests grouped: everything that a model or a data set wrote is escaped."""
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
+        labels = {name: printable(str(row[name]))[:LONGEST] for name in ("request", "benchmark", "attack", "text")}
         group = groups.setdefault(
             (str(row["benchmark"]), str(row["request"])),
-            {"request": printable(str(row["request"]))}
-            | {name: printable(str(row[name]))[:LONGEST] for name in ("benchmark", "attack", "text")}
-            | {"harmful": bool(row["harmful"]), "answers": []},
+            labels | {"harmful": bool(row["harmful"]), "answers": []},
         )
         said = {printable(name): value for name, value in row["verdicts"].items()}
         group["answers"].append(

@@ -200,3 +200,49 @@ def test_costs_are_counted_by_row_and_without_padding(planted: Any) -> None:
     with counting(planted) as count:
         pass
     assert (count.forwards, count.tokens) == (0, 0)
+
+
+class Asking(StagedDefense):
+    """Asks the model about every request before it answers, and notes how often."""
+
+    name = "asking"
+    prepares = True
+
+    def rewrites(self, mllm: Any, requests: Sequence[Request], settings: Settings) -> list[Request]:
+        ASKED.append(len(requests))
+        return list(requests)
+
+
+ASKED: list[int] = []
+
+
+@pytest.mark.parametrize("stops", [1, 2, 3])
+def test_a_kill_loses_no_answer_and_doubles_none(stops: int, planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at the n-th write, the same call goes on: every answer is there once, and equals that of an undisturbed run."""
+    from safesteer_interp.evaluation.store import ResponseStore
+
+    some = [Benchmark("text", planted_requests(6)[:24])]
+    ask: dict[str, Any] = {"seeds": (0, 1), "settings": replace(SETTINGS, batch_size=8), "progress": False}
+    methods = {"none": Undefended(), "asking": Asking()}
+    whole = answer_benchmarks(planted, methods, some, root=tmp_path / "whole", **ask)
+    writes, add = 0, ResponseStore.add
+
+    def dying(self: ResponseStore, records: Any) -> None:
+        nonlocal writes
+        writes += 1
+        if writes > stops:
+            raise KeyboardInterrupt
+        add(self, records)
+
+    monkeypatch.setattr(ResponseStore, "add", dying)
+    with pytest.raises(KeyboardInterrupt):
+        answer_benchmarks(planted, methods, some, root=tmp_path / "killed", **ask)
+    monkeypatch.setattr(ResponseStore, "add", add)
+    ASKED.clear()
+    resumed = answer_benchmarks(planted, methods, some, root=tmp_path / "killed", **ask)
+    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), resumed.drop(columns="seconds"))
+    for file in (tmp_path / "killed").rglob("*.jsonl"):
+        keys = [json.loads(line)["key"] for line in file.read_bytes().splitlines()]
+        assert len(keys) == len(set(keys))
+    assert max(ASKED) <= 8, "requests are prepared some at a time, both seeds together"
+    assert sum(ASKED) <= len({r.key() for r in some[0].requests})
