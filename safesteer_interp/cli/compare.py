@@ -13,6 +13,7 @@ from safesteer_interp.errors import UsageError
 
 if TYPE_CHECKING:
     from safesteer_interp.cli.comparing import Work
+    from safesteer_interp.models.mllm import MLLM
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Compare:
     """"mini", "planted", a folder or a hub id."""
     defenses: tuple[str, ...] = ("all",)
     """"all", or names with options: none coca:alpha=2 adashield+safesteer file.py:Class."""
+    endpoint: str = ""
+    """Ask the model named --model at this OpenAI-compatible server (http://host:8000/v1) instead of loading it; only defenses that need
+    neither states nor logits can then be compared. The key is read from OPENAI_API_KEY."""
     benchmarks: tuple[str, ...] = ("bundled", "utility")
     """"all" that the data root holds, or data sets with options: bundled utility figstep:tiny mm_safetybench:tiny,attacks=CB+TYPO."""
     data_root: Path | None = None
@@ -76,7 +80,13 @@ class Compare:
         benchmarks = comparing.load_benchmarks(self)
         from safesteer_interp.models import load_model
 
-        mllm = load_model(self.model, system_prompt=self.system_prompt, **self.loading.arguments())
+        if self.endpoint:
+            from safesteer_interp.models.served import ServedMLLM
+            from safesteer_interp.served import Server
+
+            mllm: MLLM = ServedMLLM(Server(self.endpoint, self.model), system_prompt=self.system_prompt)
+        else:
+            mllm = load_model(self.model, system_prompt=self.system_prompt, **self.loading.arguments())
         work = comparing.Work(self, mllm, comparing.fitting(benchmarks, mllm), judges, chosen)
         return self._plan(work) if self.dry_run else self._compare(work)
 

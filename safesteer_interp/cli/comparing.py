@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from safesteer_interp.cli.command import emit_table, harmless_on_a_terminal, say
 from safesteer_interp.cli.inputs import choose_requests
-from safesteer_interp.defenses.defense import Defense, Settings
+from safesteer_interp.defenses.defense import Defense, Settings, is_black_box
 from safesteer_interp.defenses.registry import DEFENSES, Choice, defense_named
 from safesteer_interp.errors import InputError, NotApplicableError, SafeSteerError, UsageError
 from safesteer_interp.evaluation.comparison import Benchmark, answer_benchmarks, judge_answers
 from safesteer_interp.evaluation.cost import costs
 from safesteer_interp.evaluation.judge import Judge
 from safesteer_interp.evaluation.results import Results
+from safesteer_interp.models.served import ServedMLLM
 from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.tracing.tracer import Sampling
 
@@ -99,8 +101,10 @@ class Work:
         self.seeds = seeds_of(self.asked.seeds)
         sampling = Sampling(self.asked.max_new_tokens, self.asked.temperature)
         self.settings = Settings(sampling, batch_size=self.asked.batch_size)
+        if isinstance(self.mllm, ServedMLLM):
+            self._leave_out_white_boxes()
         for choice in self.chosen.values():
-            choice.check(self.settings, self.mllm)
+            choice.check(self.settings, None if isinstance(self.mllm, ServedMLLM) else self.mllm)
         self.training = self.asked.training or ("planted" if self.mllm.name == "planted" else "bundled")
         self.benchmarks = []
         for benchmark in self.given:
@@ -114,12 +118,23 @@ class Work:
                 )
             self.benchmarks.append(replace(benchmark, requests=requests))
 
+    def _leave_out_white_boxes(self) -> None:
+        """Of a model behind a server only what reads and writes text can be had; what was asked for by name besides is an error."""
+        for name, choice in list(self.chosen.items()):
+            if all(is_black_box(part.cls) and (not part.cls.trained or part.options.get("detector")) for part in choice.parts):
+                continue
+            why = f"{name} needs states or logits of the model (or is fitted on them), which a server does not give"
+            if name in self.asked.defenses:
+                raise UsageError(f"{why}; load the model without --endpoint, or leave it out.")
+            say(f"left out: {why}")
+            del self.chosen[name]
+
     def methods(self) -> dict[str, Defense]:
         """Every method ready to answer; one that this model cannot have is named and left out, unless it was asked for by name."""
         found: dict[str, Defense] = {}
         fit: list[Request] | None = None
         for name, choice in self.chosen.items():
-            if choice.trained and fit is None:
+            if choice.trained and fit is None and not isinstance(self.mllm, ServedMLLM):
                 fit = self.training_requests()
                 say(f'fitting on {len(fit)} requests of "{self.training}"; what is read is kept')
             try:
@@ -154,7 +169,9 @@ class Work:
         )
         comparison = judge_answers(answers, self.benchmarks, self.judges)
         sample = [r for b in self.benchmarks for r in b.requests][:: max(1, sum(len(b.requests) for b in self.benchmarks) // 8 or 1)]
-        counted = costs(self.mllm, methods, sample[: self.asked.cost_sample], settings=self.settings) if self.asked.cost_sample else None
+        counted = None
+        if self.asked.cost_sample and not isinstance(self.mllm, ServedMLLM):
+            counted = costs(self.mllm, methods, sample[: self.asked.cost_sample], settings=self.settings)
         descriptions = {name: defense.description() for name, defense in methods.items()}
         return Results.of(self.mllm.name, comparison, self.benchmarks, counted, descriptions)
 
@@ -182,7 +199,7 @@ class Work:
         }
         missing = {name: per_method - stored.get(name, 0) for name in self.chosen}
         harmful = sum(r.harmful for b in self.benchmarks for r in b.requests) * len(self.seeds) * len(self.chosen)
-        seconds, factors = self._seconds(ready)
+        seconds, factors = (math.nan, dict[str, float]()) if isinstance(self.mllm, ServedMLLM) else self._seconds(ready)
         notes = [f"{name} is fitted first; its answers are not looked up" for name, choice in self.chosen.items() if choice.trained]
         work = sum(missing[name] * factors.get(name, 1.2) for name in missing)
         return {

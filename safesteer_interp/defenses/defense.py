@@ -116,6 +116,12 @@ def is_staged(cls: type[Defense]) -> bool:
     return issubclass(cls, StagedDefense) and cls.respond is StagedDefense.respond
 
 
+def is_black_box(cls: type[Defense]) -> bool:
+    """Whether a defense does nothing but rewrite requests and review answers, so that a model behind a server can have it."""
+    inner = ("edits", "edits_each", "policy", "contrast", "tilt", "respond")
+    return issubclass(cls, StagedDefense) and all(getattr(cls, name) is getattr(StagedDefense, name) for name in inner)
+
+
 class StagedDefense(Defense, unnamed=True):
     """Rewrite, decode under edits, a policy, a contrast and a tilt, review: override these, and leave `respond`, which joins them.
 

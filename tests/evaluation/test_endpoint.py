@@ -37,7 +37,7 @@ def test_request_and_answer_are_shown_and_yes_is_unsafe(server: StandIn, monkeyp
 
 def test_a_busy_server_is_asked_again_and_a_broken_one_leaves_answers_unjudged(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("safesteer_interp.evaluation.endpoint.time.sleep", waits.append)
+    monkeypatch.setattr("safesteer_interp.served.time.sleep", waits.append)
     server.reply = lambda body, number: (429, "") if number < 3 else (200, "Yes")
     judge = EndpointJudge(url=server.url, model="guard", retries=3, parallel=1)
     assert judge.unsafe(requests(1), ["a"]) == [True] and len(server.bodies) == 3
