@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from safesteer_interp.interventions.by_tracer import patched
     from safesteer_interp.interventions.kinds import Head, Knockout, Patch
     from safesteer_interp.interventions.recording import Recording, record
-    from safesteer_interp.interventions.replay import replay
+    from safesteer_interp.interventions.replaying import replay
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -34,6 +34,6 @@ __getattr__, __dir__, __all__ = attach(
         "by_tracer": ("patched",),
         "kinds": ("Head", "Knockout", "Patch"),
         "recording": ("Recording", "record"),
-        "replay": ("replay",),
+        "replaying": ("replay",),
     },
 )

@@ -1,4 +1,4 @@
-"""Patches through any tracer, in whole forwards: the yardstick of `replay.py`, the way to nnsight and TransformerLens, and to answers.
+"""Patches through any tracer, in whole forwards: the yardstick of `replaying.py`, the way to nnsight and TransformerLens, and to answers.
 
 One row of a batch is one patch; a tracer sees nothing but edits. States come from a pass of the same tracer over the donors.
 """

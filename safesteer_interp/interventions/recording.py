@@ -1,6 +1,6 @@
 """One prompt pass, kept whole: what enters and leaves every decoder layer at every token, the keys and values, and how layers were called.
 
-It is what patches are taken from, and what `replay.py` starts from: every layer below an intervention, and every token before it, need
+It is what patches are taken from, and what `replaying.py` starts from: every layer below an intervention, and every token before it, need
 not be computed again. Memory: about 5 states and 2 keys or values per token and layer (mini: 30 MB a request; a 7B model with 600
 tokens: 0.7 GB in bfloat16), so that pairs are recorded one after the other.
 """

@@ -13,7 +13,7 @@ from safesteer_interp.errors import UsageError
 from safesteer_interp.interventions import ROLES, Head, Knockout, Patch, Recording, patched, record, replay
 from safesteer_interp.interventions.alignment import positions
 from safesteer_interp.interventions.recording import output_projection
-from safesteer_interp.interventions.replay import additive, n_heads, plan_rows
+from safesteer_interp.interventions.replaying import additive, n_heads, plan_rows
 from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.head import logits
 from safesteer_interp.models.mllm import MLLM
