@@ -52,7 +52,7 @@ class Settings:
     answer_dtype: str = "auto"
     """Number format that answers are written in: see `models.casting.answering_dtype`."""
     tracer: str = DEFAULT_TRACER
-    batch_size: int = 16
+    batch_size: int | str = 16
     trust_remote_code: bool = False
     revision: str | None = None
     thinking: bool | None = None
