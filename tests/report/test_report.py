@@ -120,7 +120,8 @@ def claim(verdict: str = "supported", **changes: Any) -> dict[str, Any]:
     return {
         "id": "c", "statement": f"Harm is readable {NASTY}", "verdict": verdict, "reason": "the whole interval lies above 0.5",
         "kind": "finding", "source": "", "printed": "", "p": 0.01, "p_holm": 0.03, "clusters_missing": 0, "clusters": "pairs",
-        "difference_to": "", "effect": None, "estimate": estimate, "unit": "AUROC", "direction": "above", "threshold": 0.5, "controls": [control], "note": "", **changes,
+        "difference_to": "", "effect": None, "estimate": estimate, "unit": "AUROC", "direction": "above", "threshold": 0.5,
+        "controls": [control], "note": "", **changes,
     }  # fmt: skip
 
 
