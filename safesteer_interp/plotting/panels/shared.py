@@ -106,7 +106,7 @@ def lift_legend(figure: FigureBase, share: float | None) -> None:
     """
     for legend in figure.legends:
         if legend.get_gid() == _LEGEND:
-            legend.set_bbox_to_anchor(None if share is None else (0, share, 1, 1 - share), transform=figure.transFigure)
+            legend.set_bbox_to_anchor(None if share is None else (0, share, 1, 1 - share), transform=figure.transSubfigure)
 
 
 def _is_only_shape(handle: Any) -> bool:
