@@ -118,7 +118,8 @@ def claim(verdict: str = "supported", **changes: Any) -> dict[str, Any]:
     estimate = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 40, "clusters": 20, "level": 0.95, "p": 0.01, "against": 0.5, "kind": "auroc"}
     control = {"name": "bag_of_words", "kind": "null", "absolute": False, "estimate": {**estimate, "value": 0.5, "low": 0.4, "high": 0.6}}
     return {
-        "id": "c", "statement": f"Harm is readable {NASTY}", "verdict": verdict, "reason": "the whole interval lies above 0.5",
+        "id": "c", "statement": f"Harm is readable {NASTY}", "verdict": verdict,
+        "reason": "the whole interval lies above 0.5",
         "kind": "finding", "source": "", "printed": "", "p": 0.01, "p_holm": 0.03, "clusters_missing": 0, "clusters": "pairs",
         "difference_to": "", "effect": None, "estimate": estimate, "unit": "AUROC", "direction": "above", "threshold": 0.5,
         "controls": [control], "note": "", **changes,
@@ -243,7 +244,7 @@ def test_the_page_marks_claims_and_tables_of_few_pairs(gallery: Page, tmp_path: 
     assert "20 pairs)" in gallery.words and "(few)" not in gallery.words and FEW_NOTE not in gallery.words
     place = result(tmp_path / "few", "prefill", "mini")
     estimate = {**claim()["estimate"], "clusters": 4}
-    few = claim(estimate=estimate, controls=[{"name": "length", "null": True, "estimate": estimate}])
+    few = claim(estimate=estimate, controls=[{"name": "length", "kind": "null", "estimate": estimate}])
     (place / "claims.json").write_text(json.dumps({"scope": "", "model": "mini", "dataset": "bundled", "claims": [few]}))
     (place / "table.csv").write_text("value,low,high,n,clusters\n0.9,0.8,1.0,8,4\n")
     words = Page(build(tmp_path / "few").read_text()).words
