@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from safesteer_interp.errors import InputError
-from safesteer_interp.files import read_tensors, tensor_path, write_tensors
+from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.files import digest, read_tensors, tensor_path, write_tensors
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float64).reshape(2, 3).T / 7,
@@ -61,3 +61,11 @@ def test_missing_damaged_changed_and_foreign_files_are_named(tmp_path: Path) -> 
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(InputError, match="cannot be read"):
         read_tensors(tmp_path / "folder", "thing/1")
+
+
+def test_the_hash_of_a_record_follows_its_content_and_refuses_what_json_cannot_hold() -> None:
+    assert digest({"a": 1, "b": ["é", None]}) == digest({"b": ["é", None], "a": 1})
+    assert len({digest(x) for x in ({"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": [1]}, {"a": True}, {"b": 1})}) == 6
+    for value in (object(), np.arange(3), Path("x"), {1, 2}, b"x"):
+        with pytest.raises(UsageError, match=f"{type(value).__name__} objects cannot be part of a key as they are"):
+            digest({"a": value})
