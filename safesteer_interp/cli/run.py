@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safesteer_interp.cli.command import Positional, emit_json, parse, say
-from safesteer_interp.cli.settings import Settings, overrides
+from safesteer_interp.cli.run_flags import RunFlags, overrides
 from safesteer_interp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run(Settings):
+class Run(RunFlags):
     """Make the figures, tables and claims of analyses, in figures/<analysis>/<model>/: the shipped ones, and yours in ./analyses.
 
     Finished and unchanged analyses are left alone; an interrupted run resumes; one failure stops no other.
@@ -40,13 +40,13 @@ class Run(Settings):
         return execute(self, self.ids, overrides(self.set), draw=not self.no_render, rehearsal=not self.no_rehearsal)
 
 
-def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], *, draw: bool = True, rehearsal: bool = True) -> int:
-    """Runs or plans with these settings and prints the outcome."""
+def execute(flags: RunFlags, ids: Sequence[str], parameters: dict[str, Any], *, draw: bool = True, rehearsal: bool = True) -> int:
+    """Runs or plans with these flags and prints the outcome."""
     from safesteer_interp import runner
 
-    if settings.dry_run:
-        planned = runner.plan(ids, overrides=parameters, **settings.for_runner())
-        if settings.json:
+    if flags.dry_run:
+        planned = runner.plan(ids, overrides=parameters, **flags.for_runner())
+        if flags.json:
             emit_json(planned.record())
         else:
             from rich.filesize import decimal
@@ -60,9 +60,9 @@ def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], 
             print(f"{len(planned.groups)} traces to make, {decimal(planned.n_bytes)}")
         return 0
     render = render_folder if draw else None
-    options = settings.for_runner()
-    report = runner.run(ids, overrides=parameters, fresh=settings.fresh, render=render, rehearsal=rehearsal, **options)
-    if settings.json:
+    options = flags.for_runner()
+    report = runner.run(ids, overrides=parameters, fresh=flags.fresh, render=render, rehearsal=rehearsal, **options)
+    if flags.json:
         emit_json(report.record())
     else:
         print(report)

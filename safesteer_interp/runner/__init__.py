@@ -8,7 +8,7 @@
 - `RunReport`: what all did
 - `PlanReport`: a plan
 - `Session`: a model with its traces and data
-- `Settings`: how it is made
+- `RunSettings`: how it is made
 - `sweep`: one analysis over a grid of parameters
 - `SweepReport`: its table
 - `verify`: recomputes findings and compares
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from safesteer_interp.runner.execute import Renderer, plan, run
     from safesteer_interp.runner.results import AnalysisResult, RunReport
     from safesteer_interp.runner.schedule import PlanReport
-    from safesteer_interp.runner.session import Session, Settings
+    from safesteer_interp.runner.session import RunSettings, Session
     from safesteer_interp.runner.sweeping import SweepReport, sweep
     from safesteer_interp.runner.verification import Moved, VerifyReport, verify
 
@@ -38,7 +38,7 @@ __getattr__, __dir__, __all__ = attach(
         "execute": ("plan", "run", "Renderer"),
         "results": ("AnalysisResult", "RunReport"),
         "schedule": ("PlanReport",),
-        "session": ("Session", "Settings"),
+        "session": ("Session", "RunSettings"),
         "sweeping": ("sweep", "SweepReport"),
         "verification": ("verify", "VerifyReport", "Moved"),
     },

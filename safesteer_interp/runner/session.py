@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ LOADING = (
 
 
 @dataclass
-class Settings:
+class RunSettings:
     """Where a run gets its model and data from, and how it computes; what is not about any one analysis."""
 
     model: str = "mini"
@@ -71,7 +72,7 @@ class Settings:
 class Session:
     """Loads the model and data sets when first needed; the states of their requests come from the trace library."""
 
-    settings: Settings
+    settings: RunSettings
     loaded_model: Any = None
     """An MLLM to use instead of loading `settings.model` (tests, notebooks)."""
     loaded_requests: dict[str, list[Request]] = field(default_factory=dict)
@@ -205,3 +206,11 @@ class Session:
 
 def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def __getattr__(name: str) -> Any:
+    """`Settings`, as `RunSettings` was called, until 0.2."""
+    if name == "Settings":
+        warnings.warn("runner.session.Settings is called RunSettings now.", DeprecationWarning, stacklevel=2)
+        return RunSettings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

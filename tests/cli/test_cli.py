@@ -16,7 +16,7 @@ import pytest
 
 from safesteer_interp.cli import COMMANDS, main, usage
 from safesteer_interp.cli.command import plain
-from safesteer_interp.cli.settings import overrides
+from safesteer_interp.cli.run_flags import overrides
 from safesteer_interp.cli.sweep import parse_ranges
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.runner.discovery import discover

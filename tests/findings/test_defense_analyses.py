@@ -13,7 +13,7 @@ import pytest
 from safesteer_interp import runner
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings, Session
 from safesteer_interp.runner.verification import table_differences
 
 FOLDER = Path(__file__).parents[2] / "analyses"
@@ -34,7 +34,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Found]:
         variant = json.dumps(changes, sort_keys=True)
         if variant not in benches:
             store = tmp_path_factory.mktemp("store") / "traces"
-            benches[variant] = Session(Settings(model="planted", store=store, progress=False), loaded_model=build_planted(**changes))
+            benches[variant] = Session(RunSettings(model="planted", store=store, progress=False), loaded_model=build_planted(**changes))
         key = f"{name}{variant}{settings}"
         if key not in made:
             analysis = runner.discover(FOLDER)[name]
@@ -127,7 +127,7 @@ def test_throughput_measures_every_method_and_verify_leaves_timings_out(tmp_path
     settings = {"answer_pairs": "1", "new_tokens": "8", "repeats": "2", "pairs": "10"}
     from safesteer_interp.models.planted import build_planted
 
-    session = Session(Settings(model="planted", progress=False), loaded_model=build_planted())
+    session = Session(RunSettings(model="planted", progress=False), loaded_model=build_planted())
     report = runner.run(["throughput"], out=tmp_path, overrides=settings, session=session, folder=FOLDER)
     assert report.results[0].status == "done", report.results[0].reason
     folder = tmp_path / "throughput" / "planted"

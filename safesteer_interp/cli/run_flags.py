@@ -14,7 +14,7 @@ SETTINGS = ("model", "data", "data_root", "store", "tracer", "batch_size")
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunFlags:
     """Where a run gets its model and data from."""
 
     model: str = "mini"
