@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from safesteer_interp.decoding.editing import Editing
+from safesteer_interp.decoding.late import can_reread, reread
 from safesteer_interp.decoding.loop import Branch, Decoded, Row, Stream, Terms
 from safesteer_interp.decoding.policies import PLAIN, Policy, check_budget
 from safesteer_interp.decoding.prefix import prefill
@@ -134,7 +135,7 @@ class _Answering:
     def _open(self, places: Sequence[int]) -> tuple[Stream, list[Row]]:
         """The prompts of a batch read and its guided steps made; also the rows that ended already. All asks are of one kind."""
         asks, member = [self.asks[i] for i in places], self.member[list(places)]
-        branches = [self._read([ask.prompts[n] for ask in asks], asks[0].early, member) for n in range(len(asks[0].prompts))]
+        branches = [self._read([ask.prompts[n] for ask in asks], asks[0], member) for n in range(len(asks[0].prompts))]
         widths = tuple(branch.prefix.mask.shape[1] for branch in branches)
         numbers = uniforms([ask.key or ask.request.key() for ask in asks], [ask.seed for ask in asks], self.limit).tolist()
         rows = [
@@ -144,33 +145,41 @@ class _Answering:
         stream = Stream(self.mllm.model, self.terms, branches, rows)
         return stream, stream.begin(_policy(self.ways, member))
 
-    def _read(self, requests: Sequence[Request], early: bool, member: Int[Tensor, " asks"]) -> Branch:
-        """The prompt pass: each different prompt once, one row per ask."""
-        asked, rows = distinct(requests, member if early else None)
+    def _read(self, requests: Sequence[Request], like: Ask, member: Int[Tensor, " asks"]) -> Branch:
+        """The prompt pass: each different prompt once, one row per ask. All asks are of the kind of `like`."""
+        if like.late or not like.early:
+            asked, rows = distinct(requests)
+            batch = self.mllm.encode(asked).to(self.mllm.device)
+            prefix, states = read_prompts(self.mllm, batch)
+            if not like.early:  # edits of the final norm leave the cache alone: only the last state is edited
+                return Branch(prefix, self.editing.last_prompt(spread(prefix, states, rows), batch, rows, member))
+            if can_reread(self.mllm, prefix):
+                spread(prefix, states, rows)
+                return Branch(prefix, reread(self.mllm, prefix, batch, rows, self.editing, member))
+        asked, rows = distinct(requests, member)
         batch = self.mllm.encode(asked).to(self.mllm.device)
-        if early:
-            prompts = torch.zeros(len(asked), dtype=torch.long)
-            prompts[rows] = member
-            with self.editing.reading(batch, prompts):
-                prefix, states = prefill(self.mllm.model, batch.inputs)
-            return Branch(prefix, spread(prefix, states, rows))
-        # Edits of the final norm leave the cache alone, so the prompt pass is everybody's and only its last state is edited.
-        prefix, states = read_prompts(self.mllm, batch)
-        return Branch(prefix, self.editing.last_prompt(spread(prefix, states, rows), batch, rows, member))
+        prompts = torch.zeros(len(asked), dtype=torch.long)
+        prompts[rows] = member
+        with self.editing.reading(batch, prompts):
+            prefix, states = prefill(self.mllm.model, batch.inputs)
+        return Branch(prefix, spread(prefix, states, rows))
 
     def _combine(self, rows: Sequence[Row], logits: Sequence[Logits]) -> Logits:
-        """One distribution per row: of its only branch, or of its two as its own contrast combines them."""
-        if len(logits) == 1:
-            return logits[0]
-        first, second = logits
+        """One distribution per row: of its only branch, or of its two as its own contrast combines them; then as its own tilt has it."""
         together: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             together.setdefault(row.way, []).append(place)
-        joined = torch.empty_like(first)
-        for way, places in together.items():
-            combine = self.ways[way].combine
-            assert combine is not None, "an ask with two prompts says how their logits are combined"
-            joined[places] = combine(first[places], second[places])
+        joined = logits[0]
+        for number, places in together.items():
+            way = self.ways[number]
+            if len(logits) == 1 and way.tilt is None:
+                continue
+            joined = joined.clone() if joined is logits[0] else joined
+            if len(logits) > 1:
+                assert way.combine is not None, "an ask with two prompts says how their logits are combined"
+                joined[places] = way.combine(logits[0][places], logits[1][places])
+            if way.tilt is not None:
+                joined[places] = way.tilt(joined[places], [len(rows[place].answer.ids) for place in places])
         return joined
 
 

@@ -38,6 +38,17 @@ class Editing:
             run.check()
 
     @contextmanager
+    def rereading(self, batch: Encoded, rows: Int[Tensor, " answers"], member: Int[Tensor, " answers"]) -> Iterator[None]:
+        """While open, a forward over the last prompt token of each answer (`rows`: whose prompt it has) runs under the edits of its way."""
+        at = rows.to(batch.roles.device)
+        positions = torch.full((len(rows), 1), batch.input_ids.shape[1] - 1, dtype=torch.long, device=batch.roles.device)
+        parts = self._parts(member.tolist(), [0] * len(rows), positions, batch.roles[at, -1:])
+        with self._acting(parts):
+            yield
+        for _, run in parts:
+            run.check()
+
+    @contextmanager
     def writing(self, branch: int, rows: Sequence[Row], steps: Sequence[int], width: int) -> Iterator[None]:
         """While open, a forward over `width` tokens of each row runs under the edits of the row's way, at the row's own step."""
         first = torch.tensor([row.widths[branch] + step - 1 for row, step in zip(rows, steps, strict=True)], device=self.mllm.device)

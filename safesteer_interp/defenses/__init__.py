@@ -1,7 +1,7 @@
 """Defenses: ways to answer requests safely, one file each.
 
 - `Defense`: the contract: `respond`
-- `StagedDefense`: rewrite, edits, policy, review: override what differs
+- `StagedDefense`: rewrite, edits, policy, tilt, review: override what differs
 - `Response`: one answer to one request
 - `Settings`: how answers are generated
 - `DEFENSES`: every defense by name
@@ -11,6 +11,7 @@
 - `SafeSteer`: the paper's: guided first tokens and modal alignment
 - `ECSO`: asks the model about its own answer
 - `CoCA`: amplifies a safety principle in the logits
+- `RefusalBias`: a bias on refusal words, the control to beat
 - `Composed`: several at once
 - `Steered`: fixed edits on every request
 - `steer`: answers under one direction
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from safesteer_interp.defenses.defense import Defense, Response, Settings, StagedDefense
     from safesteer_interp.defenses.ecso import ECSO
     from safesteer_interp.defenses.none import Undefended
+    from safesteer_interp.defenses.refusal_bias import RefusalBias
     from safesteer_interp.defenses.registry import DEFENSES, choose, defense_class
     from safesteer_interp.defenses.safesteer import SafeSteer
     from safesteer_interp.defenses.steered import Steered, steer
@@ -41,6 +43,7 @@ __getattr__, __dir__, __all__ = attach(
         "safesteer": ("SafeSteer",),
         "ecso": ("ECSO",),
         "coca": ("CoCA",),
+        "refusal_bias": ("RefusalBias",),
         "composed": ("Composed",),
         "steered": ("Steered", "steer"),
     },

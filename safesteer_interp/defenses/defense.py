@@ -1,7 +1,8 @@
 """The contract of every defense, and the stages most of them are made of.
 
-`Defense.respond` is the one required method. `StagedDefense` builds it from five helpers that do nothing unless overridden: rewriting
-of the request, edits of the forward pass, a decoding policy, a contrast with the request as it came, and review of the finished answer.
+`Defense.respond` is the one required method. `StagedDefense` builds it from six helpers that do nothing unless overridden: rewriting of
+the request, edits of the forward pass, a decoding policy, a contrast with the request as it came, a tilt of the next-token logits, and
+review of the finished answer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safesteer_interp.content_digest import object_digest
 from safesteer_interp.decoding.answering import DEFAULT_SAMPLING, answer_asks, generate
 from safesteer_interp.decoding.loop import Decoded, StepRecord
 from safesteer_interp.decoding.policies import PLAIN, Policy
-from safesteer_interp.decoding.sharing import Ask, Combine
+from safesteer_interp.decoding.sharing import Ask, Combine, Tilt
 from safesteer_interp.errors import UsageError
 from safesteer_interp.fields import is_plain, option_types
 from safesteer_interp.models.mllm import MLLM
@@ -111,12 +112,12 @@ class Defense(ABC):
 
 
 def is_staged(cls: type[Defense]) -> bool:
-    """Whether the five stages say all about a defense: its answers can share batches with others', and it can be composed."""
+    """Whether the six stages say all about a defense: its answers can share batches with others', and it can be composed."""
     return issubclass(cls, StagedDefense) and cls.respond is StagedDefense.respond
 
 
 class StagedDefense(Defense, unnamed=True):
-    """Rewrite, decode under edits, a policy and a contrast, review: override these five, and leave `respond`, which joins them."""
+    """Rewrite, decode under edits, a policy, a contrast and a tilt, review: override these six, and leave `respond`, which joins them."""
 
     def rewrite(self, mllm: MLLM, request: Request) -> Request:
         """The request as the model is to see it."""
@@ -138,6 +139,10 @@ class StagedDefense(Defense, unnamed=True):
         """The request that a contrast reads beside the rewritten one: as it came."""
         return request
 
+    def tilt(self, mllm: MLLM) -> Tilt | None:
+        """How the next-token logits are changed; None: not at all."""
+        return None
+
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """The finished answers, possibly replaced."""
         return responses
@@ -157,7 +162,7 @@ class StagedDefense(Defense, unnamed=True):
 
         A sample's random numbers are those of the request as it came, so that the samples of two defenses can be compared.
         """
-        policy, edits, combine = self.policy(mllm), tuple(self.edits(mllm)), self.contrast(mllm)
+        policy, edits, combine, tilt = self.policy(mllm), tuple(self.edits(mllm)), self.contrast(mllm), self.tilt(mllm)
         return [
             Ask(
                 self.rewrite(mllm, request),
@@ -166,6 +171,7 @@ class StagedDefense(Defense, unnamed=True):
                 edits,
                 beside=self.counterpart(mllm, request) if combine is not None else None,
                 combine=combine,
+                tilt=tilt,
                 key=request.key(),
             )
             for request, seed in zip(requests, seeds, strict=True)

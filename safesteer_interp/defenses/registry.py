@@ -20,6 +20,7 @@ DEFENSES: Mapping[str, str] = {
     "safesteer": "safesteer_interp.defenses.safesteer:SafeSteer",
     "ecso": "safesteer_interp.defenses.ecso:ECSO",
     "coca": "safesteer_interp.defenses.coca:CoCA",
+    "refusal_bias": "safesteer_interp.defenses.refusal_bias:RefusalBias",
 }
 """Name -> "module:class", imported only when asked for. A new defense is a file and a line here."""
 

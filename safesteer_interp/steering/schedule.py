@@ -65,7 +65,7 @@ class Schedule:
                 return h
             return torch.where(self.mask(at)[..., None].to(h.device), change(h), h)
 
-        return Edit(self.sites, function, change.name, self._key(change))
+        return Edit(self.sites, function, change.name, self._key(change), late=self.last_prompt_only or self.first_step > 0)
 
     def _key(self, change: Change) -> str:
         when = (
