@@ -165,7 +165,7 @@ def main() -> int:
     for kind in counts:
         print(f"{kind:10} {counts[kind]:6} cases, {seconds[kind]:7.1f} s, {sum(f['kind'] == kind for f in found)} wrong")
     if bases.codes:
-        print("exit codes of command lines: " + ", ".join(f"{code}: {n}" for code, n in sorted(bases.codes.items())))
+        print("command lines by exit code: " + ", ".join(f"{code}: {n}" for code, n in sorted(bases.codes.items())))
     print(f"{counts.total()} cases of seed {chosen.seed}, {len(found)} wrong, {took:.0f} s")
     if out:
         record = {"seed": chosen.seed, "next": numbers[-1] + 1, "cases": dict(counts), "codes": dict(bases.codes), "wrong": found}
