@@ -19,7 +19,7 @@ from safesteer_interp.cli import COMMANDS, main
 
 NOT_ASKED = {"mini", "doctor", "submit"}
 """Commands that train for hours, look at the whole machine, or start jobs elsewhere."""
-NEVER = {"remote", "all", "device", "fresh", "loading", "device_map", "quant", "profile"}
+NEVER = {"remote", "all", "device", "fresh", "loading", "device_map", "quant", "profile", "endpoint"}
 """Flags that leave the machine, or make a case last minutes."""
 SOUND: dict[str, tuple[str, ...]] = {
     "model": ("planted",),
@@ -36,6 +36,10 @@ SOUND: dict[str, tuple[str, ...]] = {
     "pairs": ("4",),
     "sites": ("final_norm", "resid_post.0-2"),
     "reads": ("last_prompt", "step:1"),
+    "benchmarks": ("planted", "user/q.jsonl"),
+    "defenses": ("none", "ecso"),
+    "seeds": ("0",),
+    "cost_sample": ("0", "1"),
 }
 """Values that keep a command short and let it come to its end."""
 WORDS = {"list": ("models", "datasets", "sites", "defenses", "tracers"), "sweep": ("layer_choice",)}

@@ -24,7 +24,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from safesteer_interp.cli import COMMANDS, main
+from safesteer_interp.cli import main
 
 PLANTED = ["--model", "planted", "--store", "store"]
 RUN = ["run", "prefill_separability", *PLANTED, "--out", "figures", "--set", "pairs=8"]
@@ -32,10 +32,10 @@ SCRIPTS: dict[str, list[list[str]]] = {
     "trace": [["trace", *PLANTED, "--requests", "planted", "--sites", "all", "--reads", "last_prompt"]],
     "run": [RUN],
     "report": [RUN, ["report", "--figures", "figures"]],
-}
+    "compare": [["compare", "--model", "planted", "--defenses", "ecso", "--benchmarks", "planted", "--pairs", "6", "--seeds", "0",
+                 "--max-new-tokens", "4", "--batch-size", "8", "--cost-sample", "0"]],
+}  # fmt: skip
 """Command -> what is run; the last line is the one that is killed, those before it are run to their end first."""
-if "compare" in COMMANDS:
-    SCRIPTS["compare"] = [["compare", *PLANTED, "--requests", "planted", "--limit", "16", "--max-new-tokens", "4"]]
 RUN_FACTS = ("run.json", ".lock", ".pid", ".log")
 """Names (or their ends) of files about the run itself: when it ran, who holds a lock. They differ by design."""
 HEAVY = ("torch", "transformers", "nnsight", "pandas", "sklearn.linear_model", "matplotlib.pyplot", "safesteer_interp.runner.execute",
