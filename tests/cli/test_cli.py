@@ -186,6 +186,7 @@ def test_show_roles_accounts_for_every_token(safesteer: Run, tiny: Callable[[str
         (("report", "--figures", "nowhere"), 3, "nowhere"),
         (("sweep", "layer_choices"), 2, '"layer_choice"'),
         (("sweep", "layer_choice", "--layerz", "1"), 2, '"layers"'),
+        (("sweep", "layer_choice", "--layers", "0-40", "--model", "planted"), 2, "the model has layers 0-5"),
         (("doctor", "--only", "disc"), 2, '"disk"'),
         (("doctor", "--only", "tracers", "--family", "lava"), 2, '"llava"'),
     ],

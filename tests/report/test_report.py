@@ -255,7 +255,7 @@ def test_the_page_marks_claims_and_tables_of_few_pairs(gallery: Page, tmp_path: 
     assert "20 pairs)" in gallery.words and "(few)" not in gallery.words and FEW_NOTE not in gallery.words
     place = result(tmp_path / "few", "prefill", "mini")
     estimate = {**claim()["estimate"], "clusters": 4}
-    few = claim(estimate=estimate, controls=[{"name": "length", "null": True, "estimate": estimate}])
+    few = claim(estimate=estimate, controls=[{"name": "length", "kind": "null", "estimate": estimate}])
     (place / "claims.json").write_text(json.dumps({"scope": "", "model": "mini", "dataset": "bundled", "claims": [few]}))
     (place / "table.csv").write_text("value,low,high,n,clusters\n0.9,0.8,1.0,8,4\n")
     words = Page(build(tmp_path / "few").read_text()).words
