@@ -113,7 +113,7 @@ def test_what_a_model_writes_does_nothing_to_a_terminal() -> None:
 @given(st.text(max_size=40), st.sampled_from(("utf-8", "cp1252", "cp932", "ascii", "utf-16", "koi8-r")))
 def test_any_text_goes_to_any_console_and_moves_nothing_on_it(text: str, page: str) -> None:
     shown = harmless_on_a_terminal(text)
-    assert all(char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cs") and not 0x202A <= ord(char) <= 0x202E for char in shown)
+    assert all(char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and not 0x202A <= ord(char) <= 0x202E) for char in shown)
     console = io.TextIOWrapper(io.BytesIO(), encoding=page, errors="strict")
     with mock.patch.object(sys, "stdout", console):
         _print_anything()
