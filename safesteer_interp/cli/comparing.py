@@ -106,7 +106,7 @@ class Work:
             self._leave_out_white_boxes()
         for choice in self.chosen.values():
             choice.check(self.settings, None if isinstance(self.mllm, ServedMLLM) else self.mllm)
-        self.training = self.asked.training or (self.mllm.name if self.mllm.known_answer else "bundled")
+        self.training = self.asked.training or self.mllm.usual_dataset
         self.benchmarks = []
         for benchmark in self.given:
             # Trained methods have seen the other parts of the data they are fitted on; of all other data nothing was seen.

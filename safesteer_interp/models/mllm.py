@@ -22,6 +22,10 @@ from safesteer_interp.models.special_tokens import set_padding
 __all__ = ["MLLM", "Encoded"]
 
 
+USUAL_DATASET = "bundled"
+"""The benchmark that every real model is measured on unless another is named."""
+
+
 @dataclass
 class MLLM(Anatomy):
     """What `load_model` and `MLLM.of` return. The transformers model is never modified; hooks live in context managers."""
@@ -40,6 +44,11 @@ class MLLM(Anatomy):
     """Tracers built for this model, kept because two of them copy the module tree (`tracing.load_tracer`)."""
     prompts: Any = field(default=None, init=False, repr=False, compare=False)
     """Prompts it has read, while a block of `decoding.remembering_prompts` is open."""
+
+    @property
+    def usual_dataset(self) -> str:
+        """The data set that is meant where none is named: the closed world of a model with known answers, else the bundled benchmark."""
+        return self.name if self.known_answer else USUAL_DATASET
 
     @classmethod
     def of(

@@ -14,7 +14,7 @@ from safesteer_interp.errors import BadRequestError, NotApplicableError
 from safesteer_interp.files import digest
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.requests import Request
-from safesteer_interp.runner.folders import USUAL, folder_name, model_label, thinking_label
+from safesteer_interp.runner.folders import folder_name, model_label, thinking_label
 from safesteer_interp.tracing.demand import Demand, Want
 from safesteer_interp.tracing.engines import DEFAULT_TRACER
 from safesteer_interp.tracing.spec import TraceSpec, pick
@@ -137,7 +137,7 @@ class Session:
     @property
     def usual_dataset(self) -> str:
         """The data set that is meant where none is named: the closed world of a model with known answers, else the bundled benchmark."""
-        return str(self.model.name) if self.known_answer else USUAL
+        return str(self.model.usual_dataset)
 
     @property
     def dataset(self) -> str:
