@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from safesteer_interp.datasets.dataset import USUAL
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.anatomy import Anatomy
 from safesteer_interp.models.checks import check_layout
@@ -20,10 +21,6 @@ from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.special_tokens import set_padding
 
 __all__ = ["MLLM", "Encoded"]
-
-
-USUAL_DATASET = "bundled"
-"""The benchmark that every real model is measured on unless another is named."""
 
 
 @dataclass
@@ -48,7 +45,7 @@ class MLLM(Anatomy):
     @property
     def usual_dataset(self) -> str:
         """The data set that is meant where none is named: the closed world of a model with known answers, else the bundled benchmark."""
-        return self.name if self.known_answer else USUAL_DATASET
+        return self.name if self.known_answer else USUAL
 
     @classmethod
     def of(

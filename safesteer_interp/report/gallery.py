@@ -15,11 +15,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from safesteer_interp.datasets.dataset import USUAL
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import read_json, write_text
 from safesteer_interp.report.intervals import claim_picture
 from safesteer_interp.report.tables import FEW_NOTE, has_flags, interval, is_few, merged, number
-from safesteer_interp.runner.folders import RECORD, STATUS_FILES, USUAL
+from safesteer_interp.runner.folders import RECORD, STATUS_FILES
 from safesteer_interp.runner.tables import table_files
 
 SHOWN_ROWS = 150
