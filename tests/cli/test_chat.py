@@ -7,12 +7,17 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from safesteer_interp.cli import _print_anything
 from safesteer_interp.cli.chat import drawn_with
 from safesteer_interp.cli.command import harmless_on_a_terminal
 from safesteer_interp.decoding.loop import StepRecord
@@ -103,6 +108,18 @@ def test_what_a_model_writes_does_nothing_to_a_terminal() -> None:
     shown = harmless_on_a_terminal(hostile)
     assert shown == "a\\x1b[31mred\\x07\\u202egnp.exe\\x9b2J\nb\tc é 漢 \\ud800"
     assert shown.isprintable() is False and "\x1b" not in shown
+
+
+@given(st.text(max_size=40), st.sampled_from(("utf-8", "cp1252", "cp932", "ascii", "utf-16", "koi8-r")))
+def test_any_text_goes_to_any_console_and_moves_nothing_on_it(text: str, page: str) -> None:
+    shown = harmless_on_a_terminal(text)
+    assert all(char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and not 0x202A <= ord(char) <= 0x202E) for char in shown)
+    console = io.TextIOWrapper(io.BytesIO(), encoding=page, errors="strict")
+    with mock.patch.object(sys, "stdout", console):
+        _print_anything()
+        print(shown)
+        console.flush()
+    assert console.buffer.getvalue()
 
 
 @pytest.mark.parametrize("page", ["cp1252", "cp932", "ascii"])
