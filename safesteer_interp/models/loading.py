@@ -21,9 +21,9 @@ from transformers.utils import logging as transformers_logging
 from safesteer_interp.environment import has
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models import adapters, hub
+from safesteer_interp.models.casting import cast
 from safesteer_interp.models.checkpoint import read_config, stated_settings, weight_files
 from safesteer_interp.models.checks import check_layout
-from safesteer_interp.models.casting import cast
 from safesteer_interp.models.dtypes import DTYPES, dtype_name
 from safesteer_interp.models.families.layouts import layout_for
 from safesteer_interp.models.families.registry import FAMILIES
@@ -308,8 +308,8 @@ def _placed(mllm: MLLM, device: str, dtype: str) -> MLLM:
     except (RuntimeError, AssertionError, ValueError) as cause:
         reason = " ".join(str(cause).split())[:200]
         raise UsageError(f'the model cannot be placed on device "{device}" ({reason}); use "cpu", "cuda" or "cuda:<n>".') from None
-    cast = dtype != "float32" and mllm.source.startswith("built")
-    return replace(mllm, fingerprint=fingerprint(mllm.model, mllm.processor)) if cast else mllm
+    changed = dtype != "float32" and mllm.source.startswith("built")
+    return replace(mllm, fingerprint=fingerprint(mllm.model, mllm.processor)) if changed else mllm
 
 
 def _processor(folder: Path, layout: Layout, options: dict[str, Any]) -> Any:

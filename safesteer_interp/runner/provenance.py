@@ -56,7 +56,8 @@ def input_key(
 ) -> str:
     """Identity of a result: hash of everything that can move its table. Batch size, device, tracer and folders are left out.
 
-    `model` is the model's fingerprint, `answers` the number format that answers are written in; each demand comes with the hash of the requests behind it.
+    `model` is the model's fingerprint, `answers` the number format that answers are written in; each demand comes with the hash of the
+    requests behind it.
     """
     return digest(
         {
