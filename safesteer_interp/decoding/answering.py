@@ -24,6 +24,7 @@ from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, sprea
 from safesteer_interp.decoding.sharing import Ask, Mixed, Way, batches_of, ways_of
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.served import ServedMLLM
 from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Attack, Request
 from safesteer_interp.tracing.sampling import uniforms
@@ -89,6 +90,9 @@ def answer_asks(
         raise UsageError(f"max_new_tokens is {sampling.max_new_tokens}; an answer needs at least 1 token.")
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
+    if isinstance(mllm, ServedMLLM):
+        yield from _served(mllm, asks, sampling, batch_size)
+        return
     for policy in {id(ask.policy): ask.policy for ask in asks}.values():
         if policy.steps:
             check_budget(policy.k, policy.steps, sampling.max_new_tokens, mllm)
@@ -99,6 +103,18 @@ def answer_asks(
             for row in ended:
                 row.answer.text = text_of(mllm, row.answer)
             yield [row.ask for row in ended], [row.answer for row in ended]
+
+
+def _served(mllm: ServedMLLM, asks: Sequence[Ask], sampling: Sampling, size: int) -> Iterator[tuple[list[int], list[Decoded]]]:
+    """Answers of a server, a batch at a time. Raises UsageError for an ask that needs states or logits."""
+    for ask in asks:
+        if ask.policy is not PLAIN or ask.edits or ask.combine is not None or ask.tilt is not None:
+            raise UsageError(f"{mllm.name} is behind a server, which gives neither states nor logits; this method needs them.")
+    for start in range(0, len(asks), size):
+        some = asks[start : start + size]
+        limits = {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens}
+        texts = mllm.answer([ask.request for ask in some], [ask.seed for ask in some], **limits)
+        yield list(range(start, start + len(some))), [Decoded(mllm.tokenizer(text)["input_ids"], text=text) for text in texts]
 
 
 class _Answering:

@@ -76,7 +76,8 @@ class PromptMemory:
         """The readings that hold some of the prompts with the places of those they are taken for, and the places of all others."""
         left, parts = list(range(len(keys))), []
         # Where one pass holds them all, only its rows lie side by side without further padding.
-        for reading in sorted(self.readings, key=lambda held: sum(key in held.rows for key in keys), reverse=True):
+        latest = list(reversed(self.readings))  # of equals the latest comes first
+        for reading in sorted(latest, key=lambda held: sum(key in held.rows for key in keys), reverse=True):
             mine = [i for i in left if keys[i] in reading.rows]
             if mine and (not parts or joinable(reading.prefix.cache)):
                 parts.append((reading, mine))

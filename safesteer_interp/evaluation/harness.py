@@ -169,7 +169,10 @@ def _parts(mllm: MLLM, conditions: Sequence[Condition], settings: Settings, root
 
 def _complete(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[..., None]) -> None:
     """Generates and stores what the parts lack; `tell(n, left=seconds)` whenever n answers have ended."""
-    _answer_together(mllm, [part for part in parts if part.todo and _staged(part.defense)], settings, tell)
+    staged = [part for part in parts if part.todo and _staged(part.defense)]
+    _answer_together(mllm, [part for part in staged if not _prepares(part)], settings, tell)
+    for some in _by_and_by([part for part in staged if _prepares(part)], settings.batch_size):
+        _answer_together(mllm, some, settings, tell)
     for part in (part for part in parts if not _staged(part.defense)):
         for places in by_length([part.requests[i] for i in part.todo], settings.batch_size):
             batch = [part.todo[p] for p in places]
@@ -181,6 +184,22 @@ def _complete(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Call
 
 def _staged(defense: Defense) -> TypeGuard[StagedDefense]:
     return is_staged(type(defense))
+
+
+def _prepares(part: _Part) -> bool:
+    return _staged(part.defense) and part.defense.prepares
+
+
+def _by_and_by(parts: Sequence[_Part], size: int) -> Iterator[list[_Part]]:
+    """Some requests at a time of methods that ask the model before they answer, all seeds together: a kill costs no more than these."""
+    together: dict[int, list[_Part]] = {}
+    for part in parts:
+        together.setdefault(id(part.defense), []).append(part)
+    for own in together.values():
+        keys = list(dict.fromkeys(part.keys[place] for part in own for place in part.todo))
+        for start in range(0, len(keys), size):
+            some = set(keys[start : start + size])
+            yield [replace(part, todo=[place for place in part.todo if part.keys[place] in some]) for part in own]
 
 
 def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[..., None]) -> None:
@@ -195,7 +214,7 @@ def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tel
         defense = parts[numbers[0]].defense
         assert isinstance(defense, StagedDefense)
         requests = [parts[number].requests[place] for number, place in own]
-        asks += defense.asks(mllm, requests, [parts[number].settings.sampling.seed for number, _ in own])
+        asks += defense.asks(mllm, requests, [parts[number].settings.sampling.seed for number, _ in own], settings)
         owners += own
     pace = Pace(settings.sampling.max_new_tokens)
     options: dict[str, Any] = {"batch_size": settings.batch_size, "explain": settings.explain, "stop": settings.stop}
@@ -256,7 +275,7 @@ def _table(index: pd.DataFrame, lines: Sequence[Mapping[str, Any]], name: str, s
     return index.assign(
         defense=name,
         seed=seed,
-        text=[line["text"] for line in lines],
+        text=pd.Series([line["text"] for line in lines], index=index.index, dtype=object),  # arrow strings refuse half a surrogate pair
         ids=[line["ids"] for line in lines],
         n_tokens=[len(line["ids"]) for line in lines],
         repetition=[repetition_rate(line["ids"]) for line in lines],
