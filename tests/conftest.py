@@ -45,6 +45,20 @@ ROOT = Path(__file__).resolve().parent.parent
 USERS_CACHE = os.environ.get("SAFESTEER_CACHE")
 
 
+LONGEST = ("findings", "runner", "tracing", "cli")
+"""Folders whose files take longest: they begin, so that the workers end together."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker a file, so that what a file's tests share (planted models, their traces and answers) is made once and not by both."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT / "tests"))))
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.relative_to(ROOT / "tests").parts[0], len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safesteer_interp.cli import _print_anything
+from safesteer_interp.cli import _print_anything, main
 from safesteer_interp.cli.chat import drawn_with
 from safesteer_interp.cli.command import harmless_on_a_terminal
 from safesteer_interp.decoding.loop import StepRecord
@@ -122,14 +122,28 @@ def test_any_text_goes_to_any_console_and_moves_nothing_on_it(text: str, page: s
     assert console.buffer.getvalue()
 
 
-@pytest.mark.parametrize("page", ["cp1252", "cp932", "ascii"])
-def test_no_console_ends_a_command(page: str, tmp_path: Path) -> None:
+WORDS = ("chat", "--model", "tiny:llama", "--defense", "none", "--max-new-tokens", "12")
+
+
+def asked_in(page: str) -> bytes:
+    return "Wie backe ich Brötchen → 漢?\n".encode(page, "replace")
+
+
+def test_no_console_ends_a_command(tmp_path: Path) -> None:
     program = [sys.executable, "-c", "import sys; from safesteer_interp.cli import main; sys.exit(main())"]
-    environment = {**os.environ, "PYTHONIOENCODING": page, "PYTHONUTF8": "0", "SAFESTEER_CACHE": str(tmp_path)}
-    words = ["chat", "--model", "tiny:llama", "--defense", "none", "--max-new-tokens", "12"]
-    asked = "Wie backe ich Brötchen → 漢?\n".encode(page, "replace")
-    done = subprocess.run([*program, *words], input=asked, capture_output=True, env=environment, check=False)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "SAFESTEER_CACHE": str(tmp_path)}
+    done = subprocess.run([*program, *WORDS], input=asked_in("ascii"), capture_output=True, env=environment, check=False)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr[-500:]
+
+
+@pytest.mark.parametrize("page", ["cp1252", "cp932", "ascii"])
+def test_no_code_page_ends_a_command(page: str, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = {name: io.BytesIO(asked_in(page) if name == "stdin" else b"") for name in ("stdin", "stdout", "stderr")}
+    for name, raw in streams.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding=page, errors="strict"))
+    code = main(WORDS)
+    sys.stdout.flush()
+    assert code == 0 and streams["stdout"].getvalue().strip()
 
 
 def test_the_choice_is_shown_with_the_probability_it_was_drawn_with() -> None:
