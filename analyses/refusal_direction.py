@@ -283,7 +283,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             found.append(
                 Claim(
                     id=f"{name}_{attack.lower()}",
-                    statement=f"{words} the log-odds that {kind} {attack} requests are answered with a refusal token first by {MARGIN:g} nats.",
+                    statement=f"{words} the log-odds that {kind} {attack} requests meet a refusal token first by {MARGIN:g} nats.",
                     estimate=effect(CHOSEN, edit, kind, attack),
                     direction=direction,
                     threshold=threshold,
