@@ -16,7 +16,7 @@ from safesteer_interp.runner.suitability import DataNeeds
 from safesteer_interp.statistics import Estimate
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._alignment_rules import CORRECTED, EVERY, GATED, IMAGE, PRINTED, RULES, TWINS, rule_effects
+from ._alignment_rules import CORRECTED, EVERY, GATED, IMAGE, PRINTED, PROJECTION, TWINS, rule_effects
 from ._answering import fitted, training_spec
 from ._shared import attacks_in, report_spec, row, site_label
 
@@ -233,31 +233,44 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     from safesteer_interp.plotting import new_figure, panels
 
     layers, axes = new_figure(rows=1, cols=3, width="full", height=2.9)
-    shown = {"size": "|mu| (median state norms)", "consistency": "mean cosine between pairs", "cosine": "cosine with refusal direction"}
+    shown = {"size": "‖mu‖ (median state norms)", "consistency": "mean cosine between pairs", "cosine": "cosine with refusal direction"}
     for ax, (quantity, label), title in zip(axes, shown.items(), ("how far", "how alike", "which way"), strict=True):
         part = t["layers"][t["layers"]["quantity"] == quantity]
         panels.layer_curve(ax, part, by="of", kind="class", ylabel=label, reference=None if quantity == "size" else 0.0, reference_label="")
         ax.set_title(f"SD minus CB: {title}")
 
     effects, axes = new_figure(rows=1, cols=3, width="full", height=3.7)
-    worded = {r: r.replace("_", " ").replace("/", ", ") for r in RULES} | {"none": "no edit"}
-    every, changes = (x[x["gate"] == EVERY].assign(label=lambda d: d["rule"].map(worded)) for x in (t["rules"], t["contrasts"]))
-    odds = changes[(changes["quantity"] == "log_odds") & (changes["class"] == "harmful") & (changes["attack"] != IMAGE)]
-    panels.forest(axes[0], odds, by="attack", reference=0.0, xlabel="change of refusal log-odds (nats)")
-    axes[0].set_xscale("symlog", linthresh=10)  # the raw steps are dozens of times too long, and would hide the others
-    axes[0].set_xticks([-1000, -100, -10, 0, 10], ["-1000", "-100", "-10", "0", "10"])
-    axes[0].minorticks_off()
-    axes[0].set_title("harmful requests")
-    top = every[(every["quantity"] == "top_1") & (every["attack"] == IMAGE)]
-    panels.forest(axes[1], top, by="class", xlabel="refusal is the top token (share)")
-    axes[1].set_title("image requests")
-    few = every[(every["quantity"] == "top_5") & (every["class"] == "harmful") & (every["attack"] != IMAGE)]
-    panels.forest(axes[2], few, by="attack", xlabel="refusal in the top 5 (share)")
-    axes[2].set_title("harmful requests")
-    axes[2].tick_params(labelleft=False)
-    for ax in axes[1:]:
+    every = t["rules"][t["rules"]["gate"] == EVERY]
+    gated = t["rules"][(t["rules"]["gate"] == GATED) & (t["rules"]["rule"] == CORRECTED)]
+    part = pd.concat([every.assign(label=every["rule"].map(WORDED)), gated.assign(label=WORDED[GATED])])
+    part = part.assign(place=part["label"].map({word: i for i, word in enumerate(WORDED.values())})).dropna(subset=["place"])
+    part = part.sort_values("place", kind="stable")
+    by_attack, by_class = part[(part["class"] == "harmful") & (part["attack"] != IMAGE)], part[part["attack"] == IMAGE]
+    shown = (
+        (by_attack, "attack", "top_5", "harmful: refusal in the top 5"),
+        (by_attack, "attack", "top_1", "harmful: refusal likeliest"),
+        (by_class, "class", "top_1", "any image: refusal likeliest"),
+    )
+    for ax, (table, by, quantity, title) in zip(axes, shown, strict=True):
+        panels.forest(ax, table[table["quantity"] == quantity], by=by, xlabel="share of requests")
+        ax.set_title(title)
         ax.set_xlim(-0.04, 1.04)
+        if ax is not axes[0]:
+            ax.tick_params(labelleft=False)
     return {"figure": layers, "rules": effects}
+
+
+WORDED = {
+    "none": "no edit",
+    PRINTED: "printed, raw",
+    "printed/unit": "printed, unit",
+    "toward_text/raw": "to text, raw",
+    CORRECTED: "to text, unit",
+    GATED: "the same, gated",
+    PROJECTION: "to text, projection",
+    "random/unit": "random, unit",
+}
+"""The rows of the figure: rules, and the corrected one behind the probe's gate, as SafeSteer applies it."""
 
 
 ANALYSIS = Analysis(
@@ -276,6 +289,6 @@ ANALYSIS = Analysis(
     order=9,
     captions={
         "figure": "mu = mean SD - mean CB of test pairs; the refusal direction is from training pairs. Bands: 95 % over pairs.",
-        "rules": "MSAV at the final norm on every request, by sign and norm. Bars: 95 % over pairs; of the vectors drawn where random.",
+        "rules": "The first token of test requests with MSAV at the final norm, by rule. Bars: 95 % over pairs; random: central 95 % of vectors.",
     },
 )

@@ -323,7 +323,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     scores, kl = (x[x["read"] == read] for x in (scores, kl))
     panels.layer_curve(axes[0, 0], scores, by="of", kind="class", ylabel="refusal log-odds (nats)", reference=0.0, reference_label="")
     axes[0, 0].set_title("harmful: ablated; harmless: added")
-    floor = max(float(kl["low"].min()) / 2, 1e-4)
+    floor = max(float(kl["value"].min()) / 3, 1e-9)
     panels.layer_curve(axes[0, 1], kl.assign(low=kl["low"].clip(lower=floor)), by="of", kind="class", ylabel="KL under ablation (nats)",
                        reference=KL_LIMIT, reference_label="limit")  # fmt: skip
     axes[0, 1].set_yscale("log")

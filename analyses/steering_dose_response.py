@@ -340,6 +340,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
             part = table[table["steering"] == steering]
             panels.dose_curve(ax, part, by="of", kind="class", xlabel=doses[steering], ylabel=ylabel)
             ax.set_ylim(-0.04, 1.04)
+            ax.set_xticks(sorted({round(2 * d) / 2 for d in part["dose"]}))
             ax.set_title(titles[steering])
     return drawn
 
