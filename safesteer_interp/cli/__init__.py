@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "versions, agreement of the tracers, disk, cache, data roots"),
     "trace": ("trace", "capture residual streams of a model on requests, in one resumable pass"),
     "run": ("run", "make figures, tables and claims of analyses (--all for every one)"),
+    "submit": ("submit", "cut `run` or `trace` into jobs: SLURM, Ray, or local processes"),
     "sweep": ("sweep", "one analysis over a range of its parameters, on the stored trace"),
     "render": ("render", "redraw figures from their tables, without a model"),
     "verify": ("verify", "recompute and compare with what is stored"),

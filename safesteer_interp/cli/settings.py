@@ -33,8 +33,8 @@ class Settings:
     """Folder of traces; default: "traces" in the user cache."""
     tracer: TracerName = DEFAULT_TRACER
     """The engine; all three give the same numbers."""
-    batch_size: int = 16
-    """Requests per pass; changes no number."""
+    batch_size: str = "16"
+    """Requests per pass, or auto: the largest that fits, remembered per model. Changes no number."""
     fresh: bool = False
     """Compute again even what is finished and unchanged."""
     dry_run: bool = False

@@ -50,7 +50,7 @@ class Settings:
     max_pixels: int | None = None
     adapter: str | None = None
     tracer: str = DEFAULT_TRACER
-    batch_size: int = 16
+    batch_size: int | str = 16
     trust_remote_code: bool = False
     revision: str | None = None
     thinking: bool | None = None
