@@ -289,6 +289,6 @@ ANALYSIS = Analysis(
     order=9,
     captions={
         "figure": "mu = mean SD - mean CB of test pairs; the refusal direction is from training pairs. Bands: 95 % over pairs.",
-        "rules": "The first token of test requests with MSAV at the final norm, by rule. Bars: 95 % over pairs; random: central 95 % of vectors.",
+        "rules": "First token of test requests with MSAV at the final norm, by rule. Bars: 95 % over pairs; random: 95 % of the vectors.",
     },
 )
