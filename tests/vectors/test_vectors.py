@@ -266,10 +266,13 @@ def test_difference_bootstrap_equals_the_direct_computation() -> None:
     states[first, 0] += 3
     found = DifferenceBootstrap(states, first, np.arange(30))
     difference = states[first].mean(0) - states[~first].mean(0)
-    assert found.norm().value == pytest.approx(np.linalg.norm(difference))
+    norm, plain = found.norm(), np.linalg.norm(difference)
+    assert norm.low < norm.value < norm.high and norm.value < plain, "noise lengthens a norm, which is taken off"
+    assert norm.value == pytest.approx(np.sqrt(plain**2 - 6 * (1 / 12 + 1 / 18)), rel=0.05)  # what unit noise adds to the square
     axis = np.eye(6)[0]
-    cosine = found.cosine(axis)
-    assert cosine.value == pytest.approx(difference[0] / np.linalg.norm(difference)) and cosine.low < cosine.value < cosine.high <= 1
+    cosine, plain_cosine = found.cosine(axis), difference[0] / plain
+    assert cosine.low < cosine.value < cosine.high <= 1 and cosine.value > plain_cosine, "and shortens a cosine"
+    assert cosine.value == pytest.approx(plain_cosine * plain / norm.value, abs=0.03)
     assert np.isnan(found.cosine(np.zeros(6)).value)
 
 
