@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,14 +29,16 @@ TWICE = (2 * DIFFERENCE[0], 2 * DIFFERENCE[1])
 """Bounds of a difference of two differences of outcomes."""
 
 
-def rule_effects(ctx: Context, defense: Any, report: TraceView, random_vectors: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def rule_effects(
+    ctx: Context, defense: Any, report: TraceView, tokens: Sequence[int], random_vectors: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Per rule, gate, form and class: refusal `log_odds` and `mass` of the first token, `top_K` = a refusal token is among the K most
     probable; then each of them minus the same request unedited, `becomes_top_1`: a refusal token is the most probable only now, and
     `enters_top_5`: the same of the 5 most probable, of the requests that had none among them."""
     import torch
 
     states, seed = torch.from_numpy(report.rows("final_norm", "last_prompt")), ctx.seed("bootstrap")
-    effects, sample = _effects(ctx, defense, states, random_vectors), _Sample.of(report.index)
+    effects, sample = _effects(ctx, defense, states, tokens, random_vectors), _Sample.of(report.index)
     called = np.array([bool(verdict["harmful"]) for verdict in defense.opening(states).verdicts], dtype=float)
     values, contrasts = [], []
     for rule, gate in [("none", EVERY), *((r, g) for r in RULES for g in (EVERY, GATED))]:
@@ -78,17 +81,17 @@ class _Sample:
         return np.asarray(self.attack != str(Attack.CB) if form == IMAGE else self.attack == form)
 
 
-def _effects(ctx: Context, defense: Any, states: Any, random_vectors: int) -> dict[str, Effect]:
+def _effects(ctx: Context, defense: Any, states: Any, tokens: Sequence[int], random_vectors: int) -> dict[str, Effect]:
     """Rule -> what the first token is like once the prompt states [n, d] are moved by it; "none": as they are."""
     from safesteer_interp.vectors.alignment import ApplicationRule
 
-    found = {"none": {q: x[None] for q, x in first_token(ctx, states).items()}}
+    found = {"none": {q: x[None] for q, x in first_token(ctx, states, tokens).items()}}
     first = ctx.seed("random vectors")
     drawn = [defense.vector.random(seed) for seed in range(first, first + random_vectors)]
     for name in ctx.track(RULES, "rules"):
         sign, norm = name.split("/")
         runs = [(v, "toward_text") for v in drawn] if sign == "random" else [(defense.vector, sign)]
-        each = [first_token(ctx, vector.apply(states, ApplicationRule(s, norm))) for vector, s in runs]
+        each = [first_token(ctx, vector.apply(states, ApplicationRule(s, norm)), tokens) for vector, s in runs]
         found[name] = {q: np.stack([run[q] for run in each]) for q in found["none"]}
     return found
 

@@ -45,21 +45,15 @@ def text_spec(p: Paired) -> TraceSpec:
     return fit_spec(p, attacks=(Attack.TEXT, Attack.CB), sites=("resid_post",))
 
 
-def refusal_log_odds(ctx: Context, states: Any) -> Any:
-    """[n] log-odds that the first token is a refusal token, from states [n, d] at the final norm."""
-    return first_token(ctx, states)["log_odds"]
-
-
-def first_token(ctx: Context, states: Any, bias: float = 0.0) -> dict[str, np.ndarray]:
-    """Quantities [n] of the first answer token, from states [n, d] at the final norm: log-odds and probability `mass` of a refusal token,
-    and `top_K`: one is among the K most probable. `bias` is added to the refusal tokens' logits first."""
+def first_token(ctx: Context, states: Any, tokens: Sequence[int], bias: float = 0.0) -> dict[str, np.ndarray]:
+    """Quantities [n] of the first answer token, from states [n, d] at the final norm: log-odds and probability `mass` of a refusal token
+    (one of `tokens`), and `top_K`: one is among the K most probable. `bias` is added to the refusal tokens' logits first."""
     import torch
     from scipy.special import expit
 
-    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.steering.selection import refusal_score
 
-    tokens = list(refusal_token_ids(ctx.model))
+    tokens = list(tokens)
     logits = ctx.head(np.asarray(states), normed=True)
     odds = refusal_score(torch.from_numpy(logits), tokens).double().numpy() + bias
     others = np.delete(logits, tokens, axis=1)
@@ -67,7 +61,7 @@ def first_token(ctx: Context, states: Any, bias: float = 0.0) -> dict[str, np.nd
     return {"log_odds": odds, "mass": expit(odds), **{f"top_{k}": (rank <= k).astype(float) for k in (1, TOP)}}
 
 
-def steering_direction(ctx: Context, p: Any) -> tuple[Any, pd.DataFrame]:
+def steering_direction(ctx: Context, p: Any, tokens: Sequence[int]) -> tuple[Any, pd.DataFrame]:
     """The refusal direction to steer with, of the candidate layers (`layers` of them, in the first 80 %), and what each does.
 
     Directions are fitted on training requests in words. The layer is the one where adding the difference of the class means to the last
@@ -82,7 +76,7 @@ def steering_direction(ctx: Context, p: Any) -> tuple[Any, pd.DataFrame]:
     candidates = [possible[i] for i in sorted({round(x) for x in np.linspace(0, len(possible) - 1, p.layers)})]
     requests = ctx.requests(validation_spec(p))
     states = first_states(ctx.model, requests, [(), *(Steered.along(candidate, 1.0).given for candidate in candidates)])
-    plain, *steered = (refusal_log_odds(ctx, each) for each in states)
+    plain, *steered = (first_token(ctx, each, tokens)["log_odds"] for each in states)
     harmful, pairs = np.array([r.harmful for r in requests]), np.array([r.pair for r in requests])
     rows = []
     for candidate, odds in zip(candidates, steered, strict=True):

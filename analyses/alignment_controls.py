@@ -17,6 +17,7 @@ from safesteer_interp.statistics import DIFFERENCE, OUTCOME, Estimate, cluster_m
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import AnsweringParams, answered_together, to_answer
+from ._refusal_tokens import refusal_tokens, tokens_spec
 from ._shared import report_spec, row
 from ._steering import CLASSES, SITE, TOP, TWINS, by_class, first_token, validation_spec, vector_spec
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # a finding is drawn without torch
     from safesteer_interp.steering.edits import Change
     from safesteer_interp.vectors.alignment import AlignmentVector
 
+Tokens = tuple[int, ...]
 NONE, MSAV, PROJECTION, SHIFT, REMAINDER, BIAS, RANDOM = (
     "none", "msav", "projection", "harmless_shift", "remainder", "refusal_bias", "random_direction",
 )  # fmt: skip
@@ -61,7 +63,7 @@ class Params(AnsweringParams):
 def needs(p: Params) -> list[TraceSpec]:
     attacks = tuple(Attack(a) for a in p.attacks)
     fit = vector_spec(p)
-    return [TraceSpec(**{**vars(fit), "attacks": (Attack.CB, *attacks)}), validation_spec(p, attacks), _report(p)]
+    return [TraceSpec(**{**vars(fit), "attacks": (Attack.CB, *attacks)}), validation_spec(p, attacks), _report(p), tokens_spec(p)]
 
 
 def _report(p: Params) -> TraceSpec:
@@ -78,19 +80,22 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     one as often as under MSAV. All act on the first answer token only, so that its distribution follows from stored states.
     """
     from safesteer_interp.decoding.prompt_cache import remembering_prompts
+    from safesteer_interp.defenses.refusal_bias import RefusalBias
 
-    tables, contrasts, matched = [], [], []
+    tables, contrasts, matched, tokens = [], [], [], refusal_tokens(ctx, p)
     with remembering_prompts(ctx.model):
         for attack in p.attacks:
             vector, shared = _vectors(ctx, p, attack)
             changes = _changes(vector, shared)
-            bias, head = _bias(ctx, p, attack, changes[MSAV])
+            bias, head = _bias(ctx, p, attack, changes[MSAV], tokens)
             matched.append({"attack": attack, "quantity": "bias", "unit": "nats"} | head)
-            found = _first_tokens(ctx, p, attack, changes, bias)
-            found = found.merge(_answers(ctx, p, attack, changes, vector, bias), on=["arm", "request"], how="left")
+            found = _first_tokens(ctx, p, attack, changes, bias, tokens)
+            found = found.merge(
+                _answers(ctx, p, attack, changes, vector, RefusalBias(bias, tokens=tokens)), on=["arm", "request"], how="left"
+            )
             tables += _values(found, attack, ctx.seed("bootstrap"))
             contrasts += _contrasts(found, attack, ctx.seed("bootstrap"))
-            contrasts += _spreads(ctx, p, attack, changes)
+            contrasts += _spreads(ctx, p, attack, changes, tokens)
     return {"table": pd.DataFrame(tables), "contrasts": pd.DataFrame(contrasts), "bias": pd.DataFrame(matched)}
 
 
@@ -136,7 +141,7 @@ def _random(change: Change, d: int, seed: int) -> Change:
     return Made(lambda h: h + (change(h) - h).norm(dim=-1, keepdim=True) * unit.to(h), f"random {seed}", f"{change.key} random {seed}", d)
 
 
-def _bias(ctx: Context, p: Params, attack: str, msav: Change) -> tuple[float, dict[str, Any]]:
+def _bias(ctx: Context, p: Params, attack: str, msav: Change, tokens: Tokens) -> tuple[float, dict[str, Any]]:
     """Nats on the refusal tokens under which harmful validation pictures have the mean refusal mass that they have under MSAV; with what
     they have without (`plain`) and under it (`matched`)."""
     import torch
@@ -145,15 +150,15 @@ def _bias(ctx: Context, p: Params, attack: str, msav: Change) -> tuple[float, di
 
     view = ctx.trace(validation_spec(p, (Attack(attack),)))
     states = view.rows(SITE, "last_prompt")[view.labels.harmful]
-    plain = first_token(ctx, states)["log_odds"]
-    target = float(first_token(ctx, msav(torch.from_numpy(states)).numpy())["mass"].mean())
+    plain = first_token(ctx, states, tokens)["log_odds"]
+    target = float(first_token(ctx, msav(torch.from_numpy(states)).numpy(), tokens)["mass"].mean())
     # Log-odds rise by the bias itself, whatever the request: the mean mass is a smooth rising function of it.
     bias = float(brentq(lambda b: expit(plain + b).mean() - min(max(target, 1e-6), 1 - 1e-6), -60, 60))
     numbers = {"value": bias, "low": float("nan"), "high": float("nan"), "n": len(states), "clusters": len(states)}
     return bias, {**numbers, "plain": float(expit(plain).mean()), "matched": target}
 
 
-def _first_tokens(ctx: Context, p: Params, attack: str, changes: dict[str, Change], bias: float) -> pd.DataFrame:
+def _first_tokens(ctx: Context, p: Params, attack: str, changes: dict[str, Change], bias: float, tokens: Tokens) -> pd.DataFrame:
     """One row per arm and request: labels and the first token's quantities; under random vectors their mean over the vectors."""
     import torch
 
@@ -161,9 +166,9 @@ def _first_tokens(ctx: Context, p: Params, attack: str, changes: dict[str, Chang
     rows = np.flatnonzero(view.labels.attacks == attack)
     states = torch.from_numpy(view.rows(SITE, "last_prompt")[rows])
     labels = view.index.iloc[rows][["pair", "harmful"]].reset_index(drop=True).assign(request=[view.requests[i].id for i in rows])
-    each = {NONE: first_token(ctx, states), BIAS: first_token(ctx, states, bias)}
-    each |= {arm: first_token(ctx, change(states)) for arm, change in changes.items()}
-    drawn = [first_token(ctx, _random(changes[MSAV], states.shape[1], seed)(states)) for seed in _seeds(ctx, p)]
+    each = {NONE: first_token(ctx, states, tokens), BIAS: first_token(ctx, states, tokens, bias)}
+    each |= {arm: first_token(ctx, change(states), tokens) for arm, change in changes.items()}
+    drawn = [first_token(ctx, _random(changes[MSAV], states.shape[1], seed)(states), tokens) for seed in _seeds(ctx, p)]
     each[RANDOM] = {q: np.mean([one[q] for one in drawn], axis=0) for q in each[NONE]}
     return pd.concat([labels.assign(arm=arm, **{q: found[q] for q in FIRST}) for arm, found in each.items()], ignore_index=True)
 
@@ -173,14 +178,13 @@ def _seeds(ctx: Context, p: Params) -> range:
     return range(first, first + p.random_vectors)
 
 
-def _answers(ctx: Context, p: Params, attack: str, changes: dict[str, Change], vector: AlignmentVector, bias: float) -> pd.DataFrame:
+def _answers(ctx: Context, p: Params, attack: str, changes: dict[str, Change], vector: AlignmentVector, bias: Any) -> pd.DataFrame:
     """One row per arm and request: the shares of its answers that are no refusal, and that go in circles. Every pair has its own random
     vector, so that means over pairs are means over vectors as well."""
     from safesteer_interp.defenses.none import Undefended
-    from safesteer_interp.defenses.refusal_bias import RefusalBias
 
     requests = [r for r in ctx.requests(_report(p)) if r.attack == attack]
-    defenses = {NONE: Undefended(), BIAS: RefusalBias(bias), **{arm: _steered(change, vector) for arm, change in changes.items()}}
+    defenses = {NONE: Undefended(), BIAS: bias, **{arm: _steered(change, vector) for arm, change in changes.items()}}
     asked = [to_answer(p, arm, defense, requests) for arm, defense in defenses.items()]
     first = ctx.seed("random vectors of the answers")
     for number, pair in enumerate(dict.fromkeys(r.pair for r in requests)):
@@ -227,7 +231,7 @@ def _contrasts(found: pd.DataFrame, attack: str, seed: int) -> list[dict[str, An
     return rows
 
 
-def _spreads(ctx: Context, p: Params, attack: str, changes: dict[str, Change]) -> list[dict[str, Any]]:
+def _spreads(ctx: Context, p: Params, attack: str, changes: dict[str, Change], tokens: Tokens) -> list[dict[str, Any]]:
     """How the first token changes in the mean over requests under single random vectors, as long as MSAV and as the harmless shift."""
     import torch
 
@@ -235,9 +239,9 @@ def _spreads(ctx: Context, p: Params, attack: str, changes: dict[str, Change]) -
     at = view.labels.attacks == attack
     states = torch.from_numpy(view.rows(SITE, "last_prompt")[at])
     harmful, pairs = view.labels.harmful[at], view.labels.pairs[at]
-    plain, rows = first_token(ctx, states), []
+    plain, rows = first_token(ctx, states, tokens), []
     for arm in (MSAV, SHIFT):
-        drawn = [first_token(ctx, _random(changes[arm], states.shape[1], seed)(states)) for seed in _seeds(ctx, p)]
+        drawn = [first_token(ctx, _random(changes[arm], states.shape[1], seed)(states), tokens) for seed in _seeds(ctx, p)]
         for quantity in FIRST:
             means = [{k: v.mean() for k, (v, _) in by_class(one[quantity] - plain[quantity], harmful, pairs).items()} for one in drawn]
             for kind in (*CLASSES, TWINS):

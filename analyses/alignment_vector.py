@@ -18,6 +18,7 @@ from safesteer_interp.tracing.spec import TraceSpec
 
 from ._alignment_rules import CORRECTED, EVERY, GATED, IMAGE, PRINTED, PROJECTION, TWINS, rule_effects
 from ._answering import fitted, training_spec
+from ._refusal_tokens import refusal_tokens
 from ._shared import attacks_in, report_spec, row, site_label
 
 if TYPE_CHECKING:  # a finding is drawn without torch
@@ -51,7 +52,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     first token's logits and nothing else, so the rules need no forward pass.
     """
     fit, report = (ctx.trace(spec) for spec in needs(p))
-    rules, contrasts = rule_effects(ctx, fitted(ctx, p), report, p.random_vectors)
+    rules, contrasts = rule_effects(ctx, fitted(ctx, p), report, refusal_tokens(ctx, p), p.random_vectors)
     return {"layers": _layers(ctx, fit, report, p), "rules": rules, "contrasts": contrasts}
 
 

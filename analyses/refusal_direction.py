@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from safesteer_interp.errors import NotApplicableError
 from safesteer_interp.requests import Attack, Split
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
@@ -16,8 +17,9 @@ from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.statistics import Estimate, cluster_mean, wilson
 from safesteer_interp.tracing.spec import TraceSpec
 
+from ._refusal_tokens import refusal_tokens
 from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row
-from ._steering import random_of_each_pair, refusal_log_odds
+from ._steering import first_token, random_of_each_pair
 
 if TYPE_CHECKING:  # a finding is drawn without torch
     from safesteer_interp.tracing.tracer import Edit
@@ -89,11 +91,12 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     As published, candidates are differences of class means of training requests in words, by layer and template token, without those
     that are not answered as labelled; the KL limit is held against the estimate alone.
     """
-    chosen, selection, choice = _selected(ctx, p)
-    return {"selection": selection, "choice": choice, "effects": _effects(ctx, chosen, p)}
+    tokens = refusal_tokens(ctx, p)
+    chosen, selection, choice = _selected(ctx, p, tokens)
+    return {"selection": selection, "choice": choice, "effects": _effects(ctx, chosen, p, tokens)}
 
 
-def _candidates(ctx: Context, p: Params) -> tuple[list[Direction], int]:
+def _candidates(ctx: Context, p: Params, tokens: tuple[int, ...]) -> tuple[list[Direction], int]:
     """The candidate directions, and how many training requests the filter left out."""
     from safesteer_interp.steering.selection import answered_as_labelled
     from safesteer_interp.vectors.refusal import eligible, refusal_directions, template_reads
@@ -101,7 +104,13 @@ def _candidates(ctx: Context, p: Params) -> tuple[list[Direction], int]:
     fit = ctx.trace(_fit(p))
     kept = np.ones(len(fit), dtype=bool)
     if p.filtered:
-        kept = answered_as_labelled(refusal_log_odds(ctx, fit.rows("final_norm", "last_prompt")), fit.labels.harmful)
+        odds = first_token(ctx, fit.rows("final_norm", "last_prompt"), tokens)["log_odds"]
+        kept = answered_as_labelled(odds, fit.labels.harmful)
+        if not all((kept & side).any() for side in (fit.labels.harmful, ~fit.labels.harmful)):
+            raise NotApplicableError(
+                "the model starts no answer to a harmful training text with a refusal, or every one to a harmless text: what it refuses "
+                "cannot be told from what it does not (--set filtered=false keeps all requests)."
+            )
     known = template_reads(ctx.model)
     reads = [str(read) for read in fit.reads if str(read) in known]
     layered = [site for site in fit.sites_in_order if site.layer is not None]
@@ -112,18 +121,17 @@ def _candidates(ctx: Context, p: Params) -> tuple[list[Direction], int]:
     return [d for d in possible if d.site.layer in taken], int((~kept).sum())
 
 
-def _selected(ctx: Context, p: Params) -> tuple[Direction, pd.DataFrame, pd.DataFrame]:
+def _selected(ctx: Context, p: Params, tokens: tuple[int, ...]) -> tuple[Direction, pd.DataFrame, pd.DataFrame]:
     """The direction that was chosen; per candidate and quantity, its mean with what it is `plain`, without an edit; and how sure the
     choice is. `limit` says on which side of the KL limit the candidate's interval lies. Where no candidate is kept the nearest miss is
     taken: the lowest bypass among those that induce refusal, if any does."""
-    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.steering.selection import select_refusal_direction
 
-    candidates, untrained = _candidates(ctx, p)
+    candidates, untrained = _candidates(ctx, p, tokens)
     requests, progress = ctx.requests(_validation(p)), ctx.session.settings.progress
     harmful, harmless = ([r for r in requests if r.harmful is side] for side in (True, False))
     found = select_refusal_direction(
-        ctx.model, candidates, harmful, harmless, refusal_token_ids(ctx.model),
+        ctx.model, candidates, harmful, harmless, tokens,
         filtered=p.filtered, max_kl=KL_LIMIT, progress=progress, seed=ctx.seed("resampled choices"),
     )  # fmt: skip
     raising = found.table["induce"] > 0
@@ -144,7 +152,7 @@ def _selected(ctx: Context, p: Params) -> tuple[Direction, pd.DataFrame, pd.Data
     return chosen, pd.DataFrame(rows), pd.DataFrame([choice])
 
 
-def _effects(ctx: Context, chosen: Direction, p: Params) -> pd.DataFrame:
+def _effects(ctx: Context, chosen: Direction, p: Params, tokens: tuple[int, ...]) -> pd.DataFrame:
     """Per form, class and edit: `log_odds` of a refusal as the first token, minus the same request unedited, and the divergence `kl` of
     the first token from it; of the chosen direction, of random ones (each pair has its own), and of the one minus the other."""
     from safesteer_interp.vectors.direction import random_direction
@@ -163,9 +171,9 @@ def _effects(ctx: Context, chosen: Direction, p: Params) -> pd.DataFrame:
         apart = {quantity: np.zeros(len(requests)) for quantity in ("log_odds", "kl")}
         for drawn, own in ctx.track(random_of_each_pair(lambda s: random_direction(chosen, s), requests, first), f"{edit}, {kind}"):
             at = [place[r.id] for r in own]
-            for quantity, values in _changes(ctx, before[at], own, _edit(ctx, edit, drawn)).items():
+            for quantity, values in _changes(ctx, before[at], own, _edit(ctx, edit, drawn), tokens).items():
                 apart[quantity][at] = values
-        mine = _changes(ctx, before, requests, _edit(ctx, edit, chosen))
+        mine = _changes(ctx, before, requests, _edit(ctx, edit, chosen), tokens)
         head = {"class": kind, "edit": edit}
         for form in attacks_in(pd.DataFrame({"attack": forms})):
             at_form = forms == form
@@ -213,7 +221,7 @@ def _edit(ctx: Context, name: str, direction: Direction) -> Edit:
     return Schedule(every_write(ctx.model)).edit(ablate(direction))
 
 
-def _changes(ctx: Context, before: np.ndarray, requests: list[Any], edit: Edit) -> dict[str, np.ndarray]:
+def _changes(ctx: Context, before: np.ndarray, requests: list[Any], edit: Edit, tokens: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Quantity -> [n], of requests whose states at the final norm [n, d] were `before`, under an edit."""
     import torch
 
@@ -222,8 +230,8 @@ def _changes(ctx: Context, before: np.ndarray, requests: list[Any], edit: Edit) 
     trace: TraceView = ctx.collect(requests, sites="final_norm", reads="last_prompt", edits=[edit])
     after = trace.rows("final_norm", "last_prompt")
     logits = [torch.from_numpy(ctx.head(states, normed=True)) for states in (after, before)]
-    odds = refusal_log_odds(ctx, after) - refusal_log_odds(ctx, before)
-    return {"log_odds": odds, "kl": first_token_divergence(*logits).double().numpy()}
+    odds = [first_token(ctx, states, tokens)["log_odds"] for states in (after, before)]
+    return {"log_odds": odds[0] - odds[1], "kl": first_token_divergence(*logits).double().numpy()}
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:

@@ -20,6 +20,7 @@ from safesteer_interp.statistics import DIFFERENCE, OUTCOME, cluster_mean, clust
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import AnsweringParams, answered_together, perplexities, test_spec, to_answer
+from ._refusal_tokens import refusal_tokens, tokens_spec
 from ._shared import report_spec, row
 from ._steering import (
     CLASSES,
@@ -66,7 +67,7 @@ class Params(AnsweringParams):
 
 
 def needs(p: Params) -> list[TraceSpec]:
-    return [vector_spec(p), text_spec(p), validation_spec(p), _first(p)]
+    return [vector_spec(p), text_spec(p), tokens_spec(p), validation_spec(p), _first(p)]
 
 
 def _first(p: Params) -> TraceSpec:
@@ -85,10 +86,11 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
 
     with remembering_prompts(ctx.model):
         vector = alignment_vectors(ctx.trace(vector_spec(p)), sites=(SITE,), replicates=2)[SITE]
-        direction, selection = steering_direction(ctx, p)
+        tokens = refusal_tokens(ctx, p)
+        direction, selection = steering_direction(ctx, p, tokens)
         requests = ctx.requests(test_spec(p, attacks=tuple(Attack(a) for a in p.attacks)))
         answers = _answers(ctx, p, vector, direction, requests)
-        first = _first_token(ctx, p, vector, direction)
+        first = _first_token(ctx, p, vector, direction, tokens)
     return {
         "table": _levels(answers, ctx.seed("bootstrap")),
         "contrasts": _contrasts(answers, p, ctx.seed("bootstrap")),
@@ -218,7 +220,7 @@ def _contrasts(answers: pd.DataFrame, p: Params, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _first_token(ctx: Context, p: Params, vector: Any, direction: Any) -> pd.DataFrame:
+def _first_token(ctx: Context, p: Params, vector: Any, direction: Any, tokens: tuple[int, ...]) -> pd.DataFrame:
     """Probability that the first token is a refusal token, by steering and dose; at the dose of the claims also under random vectors."""
     import torch
 
@@ -244,11 +246,13 @@ def _first_token(ctx: Context, p: Params, vector: Any, direction: Any) -> pd.Dat
     found: list[dict[str, Any]] = []
     for steering in STEERINGS:
         for dose, after in zip(GRID, moved[steering], strict=True):
-            mass = first_token(ctx, after.numpy())["mass"]
+            mass = first_token(ctx, after.numpy(), tokens)["mass"]
             for of, side in zip(CLASSES, (harmful, ~harmful), strict=True):
                 estimate = cluster_mean(mass[side], pairs[side], bounds=OUTCOME, seed=seed)
                 found.append({"steering": steering, "dose": dose, "of": of} | estimate.as_row())
-        means = [first_token(ctx, after.numpy())["mass"].mean() for after in ctx.track(randomly[steering], f"random vectors, {steering}")]
+        means = [
+            first_token(ctx, after.numpy(), tokens)["mass"].mean() for after in ctx.track(randomly[steering], f"random vectors, {steering}")
+        ]
         found.append({"steering": steering, "dose": p.dose, "of": RANDOM} | over_vectors(means, len(means) * len(bad)))
     return pd.DataFrame(found)
 
