@@ -115,13 +115,12 @@ def answered_together(ctx: Context, p: AnsweringParams, conditions: Sequence[Any
     """
     from safesteer_interp.defenses.defense import Settings
     from safesteer_interp.evaluation.harness import judged, respond
-    from safesteer_interp.evaluation.refusal_strings import RefusalStrings
     from safesteer_interp.tracing.tracer import Sampling
 
     settings = Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
     session = ctx.session.settings
     answers = respond(ctx.answerer, conditions, settings=settings, root=session.responses, progress=session.progress)
-    return judged(answers, RefusalStrings("prefixes"))  # the strings that the published numbers were counted by
+    return judged(answers)  # by the suite's own rules of declining: lists of prefixes miss models that refuse in many words
 
 
 def perplexities(ctx: Context, p: Batched, requests: Sequence[Request], answers: pd.DataFrame) -> list[float]:
