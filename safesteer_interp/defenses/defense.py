@@ -86,6 +86,11 @@ class Defense(ABC):
         return cls(**options)
 
     @classmethod
+    def fits_on(cls, mllm: MLLM, options: Mapping[str, Any]) -> bool:
+        """Whether `build` with these options needs training requests on this model: `trained`, unless what was fitted is at hand."""
+        return cls.trained
+
+    @classmethod
     def options(cls) -> dict[str, Any]:
         """Name -> type of what a user can set: the fields that text can give, and the named parameters of `build`."""
         hints = typing.get_type_hints(cls.build)
@@ -130,6 +135,10 @@ class StagedDefense(Defense, unnamed=True):
         """How tokens are chosen."""
         return PLAIN
 
+    def policies(self, mllm: MLLM, requests: Sequence[Request]) -> Sequence[Policy]:
+        """The policy of each request, where a defense chooses tokens by more than the state: else `policy` for all."""
+        return [self.policy(mllm)] * len(requests)
+
     def contrast(self, mllm: MLLM) -> Combine | None:
         """How next-token logits of the rewritten request and of its counterpart make those of the answer; None: the first alone."""
         return None
@@ -157,7 +166,7 @@ class StagedDefense(Defense, unnamed=True):
 
         A sample's random numbers are those of the request as it came, so that the samples of two defenses can be compared.
         """
-        policy, edits, combine = self.policy(mllm), tuple(self.edits(mllm)), self.contrast(mllm)
+        policies, edits, combine = self.policies(mllm, requests), tuple(self.edits(mllm)), self.contrast(mllm)
         return [
             Ask(
                 self.rewrite(mllm, request),
@@ -168,7 +177,7 @@ class StagedDefense(Defense, unnamed=True):
                 combine=combine,
                 key=request.key(),
             )
-            for request, seed in zip(requests, seeds, strict=True)
+            for request, seed, policy in zip(requests, seeds, policies, strict=True)
         ]
 
 

@@ -1,0 +1,106 @@
+"""What SafeSteer is fitted from: two probes, the vector, and the candidates that set the unit of the score and pass the sign test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safesteer_interp.decoding.rollouts import RollOut, offered, ranked
+from safesteer_interp.errors import UsageError
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.probes.decoding_probe import DecodingProbe, check_guides
+from safesteer_interp.probes.fitting import check_fit, fit_probe, held_out
+from safesteer_interp.probes.offered import Offered
+from safesteer_interp.probes.tokens import SITE
+from safesteer_interp.sites import Site
+from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows
+from safesteer_interp.vectors.alignment import AlignmentVector, alignment_vectors
+
+SPREAD_PAIRS, CONTRAST_PAIRS, SIGN_PAIRS = 8, 24, 10
+"""Pairs whose harmful requests offer candidates: for the spread of scores, for the contrastive fit, for the sign test."""
+FEWEST_CANDIDATES, TESTED_CANDIDATES = 5, 10
+"""Measured at least, whatever K is: one candidate has no spread, and among five a choice is seldom contested."""
+TESTED_STEPS = 3
+"""First steps of the sign test: a refusal is decided there, and later choices are hardly contested."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Fitted objects of one SafeSteer."""
+
+    probe: DecodingProbe
+    prompt_probe: DecodingProbe
+    vector: AlignmentVector | None
+
+
+def fitted_parts(
+    mllm: MLLM,
+    trace: Traced,
+    fit: str,
+    options: Mapping[str, Any],
+    *,
+    split: str | None = FIT_SPLIT,
+    site: Site = SITE,
+    probe: Mapping[str, Any] | None = None,
+    candidates: Offered | None = None,
+    tested: Offered | None = None,
+) -> Parts:
+    """Fit on the requests of `split` in a stored trace; `options` (fields of SafeSteer, with defaults filled in) say what is needed.
+
+    `candidates` of training requests and `tested`, labelled ones of held-out requests, are measured on the trace's own requests unless
+    given. Raises InputError when a class is missing, or (with alignment) SD or CB requests are.
+    """
+    check_fit(fit)
+    guides = bool(options["steps"]) and options["scorer"] == "probe"
+    if guides:
+        check_guides(fit)
+    parameters = dict(probe or {})
+    of_prompts = fit_probe(mllm, trace, "prompt", split=split, **parameters)
+    if candidates is None and (fit == "contrastive" or (guides and options["scaled"])):
+        candidates = training_candidates(mllm, trace, options, contrastive=fit == "contrastive", split=split, site=site)
+    if tested is None and guides and not options["force"]:
+        tested = held_out_candidates(mllm, trace, options, split=split, site=site)
+    scoring = of_prompts
+    if fit != "prompt" or site != SITE or candidates is not None or tested is not None:
+        scoring = fit_probe(mllm, trace, fit, split=split, site=site, candidates=candidates, tested=tested, **parameters)
+    if fit == "prompt" and site == SITE:
+        of_prompts = scoring  # one object, stored once
+    vector = alignment_vectors(trace, sites=(SITE,), split=split)[str(SITE)] if options["alignment"] else None
+    return Parts(scoring, of_prompts, vector)
+
+
+def training_candidates(
+    mllm: MLLM,
+    trace: Traced,
+    options: Mapping[str, Any],
+    *,
+    contrastive: bool = False,
+    split: str | None = FIT_SPLIT,
+    site: Site = SITE,
+) -> Offered:
+    """Candidates of some training requests; labelled by roll-out where the contrastive fit is made on them."""
+    rows = fitting_rows(trace.index, split) & ~held_out(trace.index, split)
+    requests = ranked([r for r, take in zip(_requests(trace), rows, strict=True) if take], CONTRAST_PAIRS if contrastive else SPREAD_PAIRS)
+    how = RollOut(k=max(options["k"], FEWEST_CANDIDATES), steps=options["steps"] or 1, tokens=RollOut.tokens if contrastive else 0)
+    return offered(mllm, requests, how, site=site)
+
+
+def held_out_candidates(
+    mllm: MLLM, trace: Traced, options: Mapping[str, Any], *, split: str | None = FIT_SPLIT, site: Site = SITE
+) -> Offered | None:
+    """Labelled candidates of held-out requests, at the first guided steps; None where no pair is held out."""
+    held = held_out(trace.index, split)
+    requests = ranked([r for r, take in zip(_requests(trace), held, strict=True) if take], SIGN_PAIRS)
+    how = RollOut(k=max(options["k"], TESTED_CANDIDATES), steps=min(options["steps"], TESTED_STEPS))
+    return offered(mllm, requests, how, site=site) if requests else None
+
+
+def _requests(trace: Traced) -> Any:
+    found = getattr(trace, "requests", None)
+    if found is None:
+        raise UsageError(
+            "this trace does not hold its requests, which are asked again for their candidates; open it with `collect`, or give "
+            "`candidates` and `tested`."
+        )
+    return found
