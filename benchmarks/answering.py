@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safesteer_interp.datasets import load_bundled
-from safesteer_interp.decoding.generate import answer_asks, generate
+from safesteer_interp.decoding.answering import answer_asks, generate
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Policy
 from safesteer_interp.decoding.prompt_cache import read_prompts, remembering_prompts
 from safesteer_interp.decoding.sharing import Ask, by_length

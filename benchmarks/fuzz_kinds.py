@@ -36,7 +36,7 @@ from safesteer_interp.models.planted import planted_requests
 from safesteer_interp.report.gallery import build
 from safesteer_interp.report.render import render
 from safesteer_interp.requests import Attack, ImageFile, Request, Split, check_images
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.store import Store
 from safesteer_interp.tracing.tracer import Sampling
 

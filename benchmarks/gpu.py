@@ -30,7 +30,7 @@ from guided_decoding import Benchmark, fit_time, wait
 from PIL import Image
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from safesteer_interp.decoding.generate import generate
+from safesteer_interp.decoding.answering import generate
 from safesteer_interp.defenses.coca import CoCA
 from safesteer_interp.defenses.defense import Defense, Settings
 from safesteer_interp.defenses.none import Undefended
@@ -42,7 +42,7 @@ from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack, ImageSource, Request, Split
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.sites import parse_reads, parse_sites
-from safesteer_interp.tracing.collect import load_tracer
+from safesteer_interp.tracing.collecting import load_tracer
 from safesteer_interp.tracing.prefix import Feed
 from safesteer_interp.tracing.tracer import TRACERS, Sampling
 

@@ -35,7 +35,7 @@ from safesteer_interp.models.mini.language import language_dir
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Attack, Request
 from safesteer_interp.sites import parse_reads, parse_sites
-from safesteer_interp.tracing.collect import load_tracer
+from safesteer_interp.tracing.collecting import load_tracer
 from safesteer_interp.tracing.plan import cut
 from safesteer_interp.tracing.prefix import Feed
 

@@ -34,7 +34,7 @@ from safesteer_interp.lazy import attach
 
 if TYPE_CHECKING:
     from safesteer_interp.datasets import load_bundled, load_requests
-    from safesteer_interp.decoding.generate import generate
+    from safesteer_interp.decoding import generate
     from safesteer_interp.defenses import SafeSteer, steer
     from safesteer_interp.evaluation import evaluate
     from safesteer_interp.models import MLLM, load_model
@@ -42,8 +42,7 @@ if TYPE_CHECKING:
     from safesteer_interp.requests import Attack, Request, Split
     from safesteer_interp.sites import Read, Role, Site
     from safesteer_interp.statistics import Estimate
-    from safesteer_interp.tracing.collect import collect
-    from safesteer_interp.tracing.tracer import Sampling
+    from safesteer_interp.tracing import Sampling, collect
     from safesteer_interp.vectors import alignment_vectors, refusal_directions
 
 __version__ = "0.1.0"
@@ -55,11 +54,10 @@ __getattr__, __dir__, __all__ = attach(
         "datasets": ("load_requests", "load_bundled"),
         "models": ("load_model", "MLLM"),
         "sites": ("Site", "Read", "Role"),
-        "tracing.collect": ("collect",),
-        "tracing.tracer": ("Sampling",),
+        "tracing": ("collect", "Sampling"),
         "probes": ("DecodingProbe", "fit_probe"),
         "vectors": ("alignment_vectors", "refusal_directions"),
-        "decoding.generate": ("generate",),
+        "decoding": ("generate",),
         "defenses": ("steer", "SafeSteer"),
         "evaluation": ("evaluate",),
         "statistics": ("Estimate",),

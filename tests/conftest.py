@@ -28,6 +28,19 @@ for name, value in {
 settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("any machine")
 
+FURTHER = frozenset({"gemma3_text", "glm4v", "internvl", "llava_next", "llava_onevision", "qwen2_vl"})
+"""Families that resemble others in all that decoding does: every test of families takes them too, but in the slow run."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a further family join the slow run; `-m` selects after this."""
+    for item in items:
+        spec = getattr(item, "callspec", None)
+        if spec is not None and spec.params.get("family") in FURTHER:
+            item.add_marker(pytest.mark.slow)
+
+
 ROOT = Path(__file__).resolve().parent.parent
 USERS_CACHE = os.environ.get("SAFESTEER_CACHE")
 

@@ -60,6 +60,23 @@ def test_no_public_name_is_spelled_like_a_module(package: str) -> None:
     assert not modules & set(import_module(package).__all__)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("safesteer_interp.tracing.collect", "safesteer_interp.tracing.collecting", "collect"),
+        ("safesteer_interp.decoding.generate", "safesteer_interp.decoding.answering", "generate"),
+    ],
+)
+def test_an_old_address_still_answers_with_a_warning_and_takes_no_name_away(old: str, new: str, name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{old} has moved: import from {new}"):
+        found = getattr(import_module(old), name)
+    package = import_module(old.rpartition(".")[0])
+    assert found is getattr(import_module(new), name) is getattr(package, name)
+    with pytest.warns(DeprecationWarning, match="has moved"), pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = import_module(old).nothing_of_the_kind
+    assert not hasattr(import_module(old), "__file__")
+
+
 def test_importing_every_stage_imports_nothing_heavy() -> None:
     heavy = ("torch", "transformers", "nnsight", "transformer_lens", "pandas", "sklearn", "matplotlib")
     code = f"import sys, {', '.join(PACKAGES)}; print([m for m in {heavy!r} if m in sys.modules])"

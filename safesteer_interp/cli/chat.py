@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from safesteer_interp.cli.command import emit_json_line, emit_table, harmless_on_a_terminal, parse, say
-from safesteer_interp.cli.inputs import choose_requests, switched
+from safesteer_interp.cli.inputs import choose_requests
+from safesteer_interp.cli.loading import Loading, LoadingFlags
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.requests import Attack, ImageFile, Request, Split
 
@@ -55,18 +56,9 @@ class Chat:
     """Of ordinary sampling; 0: greedy."""
     seed: int = 0
     """Of the samples."""
-    device: str = "cpu"
-    """Where the model runs, e.g. "cuda"."""
-    dtype: str = "float32"
-    """Weights and states: float32, bfloat16, float16, or auto (bfloat16 where the processor multiplies it in hardware: twice as fast)."""
-    trust_remote_code: bool = False
-    """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
-    revision: str | None = None
-    """Hub revision (commit) of the model."""
-    thinking: Literal["on", "off"] | None = None
-    """Whether a reasoning model is asked to think first, where its chat template has the switch; default: as the template does."""
     json: bool = False
     """Print every response as JSON on stdout, one line each."""
+    loading: LoadingFlags = field(default_factory=Loading)
 
     def run(self) -> int:
         """Answers the request, or every line until the end of input."""
@@ -79,16 +71,7 @@ class Chat:
         settings = Settings(Sampling(self.max_new_tokens, self.temperature, self.seed), batch_size=1, explain=self.explain)
         choice.check(settings)
         picture = self._picture()
-        from safesteer_interp.models import load_model
-
-        mllm = load_model(
-            self.model,
-            device=self.device,
-            dtype=self.dtype,
-            trust_remote_code=self.trust_remote_code,
-            revision=self.revision,
-            thinking=switched(self.thinking),
-        )
+        mllm = self.loading.load(self.model)
         choice.check(settings, mllm)
         defense = self._defense(mllm, choice)
         for number, text in enumerate([self.prompt] if self.prompt else lines()):

@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from safesteer_interp.cli.command import emit_json, emit_table, parse, say
-from safesteer_interp.cli.inputs import words
+from safesteer_interp.cli.words import words
 from safesteer_interp.environment import has, torchvision_advice
 from safesteer_interp.errors import SafeSteerError, UsageError, did_you_mean
 from safesteer_interp.paths import cache_dir, data_root
@@ -118,7 +118,7 @@ def largest_difference(family: str, tracer: str) -> float:
 
     from safesteer_interp.models.families import FAMILIES
     from safesteer_interp.sites import parse_reads, parse_sites
-    from safesteer_interp.tracing.collect import load_tracer
+    from safesteer_interp.tracing.collecting import load_tracer
     from safesteer_interp.tracing.tracer import Sampling
 
     model = FAMILIES[family].tiny()

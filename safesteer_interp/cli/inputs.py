@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safesteer_interp.cli.command import say
+from safesteer_interp.cli.loading import Loading
 from safesteer_interp.errors import BadRequestError, InputError, UsageError, did_you_mean
 from safesteer_interp.requests import Attack, Request, Split, select
 
 if TYPE_CHECKING:
     from safesteer_interp.models.mllm import MLLM
+
+DEFAULT = Loading()
 
 
 def load_inputs(
@@ -22,11 +25,7 @@ def load_inputs(
     attacks: Sequence[str] = (),
     split: str | None = None,
     limit: int | None = None,
-    device: str = "cpu",
-    dtype: str = "float32",
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-    thinking: bool | None = None,
+    loading: Loading = DEFAULT,
     bad: list[BadRequestError] | None = None,
 ) -> tuple[MLLM, list[Request]]:
     """The model, and the requests that meet every condition; flags and data are checked before the model is loaded.
@@ -34,10 +33,7 @@ def load_inputs(
     Raises UsageError for an unknown attack or split and InputError when nothing is left; `bad` as for `choose_requests`.
     """
     found = choose_requests(requests, data_root=data_root, attacks=attacks, split=split, limit=limit, bad=bad)
-    from safesteer_interp.models import load_model
-
-    mllm = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision, thinking=thinking)
-    return mllm, found
+    return loading.load(model), found
 
 
 def choose_requests(
@@ -70,18 +66,8 @@ def choose_requests(
     return found[:limit]
 
 
-def switched(word: str | None) -> bool | None:
-    """What a flag of on and off says; None where it was not given."""
-    return None if word is None else word == "on"
-
-
 def _known(word: str, known: list[str], what: str, flag: str) -> str:
     by_lower = {k.lower(): k for k in known}
     if word.lower() not in by_lower:
         raise UsageError(f'{flag}: no {what} is called "{word}".{did_you_mean(word, known)}')
     return by_lower[word.lower()]
-
-
-def words(text: str) -> list[str]:
-    """The parts of a comma-separated flag."""
-    return [part.strip() for part in text.split(",") if part.strip()]

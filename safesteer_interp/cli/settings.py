@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from safesteer_interp.cli.inputs import switched
+from safesteer_interp.cli.loading import Loading, LoadingFlags
 from safesteer_interp.errors import UsageError
 from safesteer_interp.tracing.engines import DEFAULT_TRACER, TracerName
 
-SETTINGS = ("model", "data", "data_root", "store", "device", "dtype", "tracer", "batch_size", "trust_remote_code", "revision")
+SETTINGS = ("model", "data", "data_root", "store", "tracer", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,17 @@ class Settings:
     """Folder with analyses of your own, besides the shipped ones and those in ./analyses."""
     store: Path | None = None
     """Folder of traces; default: "traces" in the user cache."""
-    device: str = "cpu"
-    """Where the model runs, e.g. "cuda"."""
-    dtype: str = "float32"
-    """Weights and states: float32, bfloat16, float16, or auto (bfloat16 where the processor multiplies it in hardware: twice as fast)."""
     tracer: TracerName = DEFAULT_TRACER
     """The engine; all three give the same numbers."""
     batch_size: int = 16
     """Requests per pass; changes no number."""
-    trust_remote_code: bool = False
-    """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
-    revision: str | None = None
-    """Hub revision (commit) of the model."""
-    thinking: Literal["on", "off"] | None = None
-    """Whether a reasoning model is asked to think first, where its chat template has the switch; default: as the template does."""
     fresh: bool = False
     """Compute again even what is finished and unchanged."""
     dry_run: bool = False
     """Print which traces are missing and how many bytes they take, and stop."""
     json: bool = False
     """Print the outcome as JSON on stdout."""
+    loading: LoadingFlags = field(default_factory=Loading)
 
     def for_runner(self) -> dict[str, Any]:
         """The keyword arguments of `runner.run` and `plan`."""
@@ -58,7 +49,7 @@ class Settings:
             "profile": self.profile,
             "out": self.out,
             "folder": self.analyses,
-            "thinking": switched(self.thinking),
+            **self.loading.arguments(),
             **{name: getattr(self, name) for name in SETTINGS},
         }
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from safesteer_interp.cli.command import emit_json, parse, say
-from safesteer_interp.cli.inputs import load_inputs, switched, words
+from safesteer_interp.cli.inputs import load_inputs
+from safesteer_interp.cli.loading import Loading, LoadingFlags
+from safesteer_interp.cli.words import words
 from safesteer_interp.errors import BadRequestError
 from safesteer_interp.tracing.engines import TracerName
 
@@ -65,24 +67,15 @@ class Trace:
     """Folder with public benchmarks; default: $SAFESTEER_DATA."""
     store: Path | None = None
     """Folder of traces; default: "traces" in the user cache."""
-    device: str = "cpu"
-    """Where the model runs, e.g. "cuda"."""
-    dtype: str = "float32"
-    """Weights and states: float32, bfloat16, float16, or auto (bfloat16 where the processor multiplies it in hardware: twice as fast)."""
     remote: bool = False
     """Run on NDIF (nnsight only); the key is read from the environment."""
-    trust_remote_code: bool = False
-    """Let code that comes with the checkpoint run. Only for checkpoints you trust."""
-    revision: str | None = None
-    """Hub revision (commit) of the model."""
-    thinking: Literal["on", "off"] | None = None
-    """Whether a reasoning model is asked to think first, where its chat template has the switch; default: as the template does."""
     dry_run: bool = False
     """Print passes, bytes and free disk, and stop."""
     show_roles: bool = False
     """Print the first request as coloured text by token role, and stop."""
     json: bool = False
     """Print the result as JSON on stdout."""
+    loading: LoadingFlags = field(default_factory=Loading)
 
     def run(self) -> int:
         """Traces, or prints the plan or the roles; exit code 3 when a request that cannot be used was left out."""
@@ -99,12 +92,8 @@ class Trace:
             attacks=words(self.attacks),
             split=self.split or None,
             limit=self.limit,
-            device=self.device,
-            dtype=self.dtype,
-            trust_remote_code=self.trust_remote_code,
-            revision=self.revision,
+            loading=self.loading,
             bad=bad,
-            thinking=switched(self.thinking),
         )
         code = BadRequestError.exit_code if bad else 0
         if self.show_roles:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safesteer_interp.decoding.generate import answer_asks, text_of
+from safesteer_interp.decoding.answering import answer_asks, text_of
 from safesteer_interp.decoding.loop import Branch, Decoded, Row, Stream, Terms
 from safesteer_interp.decoding.policies import Candidates, Opening
 from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, remembering_prompts, spread

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from safesteer_interp.content_digest import object_digest
-from safesteer_interp.decoding.generate import DEFAULT_SAMPLING, answer_asks, generate
+from safesteer_interp.decoding.answering import DEFAULT_SAMPLING, answer_asks, generate
 from safesteer_interp.decoding.loop import Decoded, StepRecord
 from safesteer_interp.decoding.policies import PLAIN, Policy
 from safesteer_interp.decoding.sharing import Ask, Combine

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from safesteer_interp.code_digest import source_digest
 from safesteer_interp.content_digest import content_digest, loaded_digest
-from safesteer_interp.decoding.generate import DEFAULT_SAMPLING
+from safesteer_interp.decoding.answering import DEFAULT_SAMPLING
 from safesteer_interp.defenses.defense import Response, Settings, StagedDefense
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM

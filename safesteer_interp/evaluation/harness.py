@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 import pandas as pd
 
-from safesteer_interp.decoding.generate import answer_asks
+from safesteer_interp.decoding.answering import answer_asks
 from safesteer_interp.decoding.loop import Decoded
 from safesteer_interp.decoding.prompt_cache import remembering_prompts
 from safesteer_interp.decoding.sharing import Ask, by_answer_length, by_length

@@ -20,7 +20,7 @@ import numpy as np
 from safesteer_interp.datasets.bundled import load_bundled
 from safesteer_interp.datasets.pairs import Phrasing, stable_hash
 from safesteer_interp.datasets.utility import load_utility, score_utility
-from safesteer_interp.decoding.generate import generate, text_of
+from safesteer_interp.decoding.answering import generate, text_of
 from safesteer_interp.decoding.loop import Decoded
 from safesteer_interp.evaluation.judges import DEGENERATION
 from safesteer_interp.files import write_json
@@ -46,7 +46,7 @@ from safesteer_interp.progress import progress_bar
 from safesteer_interp.refusals import is_refusal
 from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.statistics import Estimate, cluster_auroc, cluster_mean, wilson
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.tracer import Sampling
 
 Row = dict[str, float | int]

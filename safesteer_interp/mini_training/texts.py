@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from safesteer_interp.datasets.pairs import IMPERATIVES, QUESTIONS, choose, leaked_phrases, load_pairs
-from safesteer_interp.decoding.generate import generate, text_of
+from safesteer_interp.decoding.answering import generate, text_of
 from safesteer_interp.files import write_json
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import stop_ids

@@ -33,6 +33,7 @@ from safesteer_interp.models.mini.assemble import tower_state
 from safesteer_interp.models.mini.language import language_dir, load_language
 from safesteer_interp.models.mini.lora import merge_adapter
 from safesteer_interp.models.mini.tower import SafesteerTower, SafesteerTowerConfig
+from safesteer_interp.models.placement import Placement
 
 DEFAULT = Recipe.RELEASED
 """The recipe that `load_model("mini")` gives."""
@@ -170,7 +171,7 @@ class Training:
             report = Report("own answers", len(prompts))
             # bfloat16 would say other words now and then; on a GPU that is as good an answer, and twice as fast
             dtype = "bfloat16" if self.device.startswith("cuda") else "float32"
-            model = load_folder(language_dir(), device=self.device, dtype=dtype)
+            model = load_folder(language_dir(), placement=Placement(self.device), dtype=dtype)
             answers.ensure(prompts, model, batch=self.scale.answer_batch, report=lambda done, _: report(done))
 
     def _answers(self) -> OwnAnswers:

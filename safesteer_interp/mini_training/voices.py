@@ -14,7 +14,7 @@ import numpy as np
 
 from safesteer_interp.datasets.bundled import load_bundled
 from safesteer_interp.datasets.pairs import Phrasing, stable_hash
-from safesteer_interp.decoding.generate import Progress, generate, text_of
+from safesteer_interp.decoding.answering import Progress, generate, text_of
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.refusals import is_refusal
 from safesteer_interp.requests import Attack, Request, Split

@@ -60,7 +60,10 @@ class Anatomy:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where its inputs go. Weights that wait on disk have no device of their own; accelerate's hook knows where they are used."""
+        own = self.model.device
+        used = getattr(getattr(self.model, "_hf_hook", None), "execution_device", None)
+        return torch.device(used) if own.type == "meta" and used is not None else own
 
     @property
     def dtype(self) -> torch.dtype:

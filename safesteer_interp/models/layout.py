@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -91,6 +91,8 @@ class Layout:
     """Processor to load instead of transformers' own where a package that its video half needs is missing."""
     video_needs: tuple[str, ...] = ("torchvision",)
     """Packages without which transformers' own processor does not load."""
+    image_size: Literal["fixed", "area", "edge"] = "fixed"
+    """What its image processor's `size.longest_edge` bounds: nothing (every image becomes one size), an area, or an edge."""
     facts: tuple[Fact, ...] = ()
     """Settings that processors saved by older tools leave out, and that the model's config knows."""
 

@@ -5,7 +5,7 @@ Weights are read from safetensors only, and code from a repository is never run 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,9 @@ from safesteer_interp.models.families.registry import FAMILIES
 from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.models.size import refuse_absurd_counts, refuse_larger_than_weights
+from safesteer_interp.models.pixels import cap_pixels
+from safesteer_interp.models.placement import Placement, refuse_too_little_memory, refuse_unknown_modules
+from safesteer_interp.models.size import numbers_in, refuse_absurd_counts, refuse_larger_than_weights
 from safesteer_interp.models.special_tokens import set_padding
 
 VARIANTS = {
@@ -88,6 +90,11 @@ def load_model(
     system_prompt: str | None = None,
     thinking: bool | None = None,
     adapter: str | Path | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
+    max_memory: str | Mapping[str | int, str] | None = None,
+    quant: str | None = None,
+    offload: Path | None = None,
+    max_pixels: int | None = None,
 ) -> MLLM:
     """The model called `name`, in eval mode on `device`, with its layout checked by two short forwards.
 
@@ -101,6 +108,12 @@ def load_model(
         system_prompt: default system turn; None leaves the chat template's own default.
         thinking: whether a reasoning model's template asks it to think first (`enable_thinking`); None leaves its own default.
         adapter: folder or hub id of a peft adapter that is merged into the weights. One that merely lies in the model's folder is not.
+        device_map: "auto", "balanced", "balanced_low_0", "sequential", a JSON object or file of module paths and devices, or such a
+            mapping: spreads the weights over several devices, memory and disk; `device` is not used then.
+        max_memory: what a device map by rule may use, e.g. "0=20GiB,cpu=60GiB".
+        quant: "4bit", "8bit" (bitsandbytes), "int4", "int8" (torchao): packs the weights while they are loaded.
+        offload: folder for weights that the map puts on disk.
+        max_pixels: caps an image's pixels, and with them its image tokens, where the processor can (Qwen-VL, Idefics3, SmolVLM).
 
     A model that is in memory already, quantised or otherwise changed, becomes an MLLM by `MLLM.of`.
 
@@ -110,7 +123,9 @@ def load_model(
             `thinking` for a template without such a switch.
     """
     dtype = dtype_name(dtype, device)
-    options: dict[str, Any] = {"device": device, "dtype": dtype}
+    placement = Placement(device, device_map, max_memory, quant, offload)
+    placement.options(DTYPES[dtype])  # refuses what cannot be before anything is read
+    options: dict[str, Any] = {"placement": placement, "dtype": dtype, "max_pixels": max_pixels}
     if adapter is not None:
         options["adapter"] = _folder(str(adapter), None, trust_remote_code=False)
     if name == "planted" or name.startswith("tiny:"):
@@ -132,6 +147,8 @@ def load_model(
     if attn_implementation is not None:
         _set_kernel(mllm, attn_implementation)
     mllm.system_prompt, mllm.thinking = system_prompt, thinking
+    special = {"max_pixels": max_pixels, "attn_implementation": attn_implementation}
+    mllm.loaded = {**placement.record(mllm.model), **{name: value for name, value in special.items() if value is not None}}
     check_layout(mllm)
     return mllm
 
@@ -139,15 +156,18 @@ def load_model(
 def load_folder(
     folder: Path,
     *,
-    device: str = "cpu",
+    placement: Placement | None = None,
     dtype: str = "float32",
     name: str = "",
     source: str | None = None,
     trust_remote_code: bool = False,
     adapter: Path | None = None,
+    max_pixels: int | None = None,
 ) -> MLLM:
     """The checkpoint in a local folder, without the layout check. Raises InputError as `load_model` does."""
-    dtype = dtype_name(dtype, device)
+    placement = placement or Placement()
+    dtype = dtype_name(dtype, placement.device)
+    name = name or folder.resolve().name
     raw = read_config(folder, trust_remote_code=trust_remote_code)
     refuse_absurd_counts(folder / "config.json", raw)
     with _Sentence(folder, raw):
@@ -161,7 +181,10 @@ def load_folder(
         layout = layout_for(config)
         auto = transformers.AutoModelForImageTextToText if layout.vision_tower else transformers.AutoModelForCausalLM
         if getattr(config, "quantization_config", None) is None:  # packed weights are counted otherwise
-            refuse_larger_than_weights(folder / "config.json", config, auto, weights, trust_remote_code=trust_remote_code)
+            described = refuse_larger_than_weights(folder / "config.json", config, auto, weights, trust_remote_code=trust_remote_code)
+            refuse_too_little_memory(name, sum(map(numbers_in, weights)) * DTYPES[dtype].itemsize, placement)
+            if isinstance(parsed := placement.options(DTYPES[dtype]).get("device_map"), dict):
+                refuse_unknown_modules(parsed, described, name)
         with _bar_if_large(weights):
             model, report = auto.from_pretrained(
                 folder,
@@ -169,6 +192,7 @@ def load_folder(
                 dtype=DTYPES[dtype],
                 use_safetensors=True,
                 output_loading_info=True,
+                **placement.options(DTYPES[dtype]),
                 **adapters.IGNORE,
                 **options,
             )
@@ -180,12 +204,13 @@ def load_folder(
         )
     for fact in layout.facts:
         fact.supply(config, processor, stated_settings(folder))
-    name = name or folder.resolve().name
     tokenizer = getattr(processor, "tokenizer", processor)
     if not hasattr(tokenizer, "pad_token"):
         kind = type(processor).__name__
         raise InputError(f"{folder} has a {kind} and no tokenizer; fetch its processor_config.json and tokenizer files again.")
     set_padding(model, tokenizer, name)
+    if max_pixels is not None:
+        cap_pixels(processor, layout, max_pixels, name)
     files = [*weights, *(adapters.adapter_files(adapter) if adapter is not None else ())]
     mllm = MLLM(
         name=f"{name}+{adapter.resolve().name}" if adapter is not None else name,
@@ -195,7 +220,7 @@ def load_folder(
         fingerprint=fingerprint(model, processor, files),
         source=source or str(folder),
     )
-    return _placed(mllm, device, dtype)
+    return mllm if placement.split else _placed(mllm, placement.device, dtype)
 
 
 class _Sentence:
@@ -237,8 +262,10 @@ def _bar_if_large(weights: list[Path]) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _built(name: str, *, device: str, dtype: str, adapter: Path | None = None) -> MLLM:
+def _built(name: str, *, placement: Placement, dtype: str, max_pixels: int | None = None, adapter: Path | None = None) -> MLLM:
     """A model that is built in code: planted, or a family's tiny one."""
+    if placement.split:
+        raise UsageError(f'"{name}" is built in memory on one device; leave out --device-map and --quant, or give a saved folder.')
     if name == "planted":
         from safesteer_interp.models.planted import build_planted
 
@@ -248,7 +275,10 @@ def _built(name: str, *, device: str, dtype: str, adapter: Path | None = None) -
     if adapter is not None:
         plain = adapters.merged(mllm.model, adapter)
         mllm = replace(mllm, name=f"{mllm.name}+{adapter.resolve().name}", model=plain, fingerprint=fingerprint(plain, mllm.processor))
-    return _placed(mllm, device, dtype)
+    if max_pixels is not None:
+        cap_pixels(mllm.processor, mllm.layout, max_pixels, mllm.name)
+        mllm = replace(mllm, fingerprint=fingerprint(mllm.model, mllm.processor))
+    return _placed(mllm, placement.device, dtype)
 
 
 def _set_kernel(mllm: MLLM, kernel: str) -> None:

@@ -30,6 +30,8 @@ class MLLM(Anatomy):
     """SHA-256 over the weights, the config, the processor's files and the chat template: enters every trace key."""
     source: str = ""
     """Where it was loaded from (folder, hub id and revision)."""
+    loaded: dict[str, Any] = field(default_factory=dict)
+    """How it was loaded where that is not the usual way (device map, packed weights, cap on pixels): kept in provenance."""
     known_answer: bool = False
     """True for a model whose right answers are planted: it proves machinery, and nothing found on it is a finding."""
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)

@@ -30,19 +30,23 @@ def refuse_absurd_counts(config: Path, raw: dict[str, Any]) -> None:
             )
 
 
-def refuse_larger_than_weights(config_file: Path, config: Any, auto: Any, weights: Sequence[Path], **options: Any) -> None:
-    """Raises InputError when the model that `config` describes has far more parameters than its weight files hold.
+def refuse_larger_than_weights(config_file: Path, config: Any, auto: Any, weights: Sequence[Path], **options: Any) -> list[str]:
+    """Names of the parameters and buffers of the model that `config` describes; nothing is allocated.
 
-    `auto` is the transformers class that would load it. Nothing is allocated; packed weights (quantised) cannot be counted so.
+    Raises InputError when it has far more parameters than its weight files hold.
+
+    `auto` is the transformers class that would load it. Packed weights (quantised) cannot be counted so.
     """
     with torch.device("meta"):
-        described = sum(parameter.numel() for parameter in auto.from_config(config, **options).parameters())
+        model = auto.from_config(config, **options)
+    described = sum(parameter.numel() for parameter in model.parameters())
     held = sum(map(numbers_in, weights))
     if described > SLACK * held:
         raise InputError(
             f"{config_file} describes a model of {described:,} parameters, but its weight files hold {held:,}; "
             "they do not belong together: fetch both from one checkpoint."
         )
+    return [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
 
 
 def numbers_in(path: Path) -> int:

@@ -21,7 +21,7 @@ from safesteer_interp.probes.token_spec import TOKENS, TokenSpec
 from safesteer_interp.probes.tokens import SITE, token_states
 from safesteer_interp.requests import Request, Split
 from safesteer_interp.sites import Site
-from safesteer_interp.tracing.collect import StoreLike, collect, plan
+from safesteer_interp.tracing.collecting import StoreLike, collect, plan
 from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.tracing.plan import Plan
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows

@@ -68,7 +68,7 @@ class Context:
         return self.session.requests_for(spec)
 
     def collect(self, requests: Sequence[Request], **ask: Any) -> TraceView:
-        """`tracing.collect.collect` on the run's model, store and tracer, for traces with edits; sites, reads, edits, ... as there."""
+        """`tracing.collecting.collect` on the run's model, store and tracer, for traces with edits; sites, reads, edits, ... as there."""
         view = self.session.library.collect(list(requests), **ask)
         self.trace_keys.update(view.keys)
         return view

@@ -116,6 +116,7 @@ def provenance(
             "takes_images": bool(model.takes_images),
             "dtype": ctx.session.dtype,
             **({} if model.thinking is None else {"thinking": bool(model.thinking)}),
+            **({"loaded": dict(model.loaded)} if model.loaded else {}),
             "known_answer": ctx.known_answer,
         },
         "data": {"name": _portable(ctx.dataset), "requests": dict(data)},

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from safesteer_interp.tracing.view import TraceView
 
 Found = TypeVar("Found")
+LOADING = (
+    "device", "dtype", "device_map", "max_memory", "offload", "quant", "attn_implementation", "max_pixels", "adapter",
+    "trust_remote_code", "revision", "thinking",
+)  # fmt: skip
+"""The settings that `load_model` takes."""
 
 
 @dataclass
@@ -37,6 +42,13 @@ class Settings:
     """Folder of the traces; None: `traces` in the user cache."""
     device: str = "cpu"
     dtype: str = "float32"
+    device_map: str | None = None
+    max_memory: str | None = None
+    offload: Path | None = None
+    quant: str | None = None
+    attn_implementation: str | None = None
+    max_pixels: int | None = None
+    adapter: str | None = None
     tracer: str = DEFAULT_TRACER
     batch_size: int = 16
     trust_remote_code: bool = False
@@ -74,15 +86,7 @@ class Session:
             return self.loaded_model
         from safesteer_interp.models import load_model
 
-        s = self.settings
-        return load_model(
-            s.model,
-            device=s.device,
-            dtype=s.dtype,
-            trust_remote_code=s.trust_remote_code,
-            revision=s.revision,
-            thinking=s.thinking,
-        )
+        return load_model(self.settings.model, **{name: getattr(self.settings, name) for name in LOADING})
 
     @property
     def dtype(self) -> str:

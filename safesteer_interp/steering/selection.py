@@ -25,7 +25,7 @@ from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.statistics import cluster_mean
 from safesteer_interp.steering.edits import ablate, add
 from safesteer_interp.steering.schedule import Schedule, every_write
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.tracer import DEFAULT_TRACER, Edit
 from safesteer_interp.vectors.direction import Direction
 from safesteer_interp.vectors.refusal import eligible

@@ -1,7 +1,6 @@
 """Tracing: states of every request at sites and reads, captured in one pass and kept.
 
-`collect`, which makes a trace, is `safesteer_interp.collect` (in `tracing/collect.py`).
-
+- `collect`: states of requests at sites and reads: makes a trace, or finds it
 - `Trace`: what was captured
 - `Traced`: what fitting reads of one: a trace or a view
 - `Labels`: the labels of its requests as arrays
@@ -24,9 +23,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from safesteer_interp.lazy import attach
+from safesteer_interp.lazy import attach, moved
 
 if TYPE_CHECKING:
+    from safesteer_interp.tracing.collecting import collect
     from safesteer_interp.tracing.library import TraceLibrary
     from safesteer_interp.tracing.origin import Origin
     from safesteer_interp.tracing.plan import Plan
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "collecting": ("collect",),
         "trace": ("Trace", "Traced", "Labels", "labels_of", "fitting_rows"),
         "view": ("TraceView",),
         "spec": ("TraceSpec", "pick"),
@@ -49,3 +50,5 @@ __getattr__, __dir__, __all__ = attach(
         "tracer": ("Sampling", "Edit", "At", "TRACERS"),
     },
 )
+
+moved("safesteer_interp.tracing.collect", "safesteer_interp.tracing.collecting")

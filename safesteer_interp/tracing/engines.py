@@ -51,6 +51,12 @@ def check_tracer(model: MLLM, name: str, *, remote: bool | str = False, temperat
         raise UsageError(f'--remote needs the nnsight tracer; "{name}" runs in this process only.')
     if remote and temperature > 0:
         raise UsageError("remote traces choose tokens greedily; set the temperature to 0, or trace without --remote.")
+    places = set(getattr(model.model, "hf_device_map", {}).values())
+    if name == "transformer_lens" and len(places) > 1:
+        raise UsageError(
+            f"TransformerLens rebuilds a model on one device, and {model.name} is spread over {len(places)}; trace it with --tracer hooks "
+            "or --tracer nnsight."
+        )
     if name == "transformer_lens" and not model.layout.bridge:
         raise UsageError(
             f'TransformerLens has no adapter for the family "{model.layout.family}"; trace it with --tracer nnsight or --tracer hooks.'

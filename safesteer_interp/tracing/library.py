@@ -57,7 +57,7 @@ class TraceLibrary:
         self._catalogues: dict[str, Catalogue] = {}
 
     def want(self, requests: Sequence[Request], **ask: Any) -> Want:
-        """What a call asks for: sites, reads, sampling, edits and logits as in `tracing.collect.collect`, and raising as it does."""
+        """What a call asks for: sites, reads, sampling, edits and logits as in `tracing.collecting.collect`, and raising as it does."""
         want = Want.asked(requests, self.model.n_layers, **ask)
         check_want(self.model, want)
         check_tracer(self.model, self.maker.tracer, remote=self.maker.remote, temperature=want.demand.temperature)

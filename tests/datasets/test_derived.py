@@ -41,8 +41,8 @@ def test_plain_rows_get_a_form_and_a_split_and_one_line_says_so(tmp_path: Path, 
                       ("test", True): 4, ("test", False): 4}  # fmt: skip
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "mine.jsonl: the attack of 24 rows is taken from the form (TEXT 24); the split of 24 rows is drawn by hash (test 8, "
-        'fit 12, validation 4); 24 rows without a pair: each is one by itself. To decide yourself, fill "attack", "split" and "pair".'
+        "mine.jsonl: the attack of 24 rows is taken from the form (TEXT 24); the split of 24 rows is drawn by hash (fit 12, "
+        'test 8, validation 4); 24 rows without a pair: each is one by itself. To decide yourself, fill "attack", "split" and "pair".'
     )
     load(tmp_path, rows())
     assert capsys.readouterr().err == "", "said once"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from support.decoding import ByRank, asked, ids
 
-from safesteer_interp.decoding import generate as module
-from safesteer_interp.decoding.generate import answer_asks, generate
+from safesteer_interp.decoding import answering as module
+from safesteer_interp.decoding.answering import answer_asks, generate
 from safesteer_interp.decoding.loop import Stream
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided
 from safesteer_interp.decoding.prefix import advance, prefill

@@ -11,7 +11,7 @@ import torch
 from support.decoding import ByRank, asked, ids
 
 from safesteer_interp.decoding import prompt_cache as prompts
-from safesteer_interp.decoding.generate import generate
+from safesteer_interp.decoding.answering import generate
 from safesteer_interp.decoding.policies import PLAIN, Guided
 from safesteer_interp.decoding.prompt_cache import forgetting_prompts, remembering_prompts
 from safesteer_interp.sites import Site

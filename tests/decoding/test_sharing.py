@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.decoding import ByRank, asked
 
-from safesteer_interp.decoding import generate as module
-from safesteer_interp.decoding.generate import answer_asks, generate
+from safesteer_interp.decoding import answering as module
+from safesteer_interp.decoding.answering import answer_asks, generate
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Opening
 from safesteer_interp.decoding.sharing import Ask, Mixed, ways_of
 from safesteer_interp.sites import Role, Site

@@ -123,7 +123,7 @@ def test_a_vector_needs_both_forms(planted: Any) -> None:
     assert SafeSteer.fit(planted, only_text, alignment=False, tracing={"progress": False}).vector is None
     with pytest.raises(UsageError, match=r'K is 900, but "planted" has \d+ tokens'):
         SafeSteer.fit(planted, [], k=900)  # before anything is traced
-    with pytest.raises(InputError, match="of the test split"):
+    with pytest.raises(InputError, match="of the test or the align split"):
         SafeSteer.fit(planted, select(only_text, split=Split.TEST), tracing={"progress": False})
     with pytest.raises(UsageError, match="none were given"):
         SafeSteer.build(planted)

@@ -113,7 +113,7 @@ def test_verdict_equals_the_planted_truth(measured: Measured, name: str, changes
 def test_the_vector_recovers_the_planted_gap_despite_noise() -> None:
     from safesteer_interp.models.planted import build_planted, planted_requests, planted_truth
     from safesteer_interp.requests import Attack
-    from safesteer_interp.tracing.collect import collect
+    from safesteer_interp.tracing.collecting import collect
     from safesteer_interp.vectors.alignment import alignment_vectors
 
     requests = planted_requests(attacks=(Attack.CB, Attack.SD))
@@ -217,7 +217,7 @@ def test_steered_at_dose_0_answers_as_undefended_and_is_told_from_other_doses(pl
     from safesteer_interp.defenses.steered import Steered
     from safesteer_interp.models.planted import build_planted, planted_requests
     from safesteer_interp.requests import Attack
-    from safesteer_interp.tracing.collect import collect
+    from safesteer_interp.tracing.collecting import collect
     from safesteer_interp.tracing.tracer import Edit, Sampling
     from safesteer_interp.vectors.alignment import alignment_vectors
     from safesteer_interp.vectors.refusal import refusal_directions

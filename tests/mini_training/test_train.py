@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from safesteer_interp.decoding.generate import generate, text_of
+from safesteer_interp.decoding.answering import generate, text_of
 from safesteer_interp.decoding.loop import Decoded
 from safesteer_interp.errors import UsageError
 from safesteer_interp.mini_training.evaluate import answers_of, is_answered

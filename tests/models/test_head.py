@@ -12,7 +12,7 @@ from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.head import logits, output_logits, soft_cap
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import parse_reads, parse_sites
-from safesteer_interp.tracing.collect import load_tracer
+from safesteer_interp.tracing.collecting import load_tracer
 
 Tiny = Callable[[str], MLLM]
 

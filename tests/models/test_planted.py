@@ -233,6 +233,6 @@ def test_requests_are_pairs_with_every_form_and_a_split_by_pair() -> None:
             (a, h) for a in (Attack.TEXT, Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO) for h in (True, False)
         }
     shares = {split: sum(r.split is split for r in requests) / len(requests) for split in Split}
-    assert shares == {Split.FIT: 0.5, Split.VALIDATION: 0.1, Split.TEST: 0.4}
+    assert shares == {Split.ALIGN: 0.0, Split.FIT: 0.5, Split.VALIDATION: 0.1, Split.TEST: 0.4}
     assert all((r.image is None) == (r.attack is Attack.TEXT) for r in requests)
     assert len({r.key() for r in requests if r.attack is Attack.SD}) == 80

@@ -19,7 +19,7 @@ from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.openings import opening_ids
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Role
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 
 Tiny = Callable[[str], MLLM]
 OPEN = "<think>\n\n</think>\n\n"

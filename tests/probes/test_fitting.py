@@ -18,7 +18,7 @@ from safesteer_interp.probes.fitting import FITS, fit_probe, held_out, training_
 from safesteer_interp.probes.token_spec import TokenSpec
 from safesteer_interp.probes.tokens import SITE, token_states
 from safesteer_interp.requests import Attack, Request, Split, select
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.spec import TraceSpec
 from safesteer_interp.tracing.trace import labels_of
 from safesteer_interp.tracing.tracer import Sampling
@@ -156,7 +156,7 @@ def test_the_training_trace_leaves_the_test_split_out_and_follows_its_specificat
     assert list(found.index["request"]) == kept and 0 < len(kept) < 40
     assert [str(read) for read in found.reads] == ["last_prompt", "step:1", "step:2"]
     assert max(map(len, found.generated)) == 3, "a token more than steps, since the last one is never read"
-    with pytest.raises(InputError, match="of the test split"):
+    with pytest.raises(InputError, match="of the test or the align split"):
         training_trace(planted, select(requests, split=Split.TEST), progress=False)
 
 

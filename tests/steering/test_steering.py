@@ -17,7 +17,7 @@ from safesteer_interp.sites import Role, Site
 from safesteer_interp.steering.edits import Change, ablate, add, align, clamp, shift
 from safesteer_interp.steering.schedule import Schedule, alignment_edit, at_sites, every_write
 from safesteer_interp.steering.selection import first_token_divergence, refusal_score, select_refusal_direction
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.tracing.tracer import TRACERS, At, Edit
 from safesteer_interp.vectors.alignment import RULES, AlignmentVector, ApplicationRule, alignment_vector, alignment_vectors

@@ -42,7 +42,7 @@ def train_small(device: str, folder: Path, workers: int = 0) -> dict[str, Any]:
     prepare(device)
     tokenizer = byte_level(["<|end|>"], eos="<|end|>", pad="<|end|>")
     tokenizer.chat_template = assemble.CHAT_TEMPLATE
-    lists = WordLists(WORDS, WORDS)
+    lists = WordLists(WORDS, (*WORDS, "1", "2", "3"))  # the numbers of a list, which are drawn as well
     labeller = Labeller(tokenizer, lists)
     embeddings = tiny_language(tokenizer).get_input_embeddings().weight.detach().clone().to(device)
     own = OwnAnswers(folder / "own.json")

@@ -16,7 +16,7 @@ from support.tracing import NoiseImage
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.sites import Site
-from safesteer_interp.tracing.collect import plan
+from safesteer_interp.tracing.collecting import plan
 from safesteer_interp.tracing.key import trace_key
 from safesteer_interp.tracing.tracer import Edit, Sampling
 

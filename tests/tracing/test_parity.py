@@ -12,7 +12,7 @@ from safesteer_interp.errors import UsageError
 from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Read, ReadKind, Site, SiteKind
-from safesteer_interp.tracing.collect import load_tracer
+from safesteer_interp.tracing.collecting import load_tracer
 from safesteer_interp.tracing.hooks import HooksTracer, visiting
 from safesteer_interp.tracing.prefix import Feed
 from safesteer_interp.tracing.tracer import Sampling

@@ -16,7 +16,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import parse_reads, parse_sites
 from safesteer_interp.tracing import steps
-from safesteer_interp.tracing.collect import collect, load_tracer, plan
+from safesteer_interp.tracing.collecting import collect, load_tracer, plan
 from safesteer_interp.tracing.hooks import HooksTracer
 from safesteer_interp.tracing.tracer import At, Edit, Sampling
 from safesteer_interp.types import Hidden

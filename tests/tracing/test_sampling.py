@@ -8,10 +8,10 @@ import pytest
 import torch
 from support.tracing import requests_for
 
-from safesteer_interp.decoding.generate import generate
+from safesteer_interp.decoding.answering import generate
 from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.sampling import request_generator, uniforms
 from safesteer_interp.tracing.tracer import Sampling
 

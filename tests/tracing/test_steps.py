@@ -10,7 +10,7 @@ import torch
 from support.positions import prompt_positions
 from support.tracing import all_sites, requests_for
 
-from safesteer_interp.decoding.generate import generate
+from safesteer_interp.decoding.answering import generate
 from safesteer_interp.decoding.prefix import check_head, prefill
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.perplexity import answer_perplexities
@@ -18,7 +18,7 @@ from safesteer_interp.models.checks import check_layout
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Role, Site, parse_reads, parse_sites
 from safesteer_interp.tracing import steps
-from safesteer_interp.tracing.collect import load_tracer
+from safesteer_interp.tracing.collecting import load_tracer
 from safesteer_interp.tracing.hooks import HooksTracer, visiting
 from safesteer_interp.tracing.steps import stop_ids, twin
 from safesteer_interp.tracing.tracer import TRACERS, At, Edit, Sampling

@@ -21,7 +21,7 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.tracing import plan as planning
 from safesteer_interp.tracing import shards
-from safesteer_interp.tracing.collect import collect
+from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.hooks import HooksTracer
 from safesteer_interp.tracing.store import Folder, Store
 from safesteer_interp.tracing.tracer import Captured

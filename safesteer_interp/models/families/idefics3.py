@@ -111,6 +111,7 @@ LAYOUT = Layout(
     projector="model.connector",
     image_token=image_token_of,
     template=TURNS,
+    image_size="edge",
     placeholder="<image>",
     facts=(Fact("image_seq_len", tokens_per_tile),),
 )

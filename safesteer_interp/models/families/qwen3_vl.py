@@ -74,6 +74,7 @@ LAYOUT = Layout(
     image_token=image_token_of,
     mrope=True,
     template=CHATML,
+    image_size="area",
     placeholder="<|vision_start|><|image_pad|><|vision_end|>",
     facts=PATCHES,
     processor_class=lambda: image_only(Qwen3VLProcessor),

@@ -1,10 +1,12 @@
-"""Text-only decoders: Llama, Qwen2, Qwen3 and Mistral share one set of module paths."""
+"""Text-only decoders: Llama, Qwen2, Qwen3 and Mistral share one set of module paths, and Gemma 3 has norms after its blocks besides."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -27,7 +29,26 @@ _KINDS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[str,
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16}),
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
+    "gemma3_text": (
+        Gemma3TextConfig,
+        Gemma3ForCausalLM,
+        {
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+    ),
 }
+_OWN: dict[str, dict[str, Any]] = {
+    "gemma3_text": {
+        "attn_adds": "post_attention_layernorm",
+        "mlp_adds": "post_feedforward_layernorm",
+        "sliding": True,
+        "bridge": False,
+    }
+}
+"""What sets a family's layout apart from the others'."""
 
 
 def tiny(family: str) -> Built:
@@ -48,6 +69,7 @@ LAYOUTS = {
         final_norm="model.norm",
         lm_head="lm_head",
         embed_tokens="model.embed_tokens",
+        **_OWN.get(family, {}),
     )
     for family in _KINDS
 }

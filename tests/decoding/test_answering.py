@@ -12,8 +12,8 @@ import pytest
 import torch
 from support.decoding import ByRank, asked, ids
 
+from safesteer_interp.decoding.answering import generate
 from safesteer_interp.decoding.custom_generate import guided_generate
-from safesteer_interp.decoding.generate import generate
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Opening, RandomScorer, RefusalTokens
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.families import FAMILIES
@@ -101,7 +101,7 @@ def test_finished_rows_leave_the_batch_and_the_others_go_on(tiny: Callable[[str]
     free = generate(mllm, requests, PLAIN, SAMPLED, stop=False)
     assert all(len(answer.ids) == 8 for answer in free)
     end = free[1].ids[2]
-    monkeypatch.setattr("safesteer_interp.decoding.generate.stop_ids", lambda _: frozenset({end}))
+    monkeypatch.setattr("safesteer_interp.decoding.answering.stop_ids", lambda _: frozenset({end}))
     for answer, whole in zip(generate(mllm, requests, PLAIN, SAMPLED), free, strict=True):
         cut = whole.ids.index(end) + 1 if end in whole.ids else 8
         assert answer.ids == whole.ids[:cut]

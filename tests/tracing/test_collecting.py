@@ -17,7 +17,7 @@ from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Split
 from safesteer_interp.sites import Site
 from safesteer_interp.tracing import plan as planning
-from safesteer_interp.tracing.collect import collect, plan
+from safesteer_interp.tracing.collecting import collect, plan
 from safesteer_interp.tracing.hooks import HooksTracer
 from safesteer_interp.tracing.store import Store
 from safesteer_interp.tracing.tracer import DEFAULT_TRACER, Captured, Edit
