@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
-from safesteer_interp.files import safe_name
+from safesteer_interp.files import read_tensors, safe_name
+from safesteer_interp.models.fingerprint import template_fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.paths import cache_dir
 
-if TYPE_CHECKING:
-    from safesteer_interp.defenses.safesteer import SafeSteer
-
+KIND, FILE = "safesteer-defense/2", "safesteer.safetensors"
+"""How a fitted SafeSteer is kept: the kind of file, and its name in its folder."""
 _PAPER: dict[str, Any] = {"fit": "prompt", "beta": 1.0, "score_only": True, "scaled": False, "gate": "none"}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {**_PAPER, "sign": "printed", "norm": "raw"},
@@ -59,8 +59,6 @@ def calibration_folder(mllm: MLLM) -> Path:
 
 def find_calibration(mllm: MLLM) -> Path | None:
     """The folder of this model's calibration: the user's own, else a shipped one; None where there is none."""
-    from safesteer_interp.defenses.safesteer import FILE
-
     shipped = sorted(SHIPPED.iterdir()) if SHIPPED.is_dir() else []
     for folder in (calibration_folder(mllm), *(f for f in shipped if f.is_dir())):
         if (folder / FILE).exists() and _belongs(folder / FILE, mllm):
@@ -70,10 +68,6 @@ def find_calibration(mllm: MLLM) -> Path | None:
 
 def _belongs(path: Path, mllm: MLLM) -> bool:
     """Whether what was fitted belongs to this very model under this template. A damaged file is no reason to stop: it is fitted anew."""
-    from safesteer_interp.defenses.safesteer import KIND
-    from safesteer_interp.files import read_tensors
-    from safesteer_interp.models.fingerprint import template_fingerprint
-
     try:
         _, record = read_tensors(path, KIND)
     except InputError:
@@ -83,14 +77,12 @@ def _belongs(path: Path, mllm: MLLM) -> bool:
     return bool(origin["fingerprint"] == mllm.fingerprint and origin["template"] == template)
 
 
-def calibrated(mllm: MLLM, **options: Any) -> SafeSteer:
-    """The calibrated defense of this model; `options` replace stored parameters. Raises InputError where it has none."""
-    from safesteer_interp.defenses.safesteer import SafeSteer
-
+def calibration_of(mllm: MLLM) -> Path:
+    """The folder of this model's calibration. Raises InputError where it has none."""
     folder = find_calibration(mllm)
     if folder is None:
         raise InputError(
             f'"{mllm.name}" has not been calibrated; `safesteer calibrate --model {mllm.name}` does it once, or choose another preset '
             f"({', '.join(PRESETS)})."
         )
-    return SafeSteer.load(folder, **{"preset": CUSTOM if options else CALIBRATED, **options})
+    return folder

@@ -22,7 +22,7 @@ from safesteer_interp.decoding.custom_generate import guided_generate
 from safesteer_interp.decoding.policies import Guided, Opening, Policy, ProbeScorer, RandomScorer, RefusalTokens, Scorer, check_budget
 from safesteer_interp.defenses.defense import Settings, StagedDefense
 from safesteer_interp.defenses.fitted_parts import fitted_parts
-from safesteer_interp.defenses.presets import CALIBRATED, CUSTOM, calibrated, check_preset, find_calibration, named_settings
+from safesteer_interp.defenses.presets import CALIBRATED, CUSTOM, FILE, KIND, calibration_of, check_preset, find_calibration, named_settings
 from safesteer_interp.defenses.safesteer_checks import check_choices, check_types, current_parameters
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.files import read_json, read_tensors, write_tensors
@@ -39,7 +39,6 @@ from safesteer_interp.tracing.trace import FIT_SPLIT, Traced
 from safesteer_interp.types import States
 from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule
 
-KIND, FILE = "safesteer-defense/2", "safesteer.safetensors"
 FITTED = ("probe", "prompt_probe", "vector")
 
 
@@ -171,13 +170,18 @@ class SafeSteer(StagedDefense):
         What a fit reads is kept in the user's store of traces.
         """
         if not cls.fits_on(mllm, {"preset": preset, "fit": fit, "site": site}):
-            return calibrated(mllm, **options)
+            return cls.calibrated(mllm, **options)
         if not training:
             raise UsageError("SafeSteer is fitted on training requests, and none were given.")
         settings = named_settings(preset) | {name: value for name, value in (("fit", fit), ("site", site)) if value} | options
         if fit or site or options:
             settings["preset"] = CUSTOM
         return cls.fit(mllm, training, tracing={"store": Store()}, **settings)
+
+    @classmethod
+    def calibrated(cls, mllm: MLLM, **options: Any) -> SafeSteer:
+        """What `safesteer calibrate` chose for this model; `options` replace stored parameters. Raises InputError where it has none."""
+        return cls.load(calibration_of(mllm), **{"preset": CUSTOM if options else CALIBRATED, **options})
 
     @classmethod
     def fits_on(cls, mllm: MLLM, options: Mapping[str, Any]) -> bool:
@@ -241,20 +245,16 @@ class SafeSteer(StagedDefense):
         choice = self.choice if self.steps else Choice()
         return Guided(scorer, self.k, self.steps, choice, partial(self.opening, picture=picture))
 
-    def called_harmful(self, scores: Any, picture: Any) -> Any:
-        """Whether the probe's scores of prompts say harmful, by whether the picture shows something (one value, or one per score)."""
-        return scores > self.threshold + (self.threshold_picture - self.threshold) * picture
-
     def opening(self, states: States, picture: bool = False) -> Opening:
         """The verdict on each prompt, and h0 moved by MSAV where it is harmful (eq. 9-10)."""
         scores = self.prompt_probe.score_tensor(states)
-        harmful = self.called_harmful(scores, picture)
+        bar = self.threshold_picture if picture else self.threshold
+        harmful = scores > bar
         moved = states
         if self.alignment and self.vector is not None and bool(harmful.any()):
             aligned = self.vector.apply(states, self.rule, self.strength)
             moved = torch.where(harmful[:, None], aligned, states)
         guided = harmful if self.gate == "probe" else torch.ones_like(harmful)
-        bar = self.threshold_picture if picture else self.threshold
         verdicts = [
             {"score": score, "threshold": bar, "harmful": bad, "aligned": bad and self.alignment, "guided": on and self.steps > 0}
             for score, bad, on in zip(scores.tolist(), harmful.tolist(), guided.tolist(), strict=True)
