@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 
 from safesteer_interp.cli.chat import drawn_with
 from safesteer_interp.cli.command import harmless_on_a_terminal
+from safesteer_interp.decoding.choice import PAPER, Choice
 from safesteer_interp.decoding.loop import StepRecord
 from safesteer_interp.models.planted import planted_requests
 from safesteer_interp.requests import Attack, select
@@ -26,13 +28,14 @@ COMMON = ("chat", "--model", "planted", "--max-new-tokens", "8")
 def test_one_request_is_explained(
     safesteer: Callable[..., tuple[int, str, str]], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = planted_requests(40, attacks=(Attack.CB, Attack.SD))
+    few = planted_requests(160, attacks=(Attack.CB, Attack.SD))
     monkeypatch.setattr("safesteer_interp.cli.chat.choose_requests", lambda name, data_root: few)
-    code, out, err = safesteer(*COMMON, "--prompt", HARMFUL, "--explain", "--choice-temperature", "0")
+    code, out, err = safesteer(*COMMON, "--prompt", HARMFUL, "--explain", "--beta", "inf")
     assert code == 0, err
     assert "verdict: score" in out and "candidate" in out and "'sorry'" in out and out.strip().splitlines()[-1].startswith("sorry")
-    assert "sign test: refusal tokens score" in err and "|mu|" in err
-    assert 'fitting safesteer on 80 requests of "planted"' in err, "16 of the 20 training pairs and the 4 held-out ones"
+    assert "sign test: of the candidates of one prompt" in err and "|mu|" in err
+    assert '"planted" has not been calibrated' not in err, "settings were given"
+    assert re.search(r'fitting safesteer on \d+ requests of "planted"', err)
     assert any((fresh_cache / "traces").iterdir()), "the training trace is kept for the next time"
 
 
@@ -72,6 +75,9 @@ def test_lines_are_answered_one_by_one_as_json(
         (("--training-pairs", "-1"), 2, "--training-pairs -1"),
         (("--fitted", "nowhere"), 3, "give the folder that SafeSteer.save wrote"),
         (("--fit", "promt"), 2, '"promt" is not a fit'),
+        (("--fit", "centred"), 2, '"centred" fit may not guide decoding'),
+        (("--mix", "1"), 2, "--mix is gone: the choice is softmax(log p + beta z)"),
+        (("--preset", "calibrated"), 3, "has not been calibrated; `safesteer calibrate --model planted`"),
     ],
 )
 def test_what_cannot_work_is_one_sentence(
@@ -84,17 +90,17 @@ def test_what_cannot_work_is_one_sentence(
 def test_a_saved_defense_keeps_its_parameters_unless_a_flag_is_given(
     safesteer: Callable[..., tuple[int, str, str]], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    few = planted_requests(40, attacks=(Attack.CB, Attack.SD))
+    few = planted_requests(160, attacks=(Attack.CB, Attack.SD))
     monkeypatch.setattr("safesteer_interp.cli.chat.choose_requests", lambda name, data_root: few)
     ask = (*COMMON, "--prompt", HARMFUL, "--explain")
-    code, out, err = safesteer(*ask, "--k", "3", "--gate=probe", "--set", "mix=0.5", "--save", str(tmp_path / "saved"))
+    code, out, err = safesteer(*ask, "--k", "3", "--gate=probe", "--set", "beta=0.5", "--save", str(tmp_path / "saved"))
     assert code == 0 and "fitting safesteer" in err and "at most" in err and "saved in" in err, err
-    assert "k: 3" in err and "gate: probe" in err and "mix: 0.5" in err
+    assert "k: 3" in err and "gate: probe" in err and "beta: 0.5" in err
     assert "the probe calls this request harmful" in out and "guided, being called harmful" in out and "drawn with" in out
     code, _, err = safesteer(*ask, "--k", "3")
     assert code == 0 and "fitting" not in err, "what was read is kept, and nothing is said"
     code, out, err = safesteer(*ask, "--fitted", str(tmp_path / "saved"), "--set", "gate=none")
-    assert code == 0 and "fitting" not in err and "k: 3" in err and "gate: none" in err and "mix: 0.5" in err
+    assert code == 0 and "fitting" not in err and "k: 3" in err and "gate: none" in err and "beta: 0.5" in err
     assert "as every request is (gate none)" in out
 
 
@@ -117,10 +123,23 @@ def test_no_console_ends_a_command(page: str, tmp_path: Path) -> None:
 
 def test_the_choice_is_shown_with_the_probability_it_was_drawn_with() -> None:
     step = StepRecord(0, (5, 6), (0.9, 0.1), (0.0, 2.0), 1, 5)
-    assert drawn_with(SimpleNamespace(temperature=1.0, mix=0.0), step) == pytest.approx([0.1192, 0.8808], abs=1e-4)  # type: ignore[arg-type]
-    assert drawn_with(SimpleNamespace(temperature=0.0, mix=0.0), step) == [0.0, 1.0]  # type: ignore[arg-type]
-    mixed = drawn_with(SimpleNamespace(temperature=1.0, mix=1.0), step)  # type: ignore[arg-type]
-    assert mixed == pytest.approx([0.9 / (0.9 + 0.1 * 7.389), 0.1 * 7.389 / (0.9 + 0.1 * 7.389)], abs=1e-3)
+
+    def shown(choice: Choice, temperature: float = 1.0) -> list[float]:
+        return drawn_with(SimpleNamespace(choice=choice), step, temperature)  # type: ignore[arg-type]
+
+    assert shown(PAPER) == pytest.approx([0.1192, 0.8808], abs=1e-4)
+    assert shown(Choice(beta=float("inf"))) == [0.0, 1.0] == shown(PAPER, temperature=0.0)
+    assert shown(Choice()) == pytest.approx([0.9 / (0.9 + 0.1 * 7.389), 0.1 * 7.389 / (0.9 + 0.1 * 7.389)], abs=1e-3)
+    assert shown(Choice(beta=1.0, spread=2.0)) == pytest.approx([0.9 / (0.9 + 0.1 * 2.718), 0.1 * 2.718 / (0.9 + 0.1 * 2.718)], abs=1e-3)
+
+
+def test_a_model_without_calibration_is_told_so(
+    safesteer: Callable[..., tuple[int, str, str]], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = planted_requests(160, attacks=(Attack.CB, Attack.SD))
+    monkeypatch.setattr("safesteer_interp.cli.chat.choose_requests", lambda name, data_root: few)
+    code, _, err = safesteer(*COMMON, "--prompt", HARMFUL)
+    assert code == 0 and '"planted" has not been calibrated, so SafeSteer answers with the preset "untuned"' in err, err
 
 
 def test_defenses_are_listed(safesteer: Callable[..., tuple[int, str, str]]) -> None:
