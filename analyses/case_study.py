@@ -209,7 +209,7 @@ def _strips(t: pd.DataFrame) -> Any:
         ax.set_title(_title(part), fontsize=8)
     for ax in axes.flat[len(examples) :]:
         ax.set_axis_off()
-    colors = ScalarMappable(TwoSlopeNorm(0.0, -limit, limit), palette.DIVERGING)
+    colors = ScalarMappable(TwoSlopeNorm(0.0, -limit, limit), palette.HARM)
     fig.colorbar(
         colors, ax=axes, orientation="horizontal", label="probe score of the token said (log-odds of harmful)", fraction=0.05, aspect=60
     )

@@ -13,6 +13,7 @@ from safesteer_interp.probes.decoding_probe import DecodingProbe, check_guides
 from safesteer_interp.probes.fitting import check_fit, fit_probe, held_out
 from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.tokens import SITE
+from safesteer_interp.requests import Attack
 from safesteer_interp.sites import Site
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows
 from safesteer_interp.vectors.alignment import AlignmentVector, alignment_vectors
@@ -42,6 +43,7 @@ def fitted_parts(
     *,
     split: str | None = FIT_SPLIT,
     site: Site = SITE,
+    image_form: Attack | str = Attack.SD,
     probe: Mapping[str, Any] | None = None,
     candidates: Offered | None = None,
     tested: Offered | None = None,
@@ -66,7 +68,7 @@ def fitted_parts(
         scoring = fit_probe(mllm, trace, fit, split=split, site=site, candidates=candidates, tested=tested, **parameters)
     if fit == "prompt" and site == SITE:
         of_prompts = scoring  # one object, stored once
-    vector = alignment_vectors(trace, sites=(SITE,), split=split)[str(SITE)] if options["alignment"] else None
+    vector = alignment_vectors(trace, sites=(SITE,), split=split, image=image_form)[str(SITE)] if options["alignment"] else None
     return Parts(scoring, of_prompts, vector)
 
 

@@ -32,14 +32,16 @@ from safesteer_interp.probes.decoding_probe import DecodingProbe, check_guides
 from safesteer_interp.probes.fitting import check_fit, training_trace
 from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.tokens import SITE
-from safesteer_interp.requests import Request
+from safesteer_interp.requests import Attack, Request
 from safesteer_interp.sites import Site
 from safesteer_interp.tracing.store import Store
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced
 from safesteer_interp.types import States
-from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule
+from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, check_image_form
 
 FITTED = ("probe", "prompt_probe", "vector")
+REFITTED = ("fit", "site", "image_form")
+"""Options of `build` that need a fit of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ class SafeSteer(StagedDefense):
     sign: str = "toward_text"
     """"toward_text", or "printed": the paper's, from text towards image."""
     norm: str = "unit"
-    """"unit" or "raw" (the paper's): see `vectors/alignment.py`."""
+    """"unit", "raw" (the paper's) or "projection": see `vectors/alignment.py`."""
     strength: float = 1.0
     """Times the paper's step length |h0 - mean(CB)|."""
     scorer: str = "probe"
@@ -146,6 +148,7 @@ class SafeSteer(StagedDefense):
         fit: str = "token",
         site: str = str(SITE),
         split: str | None = FIT_SPLIT,
+        image_form: Attack | str = Attack.SD,
         probe: dict[str, Any] | None = None,
         candidates: Offered | None = None,
         tested: Offered | None = None,
@@ -153,28 +156,38 @@ class SafeSteer(StagedDefense):
     ) -> SafeSteer:
         """Fit on the requests of `split` in a stored trace with `final_norm` at `last_prompt` and `step:1-...`, never on the test split.
 
-        `site` is where candidates are scored (the trace must hold it), `probe` are parameters of DecodingProbe; `candidates` and
-        `tested` are measured unless given (`defenses/fitted_parts.py`). Raises InputError when a class is missing, or (with alignment)
-        SD or CB requests are.
+        `site` is where candidates are scored (the trace must hold it), `image_form` the attack whose shift from CB is MSAV, for data
+        without SD pictures, `probe` are parameters of DecodingProbe; `candidates` and `tested` are measured unless given
+        (`defenses/fitted_parts.py`). Raises InputError when a class is missing, or (with alignment) requests in that form or CB are.
         """
         known = {f.name: f.default for f in fields(cls) if f.name not in FITTED} | options
-        parts = fitted_parts(mllm, trace, fit, known, split=split, site=Site.parse(site), probe=probe, candidates=candidates, tested=tested)
+        measured = {"candidates": candidates, "tested": tested}
+        parts = fitted_parts(mllm, trace, fit, known, split=split, site=Site.parse(site), image_form=image_form, probe=probe, **measured)
         return cls(probe=parts.probe, prompt_probe=parts.prompt_probe, vector=parts.vector, **options)
 
     @classmethod
     def build(
-        cls, mllm: MLLM, training: Sequence[Request] = (), *, preset: str = "", fit: str = "", site: str = "", **options: Any
+        cls,
+        mllm: MLLM,
+        training: Sequence[Request] = (),
+        *,
+        preset: str = "",
+        fit: str = "",
+        site: str = "",
+        image_form: str = "",
+        **options: Any,
     ) -> SafeSteer:
         """By the registry's name: a preset (empty: `calibrated` where this model is, else `untuned`), with some options replaced.
 
         What a fit reads is kept in the user's store of traces.
         """
-        if not cls.fits_on(mllm, {"preset": preset, "fit": fit, "site": site}):
+        own = {name: value for name, value in (("fit", fit), ("site", site), ("image_form", image_form)) if value}
+        if not cls.fits_on(mllm, {"preset": preset, **own}):
             return cls.calibrated(mllm, **options)
         if not training:
             raise UsageError("SafeSteer is fitted on training requests, and none were given.")
-        settings = named_settings(preset) | {name: value for name, value in (("fit", fit), ("site", site)) if value} | options
-        if fit or site or options:
+        settings = named_settings(preset) | own | options
+        if own or options:
             settings["preset"] = CUSTOM
         return cls.fit(mllm, training, tracing={"store": Store()}, **settings)
 
@@ -187,7 +200,7 @@ class SafeSteer(StagedDefense):
     def fits_on(cls, mllm: MLLM, options: Mapping[str, Any]) -> bool:
         """False where a calibration of this model is stored and is what was asked for."""
         name = options.get("preset", "")
-        other = bool(options.get("fit") or options.get("site"))
+        other = any(options.get(own) for own in REFITTED)
         return not (name == CALIBRATED or (not name and not other and find_calibration(mllm) is not None))
 
     @classmethod
@@ -195,12 +208,13 @@ class SafeSteer(StagedDefense):
         """Raises UsageError for what the finished defense would refuse, and for more candidates than the model has words."""
         name = options.get("preset", "")
         check_preset(name)
-        if name == CALIBRATED and (options.get("fit") or options.get("site")):
-            raise UsageError('the preset "calibrated" is fitted already; choose another preset to set `fit` or `site`.')
+        if name == CALIBRATED and any(options.get(own) for own in REFITTED):
+            raise UsageError(f'the preset "calibrated" is fitted already; choose another preset to set {", ".join(REFITTED)}.')
         check_fit(options.get("fit") or "prompt")
         check_guides(options.get("fit") or "prompt")
         if options.get("site"):
             Site.parse(options["site"])
+        check_image_form(options.get("image_form") or Attack.SD)
         given: dict[str, Any] = {f.name: f.default for f in fields(cls)} | dict(options)
         check_budget(given["k"], given["steps"], settings.sampling.max_new_tokens, mllm)
         check_choices(given)

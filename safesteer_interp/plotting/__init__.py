@@ -1,7 +1,7 @@
 """Figures: one style sheet, one palette, panels shared by the analyses. Draws from tidy tables and imports no model code.
 
-- `style`: the style sheet, while a block runs
-- `new_figure`: a figure of a column's or a page's width
+- `style`: the style sheet and the size of figures, page or column, while a block runs
+- `new_figure`: a figure of a column's or a page's width, its panels beside or below one another
 - `panels`: the panels: curves, forests, bars, densities, planes, ...
 - `palette`: one colour and marker for each thing that is drawn
 - `style_of`: those of one thing

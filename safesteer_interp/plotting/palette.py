@@ -1,7 +1,9 @@
 """One colour, marker and line per entity, in every figure of the suite.
 
-Okabe-Ito colours (Okabe and Ito 2008), which stay apart for readers with any of the three common colour-vision deficiencies; a test
-measures that within every kind. What is measured has a colour, what is a control is grey. Nothing else in the package names a colour.
+Okabe-Ito colours (Okabe and Ito 2008) and two dark ones, which stay apart for readers with any of the three common colour-vision
+deficiencies; a test measures that, for any two entities that could meet in a figure. What is harmful is vermillion wherever it is
+drawn, what is harmless is green; no method, attack or model has those looks. What is measured has a colour, what is a control is grey.
+Nothing else in the package names a colour.
 """
 
 from __future__ import annotations
@@ -10,12 +12,21 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+import matplotlib as mpl
+from matplotlib.colors import LinearSegmentedColormap
+
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 OKABE_ITO = (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
+BROWN, INDIGO = "#7A4419", "#332288"
 INK, MUTED, RULE = "#1a1a1a", "#6b6b6b", "#d9d9d9"
-SEQUENTIAL, DIVERGING = "cividis", "PuOr"
+SEQUENTIAL, DIVERGING = "cividis", "PuOr_r"
 """Colour maps that survive colour-vision deficiency, for magnitudes and for signed values."""
+HARM = "safesteer_harm"
+"""Colour map of probe scores: the green of harmless below the boundary, the vermillion of harmful above it."""
+mpl.colormaps.register(
+    LinearSegmentedColormap.from_list(HARM, ["#00664a", GREEN, "#8fd0bb", "#f7f7f7", "#f0b58c", VERMILLION, "#8f3f00"]), force=True
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,9 @@ class Style:
         return {"color": self.color, "marker": self.marker, "label": self.label}
 
 
+_HARMLESS, _HARMFUL = Style(GREEN, "o", "harmless"), Style(VERMILLION, "X", "harmful")
+_NO_DEFENSE, _SAFESTEER = Style(BLACK, "s", "no defense"), Style(BLUE, "*", "SafeSteer")
+
 ENTITIES: dict[str, dict[str, Style]] = {
     "attack": {
         "TEXT": Style(BLACK, "o", "TEXT (no image)"),
@@ -44,24 +58,21 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "TYPO": Style(SKY, "v", "TYPO (typography)"),
         "SD_TYPO": Style(PURPLE, "D", "SD_TYPO (picture and typography)"),
         "none": Style(GREEN, "P", "none (harmless)"),
-        "all": Style(VERMILLION, "X", "all attacks", "--"),
+        "all": Style(BROWN, "X", "all attacks", "--"),
     },
-    "class": {
-        "harmless": Style(GREEN, "o", "harmless"),
-        "harmful": Style(VERMILLION, "X", "harmful"),
-    },
+    "class": {"harmless": _HARMLESS, "harmful": _HARMFUL},
     "modality": {
         "text": Style(BLUE, "o", "harm in the text"),
-        "image": Style(VERMILLION, "X", "harm in the image"),
+        "image": Style(ORANGE, "X", "harm in the image"),
         "blank_image": Style(SKY, "s", "blank image"),
-        "harmless_image": Style(GREEN, "P", "harmless image"),
-        "harmful_image": Style(ORANGE, "D", "harmful image"),
+        "harmless_image": Style(GREEN, "D", "harmless image"),
+        "harmful_image": Style(VERMILLION, "D", "harmful image"),
     },
     "outcome": {
         "harmless": Style(GREEN, "o", "answer to a harmless request"),
-        "refuse": Style(BLUE, "s", "refusal"),
-        "comply": Style(VERMILLION, "X", "compliance"),
-        "degenerate": Style("#8c8c8c", "d", "degenerate answer", ":"),
+        "refuse": Style(BLUE, "p", "refusal"),
+        "comply": Style(VERMILLION, "d", "compliance"),
+        "degenerate": Style("#8c8c8c", "H", "degenerate answer", ":"),
     },
     "control": {
         "shuffled_labels": Style("#3d3d3d", "1", "control: shuffled labels", ":"),
@@ -72,56 +83,61 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "raw_pixels": Style("#555555", "x", "control: raw pixels", (0, (3, 1, 1, 1))),
     },
     "method": {
-        "none": Style(BLACK, "o", "no defense"),
-        "safesteer": Style(VERMILLION, "X", "SafeSteer"),
-        "safesteer_no_msav": Style(VERMILLION, "x", "SafeSteer without MSAV", "--"),
-        "ecso": Style(ORANGE, "^", "ECSO"),
-        "coca": Style(BLUE, "s", "CoCA"),
-        "mllm_protector": Style(GREEN, "P", "MLLM-Protector"),
-        "mrd": Style(PURPLE, "D", "MRD"),
-        "adashield": Style(SKY, "v", "AdaShield"),
-        "refusal_steering": Style(PURPLE, "h", "refusal steering", "--"),
+        "none": _NO_DEFENSE,
+        "safesteer": _SAFESTEER,
+        "safesteer_no_msav": Style(BLUE, "x", "SafeSteer without MSAV", "--"),
+        "ecso": Style(ORANGE, "h", "ECSO"),
+        "coca": Style(BROWN, "s", "CoCA"),
+        "mllm_protector": Style(GREEN, "p", "MLLM-Protector"),
+        "mrd": Style(PURPLE, "d", "MRD"),
+        "adashield": Style(SKY, "h", "AdaShield"),
+        "refusal_steering": Style(INDIGO, "^", "refusal steering", "--"),
         "shiftdc": Style(SKY, "<", "ShiftDC", "--"),
+        "jrs_rem": Style(GREEN, "v", "JRS-Rem", "--"),
+        "cmrm": Style(BROWN, "o", "CMRM", "--"),
+        "conformal": Style(INDIGO, "D", "conformal threshold"),
+        "self_reminder": Style(PURPLE, "^", "Self-Reminder"),
+        "refusal_bias": Style("#6b6b6b", "v", "control: refusal bias", ":"),
         "random_direction": Style("#8f8f8f", "4", "random direction", ":"),
     },
     "part": {
-        "none": Style(BLACK, "o", "no defense"),
-        "safesteer": Style(VERMILLION, "X", "full SafeSteer"),
-        "no_probe": Style(BLUE, "s", "without probe (MSAV only)"),
-        "no_msav": Style(ORANGE, "^", "without MSAV (probe only)"),
-        "centred": Style(PURPLE, "D", "full, step means removed"),
-        "token": Style(SKY, "v", "full, probe fitted on tokens"),
+        "none": _NO_DEFENSE,
+        "safesteer": Style(BLUE, "*", "full SafeSteer"),
+        "no_probe": Style(BROWN, "^", "without probe (MSAV only)"),
+        "no_msav": Style(ORANGE, ">", "without MSAV (probe only)"),
+        "centred": Style(PURPLE, "p", "full, step means removed"),
+        "token": Style(GREEN, "d", "full, probe fitted on tokens"),
         "random_vector": Style("#6b6b6b", "<", "control: random vector only", ":"),
         "random_probe": Style("#8f8f8f", ">", "control: random probe only", ":"),
         "random_both": Style("#8c8c8c", "P", "control: random probe and vector", ":"),
     },
     "scorer": {
-        "probe": Style(VERMILLION, "X", "probe (SafeSteer)"),
-        "refusal_tokens": Style(BLUE, "s", "refusal strings, no states", "--"),
+        "probe": Style(BLUE, "*", "probe (SafeSteer)"),
+        "refusal_tokens": Style(BROWN, "v", "refusal strings, no states", "--"),
         "random": Style("#8f8f8f", "4", "control: random probe", ":"),
     },
     "fit": {
-        "prompt": Style(BLACK, "o", "probe fitted on prompts"),
-        "centred": Style(PURPLE, "D", "step means removed"),
-        "token": Style(ORANGE, "^", "probe fitted on tokens"),
+        "prompt": Style(BLACK, "D", "probe fitted on prompts"),
+        "centred": Style(PURPLE, "p", "step means removed"),
+        "token": Style(GREEN, "d", "probe fitted on tokens"),
     },
     "recipe": {
-        "released": Style(BLUE, "o", "projector released"),
-        "grounded": Style(ORANGE, "^", "projector grounded"),
-        "lm_loss": Style(GREEN, "P", "projector by the LM's loss alone"),
-        "unaligned": Style(PURPLE, "D", "without text alignment"),
+        "released": Style(BLUE, "h", "projector released"),
+        "grounded": Style(ORANGE, "p", "projector grounded"),
+        "lm_loss": Style(GREEN, "h", "projector by the LM's loss alone"),
+        "unaligned": Style(PURPLE, "s", "without text alignment"),
     },
     "split": {
         "fit": Style("#8f8f8f", "o", "fit", ":"),
-        "validation": Style(ORANGE, "^", "validation", "--"),
-        "test": Style(BLACK, "s", "test"),
+        "validation": Style(ORANGE, "v", "validation", "--"),
+        "test": Style(BLACK, "^", "test"),
     },
     "model": {
-        "mini": Style(BLUE, "o", "mini"),
-        "planted": Style("#8f8f8f", "s", "planted (known answer)", "--"),
-        "llava-1.5": Style(ORANGE, "^", "LLaVA-1.5"),
-        "qwen2.5-vl": Style(GREEN, "P", "Qwen2.5-VL"),
-        "qwen3-vl": Style(PURPLE, "D", "Qwen3-VL"),
+        "mini": Style(BLUE, "D", "mini"),
+        "planted": Style("#8f8f8f", "8", "planted (known answer)", "--"),
+        "llava-1.5": Style(ORANGE, "s", "LLaVA-1.5"),
+        "qwen2.5-vl": Style(GREEN, "s", "Qwen2.5-VL"),
+        "qwen3-vl": Style(PURPLE, "v", "Qwen3-VL"),
     },
     "verdict": {
         "supported": Style(GREEN, "o", "supported"),
@@ -130,9 +146,13 @@ ENTITIES: dict[str, dict[str, Style]] = {
     },
     "series": {},
 }
-"""Kind -> name -> style. "series" is for what has no fixed look (layers, widths, seeds, other people's models)."""
+"""Kind -> name -> style. "series" is for what has no fixed look (layers, widths, seeds, other people's models).
 
-_FALLBACK_COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+Kinds can meet in a figure (attacks beside controls, methods by class), so no two names share colour and marker, whatever their kinds.
+"verdict" is the gallery's alone.
+"""
+
+_FALLBACK_COLORS = (BLUE, BROWN, INDIGO, ORANGE, PURPLE, SKY, BLACK)
 _FALLBACK_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
 

@@ -22,9 +22,9 @@ from safesteer_interp.probes.tokens import TokenStates
 from safesteer_interp.tracing.origin import Origin
 
 
-def run_sign_test(probe: DecodingProbe, offered: Offered, *, replicates: int = 1000, seed: int = 0) -> SignTest | None:
+def run_sign_test(probe: DecodingProbe, offered: Offered, *, seed: int = 0) -> SignTest | None:
     """The sign test of a probe among candidates; give those of requests that the probe was not fitted on."""
-    return sign_test(scores_of(probe, offered), offered, replicates=replicates, seed=seed)
+    return sign_test(scores_of(probe, offered), offered, seed=seed)
 
 
 def scores_of(probe: DecodingProbe, offered: Offered) -> Float[np.ndarray, " n"]:

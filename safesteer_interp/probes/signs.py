@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.probes.offered import Offered
-from safesteer_interp.statistics import Estimate, auroc, cluster_bootstrap, sign_flip_test
+from safesteer_interp.statistics import Estimate, auroc, cluster_mean
 
 CHANCE, ALPHA = 0.5, 0.05
 FEWEST_PAIRS = 6
@@ -30,12 +30,15 @@ class SignTest:
 
     share: Estimate
     """Over all steps and forms, each counted alike, with its interval over pairs."""
-    p: float
-    """One-sided: how often chance (the sign of each pair's excess flipped as a whole) does as well."""
     steps: Mapping[int, Estimate]
     """The same by step."""
     choices: int
     """Contested choices behind it: one prompt at one step."""
+
+    @property
+    def p(self) -> float:
+        """Two-sided: how often chance does as well (the sign of each pair's excess flipped as a whole)."""
+        return 1.0 if self.share.p is None else self.share.p
 
     @property
     def passed(self) -> bool:
@@ -60,7 +63,6 @@ class SignTest:
         """Plain numbers, for JSON."""
         return {
             "share": asdict(self.share),
-            "p": self.p,
             "steps": {str(step): asdict(share) for step, share in self.steps.items()},
             "choices": self.choices,
         }
@@ -71,7 +73,7 @@ class SignTest:
         if not fields or "share" not in fields:
             return None
         steps = {int(step): Estimate(**share) for step, share in fields["steps"].items()}
-        return cls(Estimate(**fields["share"]), fields["p"], steps, fields["choices"])
+        return cls(Estimate(**fields["share"]), steps, fields["choices"])
 
 
 def preferences(scores: Float[np.ndarray, " n"], offered: Offered) -> pd.DataFrame:
@@ -90,26 +92,18 @@ def preferences(scores: Float[np.ndarray, " n"], offered: Offered) -> pd.DataFra
     return pd.DataFrame(rows, columns=["pair", "form", "step", "value"])
 
 
-def sign_test(scores: Float[np.ndarray, " n"], offered: Offered, *, replicates: int = 1000, seed: int = 0) -> SignTest | None:
+def sign_test(scores: Float[np.ndarray, " n"], offered: Offered, *, seed: int = 0) -> SignTest | None:
     """The test of scores on candidates of held-out requests; None where fewer than two pairs have a contested choice."""
     found = preferences(scores, offered)
     if found["pair"].nunique() < 2:
         return None
-    steps = {int(step): stratified(part, replicates=replicates, seed=seed)[0] for step, part in found.groupby("step") if len(part) > 1}
-    share, p = stratified(found, replicates=replicates, seed=seed)
-    return SignTest(share, p, steps, len(found))
+    steps = {int(step): stratified(part, seed=seed) for step, part in found.groupby("step") if part["pair"].nunique() > 1}
+    return SignTest(stratified(found, seed=seed), steps, len(found))
 
 
-def stratified(found: pd.DataFrame, *, replicates: int = 1000, seed: int = 0) -> tuple[Estimate, float]:
-    """The mean of `value` over strata (form and step), each counted alike, with an interval over pairs; and its one-sided p against 0.5."""
+def stratified(found: pd.DataFrame, *, seed: int = 0) -> Estimate:
+    """The mean of `value` over strata (form and step), each counted alike, with its interval and two-sided p against 0.5 over pairs."""
     strata = np.unique(found["form"].astype(str) + "\0" + found["step"].astype(str), return_inverse=True)[1]
-    values, pairs = found["value"].to_numpy(dtype=np.float64), found["pair"].to_numpy()
-
-    def mean_of_means(x: np.ndarray, stratum: np.ndarray) -> float:
-        counts = np.bincount(stratum)
-        return float((np.bincount(stratum, x)[counts > 0] / counts[counts > 0]).mean())
-
-    share = cluster_bootstrap(mean_of_means, (values, strata), pairs, replicates=replicates, seed=seed)
-    weights = (1 / np.bincount(strata))[strata]
-    p = sign_flip_test((values - CHANCE) * weights, pairs, seed=seed, alternative="greater") if len(set(pairs)) > 1 else 1.0
-    return share, p
+    counts = np.bincount(strata)
+    weights = len(found) / (len(counts) * counts[strata])
+    return cluster_mean(CHANCE + weights * (found["value"].to_numpy(dtype=np.float64) - CHANCE), found["pair"], against=CHANCE, seed=seed)

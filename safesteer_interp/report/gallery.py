@@ -188,7 +188,9 @@ def _claim(record: dict[str, Any]) -> dict[str, Any]:
     e = record["estimate"]
     threshold = record["threshold"]
     edge = f"{number(threshold[0])} to {number(threshold[1])}" if isinstance(threshold, list) else number(threshold)
-    clusters = "" if e["clusters"] is None else f", {e['clusters']} pairs{_few(record)}"
+    clusters = (
+        "" if e["clusters"] is None else f", {e['clusters']} {'draws' if e['kind'] == 'spread' else record['clusters']}{_few(record)}"
+    )
     return {
         **record,
         "shown": interval(e["value"], e["low"], e["high"]),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 
 from safesteer_interp.errors import InputError, SafeSteerError
 from safesteer_interp.files import read_json, write_json, write_text
-from safesteer_interp.plotting.save import save_figure
-from safesteer_interp.plotting.style import style
+from safesteer_interp.plotting.save import FORMATS, save_figure
+from safesteer_interp.plotting.style import Size, style
+from safesteer_interp.report.stamps import stamp_of
 from safesteer_interp.report.tables import latex, markdown
 from safesteer_interp.runner.analysis import Analysis, like_returned
 from safesteer_interp.runner.discovery import discover
@@ -22,20 +24,23 @@ from safesteer_interp.runner.params import from_record
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.runner.tables import table_files
 
+COLUMN = "-column"
+"""What the names of pictures for one column end in."""
+_SIZES: tuple[tuple[Size, str, tuple[str, ...]], ...] = (("page", "", FORMATS), ("column", COLUMN, ("pdf", "svg")))
+
 
 def render_folder(analysis: Analysis, folder: Path) -> list[Path]:
-    """Draws one result folder again: <figure>.pdf, .svg, .png and <table>.tex, .md.
+    """Draws one result folder again: <figure>.pdf, .svg, .png, <figure>-column.pdf, .svg and <table>.tex, .md.
 
+    Every picture is stamped with its model, data, n and profile.
     Pictures the suite once drew here and draws no longer are removed; files of anyone else's stay.
     Raises InputError, naming the file, when a table or provenance.json is missing or unreadable.
     """
     record = read_json(folder / RECORD)
     p = from_record(analysis.params, record["params"])
     tables = table_files(folder, list(record["tables"]))
-    with style():
-        drawn = analysis.draw(like_returned(tables), p)
-        figures = {"figure": drawn} if isinstance(drawn, Figure) else dict(drawn)
-        written = [path for name, figure in figures.items() for path in save_figure(figure, folder, name)]
+    words = stamp_of(record, read_json(folder / "claims.json")["claims"])
+    written = _draw(analysis, tables, p, folder, words)
     for name, table in tables.items():
         where = f"{record['model']['name']}, {record['data']['name']}"
         label = f"tab:{analysis.id}" + ("" if name == "table" else f":{name}")
@@ -46,6 +51,18 @@ def render_folder(analysis: Analysis, folder: Path) -> list[Path]:
             write_text(folder / f"{name}.{kind}", text)
             written.append(folder / f"{name}.{kind}")
     _keep_record(folder, record, [path.name for path in written])
+    return written
+
+
+def _draw(analysis: Analysis, tables: Mapping[str, pd.DataFrame], p: Any, folder: Path, words: str) -> list[Path]:
+    """The figures of a page's width, and those for one column of a paper, which the gallery shows on a phone."""
+    written: list[Path] = []
+    for size, suffix, formats in _SIZES:
+        with style(size):
+            drawn = analysis.draw(like_returned(tables), p)
+            figures = {"figure": drawn} if isinstance(drawn, Figure) else dict(drawn)
+            for name, figure in figures.items():
+                written += save_figure(figure, folder, f"{name}{suffix}", words=words, formats=formats)
     return written
 
 

@@ -6,16 +6,19 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from safesteer_interp.plotting import new_figure, panels, save_figure, style
-from safesteer_interp.plotting.palette import ENTITIES, OKABE_ITO, style_of, styles_of
+from safesteer_interp.plotting.palette import BROWN, ENTITIES, GREEN, HARM, INDIGO, OKABE_ITO, VERMILLION, style_of, styles_of
 from safesteer_interp.plotting.panels.planes import pareto_front
 from safesteer_interp.plotting.panels.strips import visible
+from safesteer_interp.plotting.stamp import BAND
+from safesteer_interp.plotting.style import SMALLEST, in_column
 
 # Viénot, Brettel and Mollon (1999) for protan and deutan, in linear RGB; Machado, Oliveira and Fernandes (2009) for tritan.
 DEFICIENCIES = {
@@ -44,6 +47,32 @@ def labels(figure: Figure) -> list[str]:
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
+LOOKS = [(kind, name, look) for kind, group in ENTITIES.items() if kind != "verdict" for name, look in group.items()]
+"""Every entity that can meet another in a figure."""
+
+
+ALIASES = (
+    {("method", "safesteer"), ("part", "safesteer"), ("scorer", "probe")},
+    {("method", "random_direction"), ("scorer", "random")},
+)
+
+
+def same(first: tuple[str, str, Any], second: tuple[str, str, Any]) -> bool:
+    """One thing under two kinds: no defense and its part, a harmless request and the answer to it, SafeSteer and its probe's choice."""
+    return first[1] == second[1] or any({first[:2], second[:2]} <= names for names in ALIASES)
+
+
+@pytest.mark.parametrize("deficiency", list(DEFICIENCIES))
+def test_any_two_entities_are_told_apart_by_every_reader(deficiency: str) -> None:
+    seen = {look.color: lab(look.color, deficiency) for _, _, look in LOOKS}
+    confused = [
+        (a[:2], b[:2])
+        for a, b in itertools.combinations(LOOKS, 2)
+        if a[2].marker == b[2].marker and not same(a, b) and np.linalg.norm(seen[a[2].color] - seen[b[2].color]) <= 10
+    ]
+    assert not confused, "neither marker nor colour tells them apart"
+
+
 @pytest.mark.parametrize("deficiency", list(DEFICIENCIES))
 @pytest.mark.parametrize("kind", ["attack", "class", "outcome", "modality", "verdict"])
 def test_colours_of_a_kind_stay_apart_for_every_reader(kind: str, deficiency: str) -> None:
@@ -53,12 +82,25 @@ def test_colours_of_a_kind_stay_apart_for_every_reader(kind: str, deficiency: st
     assert nearest > 10
 
 
-def test_entities_that_share_a_colour_differ_in_marker() -> None:
-    for kind, entities in ENTITIES.items():
-        looks = [(s.color, s.marker) for s in entities.values()]
-        assert len(set(looks)) == len(looks), kind
-        if kind != "control":
-            assert {s.color for s in entities.values()} <= {*OKABE_ITO, "#8f8f8f", "#8c8c8c", "#6b6b6b"}
+def test_vermillion_is_harm_and_nothing_else() -> None:
+    assert {(kind, name) for kind, name, look in LOOKS if look.color == VERMILLION} == {
+        ("class", "harmful"), ("modality", "harmful_image"), ("outcome", "comply"),
+    }  # fmt: skip
+    assert all(styles_of("series", [f"layer {i}" for i in range(14)])[f"layer {i}"].color != VERMILLION for i in range(14))
+
+
+@pytest.mark.parametrize("deficiency", list(DEFICIENCIES))
+def test_probe_scores_are_vermillion_where_harmful_and_two_equal_ones_of_either_sign_look_different(deficiency: str) -> None:
+    colors = mpl.colormaps[HARM]
+    assert np.linalg.norm(lab(to_hex(colors(0.83)), "normal") - lab(VERMILLION, "normal")) < 5
+    assert np.linalg.norm(lab(to_hex(colors(0.17)), "normal") - lab(GREEN, "normal")) < 5
+    for away in (0.1, 0.2, 0.3, 0.4, 0.5):
+        assert np.linalg.norm(lab(to_hex(colors(0.5 - away)), deficiency) - lab(to_hex(colors(0.5 + away)), deficiency)) > 10
+
+
+def test_entities_use_the_colours_of_the_palette() -> None:
+    for kind, _, look in LOOKS:
+        assert kind == "control" or look.color in {*OKABE_ITO, BROWN, INDIGO, "#8f8f8f", "#8c8c8c", "#6b6b6b"}
 
 
 def test_every_control_is_grey_and_every_attack_has_a_look() -> None:
@@ -235,3 +277,55 @@ def test_the_style_leaves_no_trace() -> None:
     with style():
         assert mpl.rcParams["svg.hashsalt"] == "safesteer"
     assert {k: v for k, v in mpl.rcParams.items() if k != "backend"} == {k: v for k, v in before.items() if k != "backend"}
+
+
+@pytest.mark.parametrize("layout", ["constrained", None])
+def test_a_stamp_lies_below_all_that_is_drawn(tmp_path: Path, layout: Any) -> None:
+    words = "mini · bundled · n = 24 to 104 pairs · profile quick"
+    table = pd.DataFrame([band(attack=a, layer=i, value=0.6) for a in ("CB", "SD") for i in range(4)])
+    with style():
+        figure, ax = new_figure(width="column", height=2)
+        panels.layer_curve(ax, table)
+        if layout is None:
+            figure = Figure(figsize=(3.4, 2))
+            panels.layer_curve(figure.subplots(), table, legend=False)
+        before = figure.get_figheight()
+        first = [p.read_bytes() for p in save_figure(figure, tmp_path, words=words)]
+        assert [p.read_bytes() for p in save_figure(figure, tmp_path, words=words)] == first, "stamped once"
+        assert figure.get_figheight() == pytest.approx(before + BAND)
+        figure.draw_without_rendering()
+        line = next(text for text in figure.texts if text.get_text() == words)
+        top = line.get_window_extent().y1
+        assert top <= min(artist.get_tightbbox().y0 for artist in figure.axes) and line.get_fontsize() >= SMALLEST
+    assert b"profile quick" in first[1], "and in the file's own record"
+    assert b"profile quick" in first[2] and b"/Subject" in first[0]
+
+
+def test_in_a_column_the_panels_of_a_page_stand_below_one_another_with_room_for_the_legend() -> None:
+    table = pd.DataFrame([band(attack=a, layer=i, value=0.6) for a in ENTITIES["attack"] for i in range(4)])
+    with style("column"):
+        assert in_column()
+        figure, axes = new_figure(2, 3, height=4.0, sharey="row", height_ratios=(2, 1))
+        alone, panel = new_figure(height=2.0, squeeze=True)
+        for ax in axes.flat:
+            panels.layer_curve(ax, table)
+        figure.draw_without_rendering()
+        places = [ax.get_position() for ax in axes.flat]
+    assert axes.shape == (2, 3) and figure.get_figwidth() == pytest.approx(3.4) and panel in alone.axes
+    assert all(a.y0 > b.y1 for a, b in itertools.pairwise(places)), "in reading order"
+    assert places[0].height == pytest.approx(2 * places[5].height, rel=0.1)
+    assert axes[0, 0].get_shared_y_axes().joined(axes[0, 0], axes[0, 2]) and not axes[0, 0].get_shared_y_axes().joined(
+        axes[0, 0], axes[1, 0]
+    )
+    assert figure.legends[0].get_window_extent().y1 <= axes[1, 2].get_tightbbox().y0 + 1
+    assert not in_column()
+
+
+def test_a_reference_is_named_beside_the_curves_not_over_them() -> None:
+    with style():
+        figure, ax = new_figure(width="column")
+        panels.layer_curve(ax, pd.DataFrame([band(attack="CB", layer=i, value=0.5) for i in range(4)]), reference=0.5)
+        figure.draw_without_rendering()
+        name = next(text for text in ax.texts if text.get_text() == "chance")
+        assert name.get_window_extent().x0 >= ax.get_window_extent().x1
+        assert name.get_window_extent().x1 <= figure.bbox.x1

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm, to_rgb
 from matplotlib.patches import Rectangle
 
-from safesteer_interp.plotting.palette import DIVERGING, INK, MUTED
+from safesteer_interp.plotting.palette import HARM, INK, MUTED
 from safesteer_interp.plotting.panels.shared import need
 from safesteer_interp.plotting.panels.strips import visible
 
@@ -23,7 +23,7 @@ def candidate_grid(
     `longest` are cut. Raises ValueError for a missing column or an empty table.
     """
     need(table, ["step", "rank", "token", "probability", "score", "chosen", "plain"], "candidate_grid")
-    colors, norm = mpl.colormaps[DIVERGING], TwoSlopeNorm(center, center - limit, center + limit)
+    colors, norm = mpl.colormaps[HARM], TwoSlopeNorm(center, center - limit, center + limit)
     for row in table.itertuples():
         x, y = int(row.step), int(row.rank)
         face = to_rgb(colors(norm(min(max(float(row.score), center - limit), center + limit))))
@@ -36,7 +36,7 @@ def candidate_grid(
         text = ax.text(
             x, y - 0.17, shown, ha="center", va="center", family="monospace", fontsize=6.5, color=ink, parse_math=False, zorder=3
         )
-        ax.text(x, y + 0.22, f"{share}  {row.score:+.1f}".replace("-", "−"), ha="center", va="center", fontsize=5.5, color=ink, zorder=3)
+        ax.text(x, y + 0.22, f"{share}  {row.score:+.1f}".replace("-", "−"), ha="center", va="center", fontsize=6.5, color=ink, zorder=3)
         if row.chosen:
             ax.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, fill=False, edgecolor=INK, linewidth=1.6, zorder=4))
             text.set_fontweight("bold")

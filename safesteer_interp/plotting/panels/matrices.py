@@ -89,7 +89,7 @@ def transfer_matrix(
         ink = _ink(paint["cmap"], paint["norm"], float(values[i, j]))
         ax.text(j, i - 0.1, f"{values[i, j]:.{digits}f}", ha="center", va="center", color=ink, fontsize=8)
         bounds = "n/a" if np.isnan(lows[i, j]) else f"{lows[i, j]:.{digits}f}–{highs[i, j]:.{digits}f}"
-        ax.text(j, i + 0.22, bounds, ha="center", va="center", color=ink, fontsize=5.8)
+        ax.text(j, i + 0.22, bounds, ha="center", va="center", color=ink, fontsize=6.5)
         if rows[i] == columns[j]:
             ax.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=ink, linewidth=1.0))
     _tick_names(ax, columns, rows)

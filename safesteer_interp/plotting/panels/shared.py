@@ -11,8 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
 from safesteer_interp.plotting.palette import ENTITIES, Style, styles_of
+from safesteer_interp.plotting.style import in_column
 
-_LEGEND = "legend-below"
+_LEGEND, _GROWN = "legend-below", "_safesteer_grown"
+LEGEND_ROW = 0.155
+"""Inches that one row of a legend takes."""
 SHAPE_ONLY = "shape-only"
 """Mark of a legend entry that explains a marker but no colour; one that explains both takes its place."""
 _KIND_OF_COLUMN = {"harmful": "class", "label": "class", "trained_on": "attack", "tested_on": "attack", "condition": "modality"}
@@ -53,16 +56,15 @@ def class_names(values: Iterable[Any]) -> list[str]:
 
 
 def reference_line(ax: Axes, at: float | None, label: str, *, axis: str = "y") -> None:
-    """A thin dashed line at a reference value, named at its end inside the axes."""
+    """A thin dashed line at a reference value, named where it ends: right of the axes, where it covers no curve."""
     if at is None:
         return
     line: dict[str, Any] = {"color": "#8c8c8c", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
     if axis == "y":
         ax.axhline(at, **line)
         if label:
-            ax.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points",
-                        ha="right", va="bottom", fontsize=7, color="#6b6b6b", zorder=5,
-                        bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6})  # fmt: skip
+            ax.annotate(label, (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
+                        ha="left", va="center", rotation=90, fontsize=6.5, color="#6b6b6b", annotation_clip=False)  # fmt: skip
     else:
         ax.axvline(at, **line)
         if label:
@@ -71,7 +73,10 @@ def reference_line(ax: Axes, at: float | None, label: str, *, axis: str = "y") -
 
 
 def legend_below(owner: Axes | FigureBase, *, columns: int = 4) -> None:
-    """The one legend of a figure, below all its axes where it covers no data; each label once. Called again, it replaces itself."""
+    """The one legend of a figure, below all its axes where it covers no data; each label once. Called again, it replaces itself.
+
+    In a column a figure grows by what its legend needs, so that the panels keep their height.
+    """
     figure = owner.get_figure(root=True)
     if figure is None:
         return
@@ -80,13 +85,28 @@ def legend_below(owner: Axes | FigureBase, *, columns: int = 4) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             if label and not label.startswith("_") and _is_only_shape(entries.get(label)):
                 entries[label] = handle
+    grown = 0.0
     for old in [legend for legend in figure.legends if legend.get_gid() == _LEGEND]:
+        grown += getattr(old, _GROWN, 0.0)
         old.remove()
     if entries:
         longest = max(map(len, entries))
-        fitting = max(1, int(figure.get_figwidth() * 17 / (longest + 6)))
-        legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(columns, fitting, len(entries)))
+        fitting = min(columns, max(1, int(figure.get_figwidth() * 17 / (longest + 6))), len(entries))
+        legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=fitting)
         legend.set_gid(_LEGEND)
+        wanted = LEGEND_ROW * -(-len(entries) // fitting) if in_column() else 0.0
+        setattr(legend, _GROWN, wanted)
+        figure.set_figheight(figure.get_figheight() + wanted - grown)
+
+
+def lift_legend(figure: FigureBase, share: float | None) -> None:
+    """Moves the legend of a laid-out figure up by a share of its height, off what is written at its foot; None puts it back.
+
+    Only after the layout: the layout keeps room for a legend that has no place of its own, and for no other.
+    """
+    for legend in figure.legends:
+        if legend.get_gid() == _LEGEND:
+            legend.set_bbox_to_anchor(None if share is None else (0, share, 1, 1 - share), transform=figure.transFigure)
 
 
 def _is_only_shape(handle: Any) -> bool:

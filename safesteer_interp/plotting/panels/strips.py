@@ -11,7 +11,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.patches import FancyBboxPatch
 
 from safesteer_interp.fonts import font_with
-from safesteer_interp.plotting.palette import DIVERGING, INK, MUTED
+from safesteer_interp.plotting.palette import HARM, INK, MUTED
 from safesteer_interp.plotting.panels.shared import need
 
 
@@ -35,7 +35,7 @@ def token_strip(
     through. Raises ValueError for a missing column or an empty table.
     """
     need(table, [token, value, *([struck] if struck else [])], "token_strip")
-    colors, norm = mpl.colormaps[DIVERGING], TwoSlopeNorm(center, vmin, vmax)
+    colors, norm = mpl.colormaps[HARM], TwoSlopeNorm(center, vmin, vmax)
     column = line = 0
     for text, score, old in zip(
         table[token].astype(str), table[value].to_numpy(float), table[struck] if struck else [""] * len(table), strict=True
@@ -55,7 +55,7 @@ def token_strip(
         ax.text(column + width / 2 - 0.1, y, shown, ha="center", va="center", family="monospace", fontsize=6.5,
                 color="white" if dark else INK, parse_math=False)  # fmt: skip
         if old_shown:
-            ax.text(column + width / 2 - 0.1, y + 0.85, old_shown, ha="center", va="center", family="monospace", fontsize=6,
+            ax.text(column + width / 2 - 0.1, y + 0.85, old_shown, ha="center", va="center", family="monospace", fontsize=6.5,
                     color=MUTED, parse_math=False)  # fmt: skip
             half = len(old_shown) / 2
             ax.plot([column + width / 2 - 0.1 - half, column + width / 2 - 0.1 + half], [y + 0.85] * 2, color=MUTED, linewidth=0.7)
