@@ -123,7 +123,7 @@ def is_staged(cls: type[Defense]) -> bool:
 
 def is_black_box(cls: type[Defense]) -> bool:
     """Whether a defense does nothing but rewrite requests and review answers, so that a model behind a server can have it."""
-    inner = ("edits", "edits_each", "policy", "contrast", "tilt", "respond")
+    inner = ("edits", "edits_each", "policy", "policies", "contrast", "tilt", "respond")
     return issubclass(cls, StagedDefense) and all(getattr(cls, name) is getattr(StagedDefense, name) for name in inner)
 
 

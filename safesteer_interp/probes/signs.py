@@ -106,4 +106,6 @@ def stratified(found: pd.DataFrame, *, seed: int = 0) -> Estimate:
     strata = np.unique(found["form"].astype(str) + "\0" + found["step"].astype(str), return_inverse=True)[1]
     counts = np.bincount(strata)
     weights = len(found) / (len(counts) * counts[strata])
-    return cluster_mean(CHANCE + weights * (found["value"].to_numpy(dtype=np.float64) - CHANCE), found["pair"], against=CHANCE, seed=seed)
+    weighed = CHANCE + weights * (found["value"].to_numpy(dtype=np.float64) - CHANCE)
+    most = float(weights.max()) / 2 + 1e-9
+    return cluster_mean(weighed, found["pair"].to_numpy(), against=CHANCE, bounds=(CHANCE - most, CHANCE + most), seed=seed)

@@ -18,7 +18,7 @@ def test_sign_test_passes_fails_and_stays_undecided() -> None:
     assert passed.choices == 24 and passed.share.clusters == 12 and set(passed.steps) == {0, 1}
     failed = sign_test(-offered.states[:, 0], offered)
     assert failed is not None and not failed.passed and failed.share.value == pytest.approx(1 - passed.share.value)
-    assert failed.reversed == (0, 1) and failed.p > 0.99 and "the wrong way at step 0, 1" in failed.sentence()
+    assert failed.reversed == (0, 1) and failed.p < 0.01 and "the wrong way at step 0, 1" in failed.sentence()
     chance = sign_test(np.random.default_rng(0).normal(size=len(offered)), offered)
     assert chance is not None and not chance.passed and 0.3 < chance.share.value < 0.7
     with pytest.raises(InputError, match="not finite"):
