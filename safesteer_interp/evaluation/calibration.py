@@ -26,6 +26,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.harness import Condition, judged, perplexities_stored, respond
 from safesteer_interp.files import write_json, write_text
 from safesteer_interp.images import shows_something
+from safesteer_interp.models.casting import answering_dtype, in_dtype
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import check_guides
 from safesteer_interp.probes.fitting import check_fit
@@ -158,8 +159,9 @@ def calibrate(
     Traces go to `store`, answers to `root` (by default the user's cache). Raises InputError without requests of both splits.
     """
     grid = grid or Grid()
+    answerer = in_dtype(mllm, answering_dtype(mllm))
     fitting, validation = _split(mllm, requests, effort)
-    bases, failed = _bases(mllm, fitting, validation, grid, effort, store, progress)
+    bases, failed = _bases(mllm, answerer, fitting, validation, grid, effort, store, progress)
     rules = [rule for rule in grid.rules if rule == NO_RULE or bases[""].vector is not None]
     settings = grid.settings([fit for fit in bases if fit], rules)
     if not settings:
@@ -172,11 +174,11 @@ def calibrate(
     answered = [r for r in validation if r.attack in (Attack.CB, Attack.SD, Attack.TYPO)] or validation
     first = pick(answered, TraceSpec(split=Split.VALIDATION, pairs=effort.first_pairs))
     made = {setting: _defense(bases, setting, bars[setting.over_refusal], grid.k) for setting in settings}
-    with remembering_prompts(mllm):
-        rounds = [_round(mllm, made, first, scores, effort, root, progress).assign(round=1)]
+    with remembering_prompts(answerer):
+        rounds = [_round(answerer, made, first, scores, effort, root, progress).assign(round=1)]
         leading = list(rounds[0][rounds[0]["setting"] != "none"].nsmallest(effort.finalists, "objective", keep="first")["setting"])
         finalists = {setting: defense for setting, defense in made.items() if setting.name in leading}
-        rounds.append(_round(mllm, finalists, answered, scores, effort, root, progress).assign(round=2))
+        rounds.append(_round(answerer, finalists, answered, scores, effort, root, progress).assign(round=2))
     final = rounds[1][rounds[1]["setting"] != "none"]
     best = str(final.loc[final["objective"].idxmin(), "setting"])
     chosen = next(setting for setting in finalists if setting.name == best)
@@ -185,6 +187,7 @@ def calibrate(
     record = {
         "model": mllm.name,
         "fingerprint": mllm.fingerprint,
+        "answers_in": str(answerer.dtype).removeprefix("torch."),
         "data": sorted({r.dataset for r in answered}),
         "objective": "not_refused + over_refusal + nats",
         "chosen": {
@@ -214,7 +217,14 @@ def _split(mllm: MLLM, requests: Sequence[Request], effort: Effort) -> tuple[lis
 
 
 def _bases(
-    mllm: MLLM, fitting: list[Request], validation: list[Request], grid: Grid, effort: Effort, store: StoreLike, progress: bool
+    mllm: MLLM,
+    answerer: MLLM,
+    fitting: list[Request],
+    validation: list[Request],
+    grid: Grid,
+    effort: Effort,
+    store: StoreLike,
+    progress: bool,
 ) -> tuple[dict[str, SafeSteer], dict[str, str]]:
     """A SafeSteer by fit that passed its sign test, one without guidance under ""; and why the others are left out."""
     from safesteer_interp.defenses.fitted_parts import held_out_candidates, training_candidates
@@ -228,8 +238,8 @@ def _bases(
     if not options["steps"]:
         return bases, failed
     held = _Requests(validation)
-    tested = held_out_candidates(mllm, held, options)
-    candidates = training_candidates(mllm, trace, options, contrastive="contrastive" in grid.fits)
+    tested = held_out_candidates(answerer, held, options)
+    candidates = training_candidates(answerer, trace, options, contrastive="contrastive" in grid.fits)
     for fit in grid.fits:
         try:
             base = SafeSteer.from_trace(mllm, trace, fit=fit, candidates=candidates, tested=tested, **options)

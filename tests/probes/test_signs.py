@@ -75,5 +75,6 @@ def test_the_spread_is_that_within_a_choice() -> None:
     assert offered.spread(scores) == pytest.approx(np.sqrt(2))
     with pytest.raises(InputError, match="two candidates"):
         planted_choices(pairs=3, steps=1, k=1).spread(np.zeros(3))
-    with pytest.raises(InputError, match="`tokens` has 1 entries"):
-        Offered(np.zeros((2, 2)), *(np.zeros(2),) * 5, np.zeros(1), np.zeros(2))
+    names = np.array(["a", "b"])
+    with pytest.raises(InputError, match="`pairs` has 1 entries"):
+        Offered(np.zeros((2, 2)), names == "a", np.zeros(2, int), names, names[:1], names, np.zeros(2, int), np.zeros(2))
