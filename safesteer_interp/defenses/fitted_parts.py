@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from safesteer_interp.probes.decoding_probe import DecodingProbe, check_guides
 from safesteer_interp.probes.fitting import check_fit, fit_probe, held_out
 from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.tokens import SITE
-from safesteer_interp.requests import Attack
+from safesteer_interp.requests import Attack, Request
 from safesteer_interp.sites import Site
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows
+from safesteer_interp.types import RowMask
 from safesteer_interp.vectors.alignment import AlignmentVector, alignment_vectors
 
 SPREAD_PAIRS, CONTRAST_PAIRS, SIGN_PAIRS = 8, 24, 10
@@ -60,9 +61,9 @@ def fitted_parts(
     parameters = dict(probe or {})
     of_prompts = fit_probe(mllm, trace, "prompt", split=split, **parameters)
     if candidates is None and (fit == "contrastive" or (guides and options["scaled"])):
-        candidates = training_candidates(mllm, trace, options, contrastive=fit == "contrastive", split=split, site=site)
+        candidates = training_candidates(mllm, training_requests(trace, split), options, contrastive=fit == "contrastive", site=site)
     if tested is None and guides and not options["force"]:
-        tested = held_out_candidates(mllm, trace, options, split=split, site=site)
+        tested = held_out_candidates(mllm, _requests(trace, held_out(trace.index, split)), options, site=site)
     scoring = of_prompts
     if fit != "prompt" or site != SITE or candidates is not None or tested is not None:
         scoring = fit_probe(mllm, trace, fit, split=split, site=site, candidates=candidates, tested=tested, **parameters)
@@ -73,36 +74,31 @@ def fitted_parts(
 
 
 def training_candidates(
-    mllm: MLLM,
-    trace: Traced,
-    options: Mapping[str, Any],
-    *,
-    contrastive: bool = False,
-    split: str | None = FIT_SPLIT,
-    site: Site = SITE,
+    mllm: MLLM, requests: Sequence[Request], options: Mapping[str, Any], *, contrastive: bool = False, site: Site = SITE
 ) -> Offered:
-    """Candidates of some training requests; labelled by roll-out where the contrastive fit is made on them."""
-    rows = fitting_rows(trace.index, split) & ~held_out(trace.index, split)
-    requests = ranked([r for r, take in zip(_requests(trace), rows, strict=True) if take], CONTRAST_PAIRS if contrastive else SPREAD_PAIRS)
+    """Candidates of some of the training requests; labelled by roll-out where the contrastive fit is made on them."""
+    some = ranked(requests, CONTRAST_PAIRS if contrastive else SPREAD_PAIRS)
     how = RollOut(k=max(options["k"], FEWEST_CANDIDATES), steps=options["steps"] or 1, tokens=RollOut.tokens if contrastive else 0)
-    return offered(mllm, requests, how, site=site)
+    return offered(mllm, some, how, site=site)
 
 
-def held_out_candidates(
-    mllm: MLLM, trace: Traced, options: Mapping[str, Any], *, split: str | None = FIT_SPLIT, site: Site = SITE
-) -> Offered | None:
-    """Labelled candidates of held-out requests, at the first guided steps; None where no pair is held out."""
-    held = held_out(trace.index, split)
-    requests = ranked([r for r, take in zip(_requests(trace), held, strict=True) if take], SIGN_PAIRS)
+def held_out_candidates(mllm: MLLM, requests: Sequence[Request], options: Mapping[str, Any], *, site: Site = SITE) -> Offered | None:
+    """Labelled candidates of held-out requests, at the first guided steps; None where there is no such request."""
+    some = ranked(requests, SIGN_PAIRS)
     how = RollOut(k=max(options["k"], TESTED_CANDIDATES), steps=min(options["steps"], TESTED_STEPS))
-    return offered(mllm, requests, how, site=site) if requests else None
+    return offered(mllm, some, how, site=site) if some else None
 
 
-def _requests(trace: Traced) -> Any:
+def training_requests(trace: Traced, split: str | None = FIT_SPLIT) -> list[Request]:
+    """The requests of a trace that are fitted on."""
+    return _requests(trace, fitting_rows(trace.index, split) & ~held_out(trace.index, split))
+
+
+def _requests(trace: Traced, rows: RowMask) -> list[Request]:
     found = getattr(trace, "requests", None)
     if found is None:
         raise UsageError(
             "this trace does not hold its requests, which are asked again for their candidates; open it with `collect`, or give "
             "`candidates` and `tested`."
         )
-    return found
+    return [request for request, take in zip(found, rows, strict=True) if take]

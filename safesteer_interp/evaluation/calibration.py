@@ -19,6 +19,7 @@ import pandas as pd
 
 from safesteer_interp.decoding.prompt_cache import remembering_prompts
 from safesteer_interp.defenses.defense import Settings
+from safesteer_interp.defenses.fitted_parts import held_out_candidates, training_candidates, training_requests
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.defenses.presets import CALIBRATED
 from safesteer_interp.defenses.safesteer import SafeSteer
@@ -29,7 +30,7 @@ from safesteer_interp.images import shows_something
 from safesteer_interp.models.casting import answering_dtype, in_dtype
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import check_guides
-from safesteer_interp.probes.fitting import check_fit
+from safesteer_interp.probes.fitting import check_fit, training_trace
 from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.statistics import cluster_mean
 from safesteer_interp.tracing.collecting import StoreLike, collect
@@ -227,9 +228,6 @@ def _bases(
     progress: bool,
 ) -> tuple[dict[str, SafeSteer], dict[str, str]]:
     """A SafeSteer by fit that passed its sign test, one without guidance under ""; and why the others are left out."""
-    from safesteer_interp.defenses.fitted_parts import held_out_candidates, training_candidates
-    from safesteer_interp.probes.fitting import training_trace
-
     trace = training_trace(mllm, fitting, batch_size=effort.batch_size, store=store, progress=progress)
     aligns = {Attack.SD, Attack.CB} <= {r.attack for r in fitting if r.harmful}
     options = {"k": grid.k, "steps": max(grid.steps, default=0), "alignment": aligns}
@@ -237,9 +235,8 @@ def _bases(
     failed: dict[str, str] = {}
     if not options["steps"]:
         return bases, failed
-    held = _Requests(validation)
-    tested = held_out_candidates(answerer, held, options)
-    candidates = training_candidates(answerer, trace, options, contrastive="contrastive" in grid.fits)
+    tested = held_out_candidates(answerer, validation, options)
+    candidates = training_candidates(answerer, training_requests(trace), options, contrastive="contrastive" in grid.fits)
     for fit in grid.fits:
         try:
             base = SafeSteer.from_trace(mllm, trace, fit=fit, candidates=candidates, tested=tested, **options)
@@ -249,15 +246,6 @@ def _bases(
             continue
         bases[fit] = base
     return bases, failed
-
-
-class _Requests:
-    """Held-out requests in the place of a trace: of it only its requests and their splits are asked."""
-
-    def __init__(self, requests: Sequence[Request]) -> None:
-        from safesteer_interp.requests import index_of
-
-        self.requests, self.index = list(requests), index_of(requests)
 
 
 def _prompt_scores(mllm: MLLM, base: SafeSteer, requests: list[Request], store: StoreLike, progress: bool) -> pd.DataFrame:
