@@ -110,7 +110,8 @@ def calibrated(ctx: Context, p: Paired, **options: Any) -> Any:
 
     if find_calibration(ctx.model) is None:
         return fitted(ctx, p, "untuned", **options)
-    return replace(SafeSteer.calibrated(ctx.model), force=True, **options)
+    found = replace(SafeSteer.calibrated(ctx.model), force=True, **options)
+    return found if found.probe.spread_ is not None else replace(found, scaled=False)  # no probe passed: MSAV alone was chosen
 
 
 def presets(ctx: Context, p: Paired) -> dict[str, Any]:
@@ -144,8 +145,8 @@ def filled_up(found: pd.DataFrame, asked: Mapping[str, tuple[Sequence[Request], 
     return pd.concat([found, *same], ignore_index=True)
 
 
-MARGIN = 1e-3
-"""Scores this near a gate's threshold may fall on either side of it in another batch."""
+MARGIN = 0.1
+"""Log-odds this near a gate's threshold may fall on either side of it in another batch or number format."""
 
 
 def answered(

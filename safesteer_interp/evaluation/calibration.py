@@ -39,6 +39,8 @@ from safesteer_interp.tracing.tracer import Sampling
 from safesteer_interp.vectors.alignment import ApplicationRule
 
 NO_RULE = "none"
+NEAR = 0.1
+"""Log-odds this near a threshold may fall on either side of it in another batch or number format."""
 
 
 @dataclass(frozen=True)
@@ -273,8 +275,9 @@ def thresholds(scores: pd.DataFrame, over_refusal: float) -> tuple[float, float]
 def _defense(bases: Mapping[str, SafeSteer], setting: Setting, bars: tuple[float, float], k: int) -> SafeSteer:
     sign, _, norm = setting.rule.partition("/")
     rule = {"alignment": False} if setting.rule == NO_RULE else {"alignment": True, "sign": sign, "norm": norm}
+    fit = setting.fit or next((fit for fit in bases if fit), "")  # MSAV alone keeps a probe that could guide, for ablations
     return replace(
-        bases[setting.fit],
+        bases[fit],
         k=k,
         beta=setting.beta,
         steps=setting.steps,
@@ -321,7 +324,7 @@ def _answers(
     conditions, shut = [Condition("none", Undefended(), requests, (effort.seed,))], dict[str, list[str]]()
     for setting, defense in made.items():
         bars = {r.id: defense.threshold_picture if picture[r.id] else defense.threshold for r in requests}
-        through = [r for r in requests if score[r.id] > bars[r.id] - 1e-3]  # in another batch it may fall on the other side
+        through = [r for r in requests if score[r.id] > bars[r.id] - NEAR]
         shut[setting.name] = [r.id for r in requests if r not in through]
         if through:
             conditions.append(Condition(setting.name, defense, through, (effort.seed,)))
