@@ -24,7 +24,7 @@ SPREAD_PAIRS, CONTRAST_PAIRS, SIGN_PAIRS = 8, 24, 10
 FEWEST_CANDIDATES, TESTED_CANDIDATES = 5, 10
 """Measured at least, whatever K is: one candidate has no spread, and among five a choice is seldom contested."""
 TESTED_STEPS = 3
-"""First steps of the sign test: a refusal is decided there, and later choices are hardly contested."""
+"""First steps of the sign test and of the contrastive fit: a refusal is decided there, and later choices are hardly contested."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def training_candidates(
 ) -> Offered:
     """Candidates of some of the training requests; labelled by roll-out where the contrastive fit is made on them."""
     some = ranked(requests, CONTRAST_PAIRS if contrastive else SPREAD_PAIRS)
-    how = RollOut(k=max(options["k"], FEWEST_CANDIDATES), steps=options["steps"] or 1, tokens=RollOut.tokens if contrastive else 0)
+    steps = min(options["steps"] or 1, TESTED_STEPS) if contrastive else options["steps"] or 1
+    how = RollOut(k=max(options["k"], FEWEST_CANDIDATES), steps=steps, tokens=RollOut.tokens if contrastive else 0)
     return offered(mllm, some, how, site=site)
 
 
