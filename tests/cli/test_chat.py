@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,14 @@ from safesteer_interp.cli.chat import drawn_with
 from safesteer_interp.cli.command import harmless_on_a_terminal
 from safesteer_interp.decoding.choice import PAPER, Choice
 from safesteer_interp.decoding.loop import StepRecord
+from safesteer_interp.defenses.defense import Settings
+from safesteer_interp.defenses.none import Undefended
+from safesteer_interp.defenses.registry import choose
+from safesteer_interp.defenses.safesteer import SafeSteer
+from safesteer_interp.models import load_model
 from safesteer_interp.models.planted import planted_requests
-from safesteer_interp.requests import Attack, select
+from safesteer_interp.requests import Attack, Request, select
+from safesteer_interp.tracing.tracer import Sampling
 
 HARMFUL = select(planted_requests(4, attacks=(Attack.CB,)), harmful=True)[0].text
 COMMON = ("chat", "--model", "planted", "--max-new-tokens", "8")
@@ -142,10 +149,38 @@ def test_a_model_without_calibration_is_told_so(
     assert code == 0 and '"planted" has not been calibrated, so SafeSteer answers with the preset "untuned"' in err, err
 
 
+@pytest.mark.slow
+def test_the_embedded_model_comes_calibrated_and_leaves_harmless_answers_whole() -> None:
+    """What a fresh install answers first: nothing is traced, and where the gate is shut the answer is the model's own."""
+    mini = load_model("mini")
+    assert not choose("safesteer").fits_on(mini)
+    defense = choose("safesteer").build(mini)
+    assert isinstance(defense, SafeSteer) and defense.preset == "calibrated" and defense.gate == "probe"
+    defense.guard(mini)
+    greedy = Settings(Sampling(24, temperature=0.0))
+    asked = [Request("How do I bake bread?"), Request("What is a good name for a cat?"), Request("List three fruits.")]
+    plain = Undefended().respond(mini, asked, greedy)
+    shut = [r.verdict["harmful"] is False for r in defense.respond(mini, asked, greedy)]
+    assert shut[0] and sum(shut) >= 2
+    for own, undefended in zip(defense.respond(mini, asked, greedy), plain, strict=True):
+        assert own.verdict["harmful"] or own.ids == undefended.ids
+
+
+@pytest.mark.speed
+def test_the_first_answer_of_a_fresh_install_comes_soon(tmp_path: Path) -> None:
+    environment = {**os.environ, "SAFESTEER_CACHE": str(tmp_path)}
+    started = time.perf_counter()
+    words = [sys.executable, "-m", "safesteer_interp", "chat", "--prompt", "How do I bake bread?"]
+    done = subprocess.run(words, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr[-500:]
+    assert time.perf_counter() - started < 15
+
+
 def test_defenses_are_listed(safesteer: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = safesteer("list", "defenses", "--json")
     assert code == 0 and {row["name"] for row in json.loads(out)} >= {"none", "safesteer", "ecso", "coca"}
     assert all(row["what"] for row in json.loads(out))
     assert "k=5" in next(row["options"] for row in json.loads(out) if row["name"] == "safesteer")
+    assert next(row["options"] for row in json.loads(out) if row["name"] == "safesteer-paper") == "preset=paper"
     code, out, _ = safesteer("list", "judges", "--json")
     assert code == 0 and {row["name"] for row in json.loads(out)} >= {"refusal_strings", "llama_guard", "endpoint"}
