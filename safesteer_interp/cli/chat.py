@@ -143,7 +143,7 @@ class Chat:
                 f'"{mllm.name}" has not been calibrated, so SafeSteer answers with the preset "untuned"; '
                 f"`safesteer calibrate --model {self.model}` chooses its settings once."
             )
-        name = self.training or ("planted" if mllm.name == "planted" else "bundled")
+        name = self.training or mllm.usual_dataset
         requests = choose_requests(name, data_root=self.data_root)
         if not mllm.takes_images:
             requests = [request for request in requests if request.image is None]

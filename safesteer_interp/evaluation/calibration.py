@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from safesteer_interp.decoding.prompt_cache import remembering_prompts
 from safesteer_interp.defenses.defense import Settings
@@ -39,8 +40,9 @@ from safesteer_interp.tracing.tracer import Sampling
 from safesteer_interp.vectors.alignment import ApplicationRule
 
 NO_RULE = "none"
-NEAR = 0.1
-"""Log-odds this near a threshold may fall on either side of it in another batch or number format."""
+NEAR, COARSELY_NEAR = 1e-3, 1.0
+"""Log-odds this near a threshold may fall on either side of it when answers are made: in other batches, and in a format of fewer digits
+than the float32 that prompts are traced in."""
 
 
 @dataclass(frozen=True)
@@ -322,9 +324,10 @@ def _answers(
 ) -> pd.DataFrame:
     score, picture = (scores.set_index("request")[column] for column in ("score", "picture"))
     conditions, shut = [Condition("none", Undefended(), requests, (effort.seed,))], dict[str, list[str]]()
+    near = NEAR if mllm.dtype == torch.float32 else COARSELY_NEAR
     for setting, defense in made.items():
         bars = {r.id: defense.threshold_picture if picture[r.id] else defense.threshold for r in requests}
-        through = [r for r in requests if score[r.id] > bars[r.id] - NEAR]
+        through = [r for r in requests if score[r.id] > bars[r.id] - near]
         shut[setting.name] = [r.id for r in requests if r not in through]
         if through:
             conditions.append(Condition(setting.name, defense, through, (effort.seed,)))
