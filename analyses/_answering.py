@@ -93,15 +93,17 @@ def fitted(ctx: Context, p: Paired, preset: str = "corrected", **options: Any) -
     from safesteer_interp.defenses.safesteer import SafeSteer
 
     settings = {**named_settings(preset), "force": True, **options}
-    return SafeSteer.from_trace(ctx.model, ctx.trace(training_spec(p)), candidates=training_candidates(ctx, p), **settings)
+    if settings.get("scaled", True):
+        settings["candidates"] = training_candidates(ctx, p)
+    return SafeSteer.from_trace(ctx.model, ctx.trace(training_spec(p)), **settings)
 
 
-def training_candidates(ctx: Context, p: Paired, labelled: bool = False) -> Any:
-    """Candidates of some training requests, which set the unit of every probe's score; labelled by roll-out where a fit needs it."""
+def training_candidates(ctx: Context, p: Paired) -> Any:
+    """Candidates of some training requests, which set the unit of every probe's score."""
     from safesteer_interp.defenses import fitted_parts
 
     requests = fitted_parts.training_requests(ctx.trace(training_spec(p)))
-    return fitted_parts.training_candidates(ctx.answerer, requests, {"k": 5, "steps": 5}, contrastive=labelled)
+    return fitted_parts.training_candidates(ctx.answerer, requests, {"k": 5, "steps": 5})
 
 
 def calibrated(ctx: Context, p: Paired, **options: Any) -> Any:
