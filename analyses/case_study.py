@@ -217,7 +217,7 @@ ANALYSIS = Analysis(
     requires_images=True,
     attacks=PAPER_ATTACKS,
     data=COMPARED,
-    profiles={"full": {"pairs": None, "answer_pairs": None, "examples": 2}},
+    profiles={"full": {"pairs": None, "answer_pairs": 48, "examples": 2}},
     order=13,
     captions={
         "figure": "The guided opening tokens on the colour of their probe score; above, struck through, what ordinary sampling would have "

@@ -16,6 +16,7 @@ from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import (
+    AS_PUBLISHED,
     PAPER_ATTACKS,
     GuidedParams,
     answered,
@@ -323,7 +324,7 @@ ANALYSIS = Analysis(
     requires_images=True,
     attacks=PAPER_ATTACKS,
     data=COMPARED,
-    profiles={"full": {"pairs": None, "answer_pairs": None, "seeds": 3, "new_tokens": 128, "perplexity_seeds": 3}},
+    profiles={"full": {"pairs": None, "answer_pairs": 48, **AS_PUBLISHED, "perplexity_seeds": 3}},
     order=11,
     captions={
         "figure": "Sampled answers of test pairs at temperature 1, cut after 32 tokens (full profile: 128). Settings of SafeSteer: as "

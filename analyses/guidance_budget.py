@@ -16,6 +16,7 @@ from safesteer_interp.statistics import COLUMNS
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import (
+    AS_PUBLISHED,
     GuidedParams,
     answered,
     answered_together,
@@ -231,12 +232,11 @@ ANALYSIS = Analysis(
     data=COMPARED,
     profiles={
         "full": {
+            **AS_PUBLISHED,
             "pairs": None,
-            "answer_pairs": None,
+            "answer_pairs": 48,
             "ks": (1, 5, 10, 15, 20),
             "step_counts": (0, 1, 2, 5, 10, 15, 20),
-            "seeds": 3,
-            "new_tokens": 128,
             "perplexity_seeds": 3,
         },
     },
