@@ -14,6 +14,7 @@ from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
+from safesteer_interp.sites import Site
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import PAPER_ATTACKS
@@ -43,6 +44,8 @@ class Params:
     """Candidates a step."""
     choice_steps: int = 3
     """First steps whose candidates are rolled out: 0 is the first answer token."""
+    depths: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85)
+    """Where else candidates are scored, as shares of the decoder's depth: the layers of the defense."""
     random_directions: int = 200
     """Random directions within the probe's components that the order is held against."""
     batch: int = 96
@@ -75,7 +78,9 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
             )
     steps, pairs, states = emitted["steps"], emitted["pairs"], emitted["states"]
     scores = {name: probe.decision_at(states, steps) for name, probe in probes.items()}
-    choices, differences, tests = _choices(ctx, p, probes)
+    offers = _offers(ctx, p)
+    final = {split: by_site[Site.parse(SITE)] for split, by_site in offers.items()}
+    choices, differences, tests = _choices(ctx, p, probes, final["training"], final["test"])
     return {
         "table": _curves(scores, probes, report, outcome, steps, pairs),
         "separation": _separation(scores, outcome, steps, pairs),
@@ -83,6 +88,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         "differences": differences,
         "tests": tests,
         "layers": _layers(fit, report),
+        "guiding_layers": _guiding_layers(fit, offers),
     }
 
 
@@ -101,18 +107,46 @@ def _probes(fit: Any) -> dict[str, Any]:
     return found
 
 
-def _choices(ctx: Context, p: Params, probes: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def _offers(ctx: Context, p: Params) -> dict[str, dict[Any, Any]]:
+    """Labelled candidates of the first steps of training and of test requests, with their states at some layers and the final norm."""
+    from safesteer_interp.decoding.rollouts import RollOut, offered_at, ranked
+
+    last = ctx.n_layers - 1
+    layers = dict.fromkeys(f"resid_post.{min(last, round(depth * last))}" for depth in p.depths)
+    sites, how = [Site.parse(name) for name in [*layers, SITE]], RollOut(k=p.k, steps=p.choice_steps)
+    found = {}
+    for split, spec in zip(("training", "test"), needs(p), strict=True):
+        some = ranked([r for r in ctx.requests(spec) if r.attack in PAPER_ATTACKS], p.choice_pairs)
+        found[split] = offered_at(ctx.answerer, some, sites, how, batch_size=p.batch)
+    return found
+
+
+def _guiding_layers(fit: Any, offers: dict[str, dict[Any, Any]]) -> pd.DataFrame:
+    """How probes that read the candidates at each layer order those of one test prompt at one step: a layer ablation of the defense."""
+    from safesteer_interp.probes.fits import fit_contrastive, fit_prompt, fit_token, scores_of
+    from safesteer_interp.probes.signs import preferences, stratified
+    from safesteer_interp.probes.tokens import token_states
+
+    rows, everything = [], np.ones(len(fit), dtype=bool)
+    for site, test in offers["test"].items():
+        made: dict[str, Any] = {"prompt": fit_prompt(fit.rows(site, "last_prompt"), fit.labels.harmful)}
+        with suppress(InputError):
+            made["token"] = fit_token(token_states(fit, everything, steps=range(1, 6), site=site))
+        with suppress(InputError):
+            made["contrastive"] = fit_contrastive(offers["training"][site])
+        for name, probe in made.items():
+            part = preferences(scores_of(probe, test), test)
+            if part["pair"].nunique() > 1:
+                rows.append({"fit": name, "layer": site_label(site)} | stratified(part).as_row())
+    return pd.DataFrame(rows)
+
+
+def _choices(ctx: Context, p: Params, probes: dict[str, Any], training: Any, test: Any) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The order of candidates by every scorer, differences to token identity, and each probe's sign test."""
-    from safesteer_interp.decoding.rollouts import RollOut, offered, ranked
     from safesteer_interp.probes.fits import fit_contrastive, scores_of
     from safesteer_interp.probes.signs import preferences, sign_test, stratified
     from safesteer_interp.statistics import Estimate
 
-    how = RollOut(k=p.k, steps=p.choice_steps)
-    training, test = (
-        offered(ctx.answerer, ranked([r for r in ctx.requests(spec) if r.attack in PAPER_ATTACKS], p.choice_pairs), how, batch_size=p.batch)
-        for spec in needs(p)
-    )
     scorers = {name: scores_of(probes[name], test) for name in GUIDING if name in probes}
     with suppress(InputError):
         scorers["contrastive"] = scores_of(fit_contrastive(training), test)
@@ -336,7 +370,7 @@ def _curve_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
 def _choice_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
-    fig, axes = new_figure(rows=1, cols=2, width="full", height=3.2)
+    fig, axes = new_figure(rows=1, cols=3, width="full", height=3.2)
     choices = t["choices"].assign(step=t["choices"]["step"].astype(str))
     labels = {IDENTITY: "token identity", EMBEDDING: "input embedding", LOG_P: "log-probability"}
     whole = choices[(choices["step"] == "all") & (choices["scorer"] != CHANCE)]
@@ -348,6 +382,10 @@ def _choice_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
                        xlabel="step of the choice", ylabel="candidate pairs ordered rightly", reference=0.5)  # fmt: skip
     axes[1].set_xticks(sorted(steps["step"].astype(int).unique()))
     axes[1].set_title("by step")
+    layers = t["guiding_layers"]
+    panels.layer_curve(axes[2], layers.assign(layer=layers["layer"].astype(str)), by="fit", kind="fit", reference=0.5, legend=False,
+                       xlabel="layer at which candidates are scored", ylabel="candidate pairs ordered rightly")  # fmt: skip
+    axes[2].set_title("by layer")
     return fig
 
 

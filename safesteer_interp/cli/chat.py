@@ -129,8 +129,8 @@ class Chat:
         cls, options = choice.parts[0].cls, dict(choice.parts[0].options)
         if len(choice.parts) > 1 or not hasattr(cls, "load"):
             raise UsageError(f"--fitted: {self.defense} is not fitted and has no folder; only a fitted defense such as safesteer has.")
-        if "fit" in options:
-            raise UsageError("--fitted is fitted already, so --set fit=... changes nothing; leave one of them out.")
+        if given := sorted({"fit", "site", "image_form", "preset"} & set(options)):
+            raise UsageError(f"--fitted is fitted already, so --set {given[0]}=... changes nothing; leave one of them out.")
         found: Defense = cls.load(self.fitted, **options)
         return found
 

@@ -71,31 +71,45 @@ def offered(
 
     Kept in the user's cache (or `root`) by content. Raises InputError when there is no request.
     """
+    return offered_at(mllm, requests, (site,), how, batch_size=batch_size, root=root, progress=progress)[site]
+
+
+def offered_at(
+    mllm: MLLM,
+    requests: Sequence[Request],
+    sites: Sequence[Site],
+    how: RollOut = ROLL_OUT,
+    *,
+    batch_size: int = 32,
+    root: Path | None = None,
+    progress: bool = False,
+) -> dict[Site, Offered]:
+    """The same candidates with their states at each of several sites, from one pass."""
     if not requests:
         raise InputError("there is no request to take candidates from; give some harmful requests of the fit split.")
     requests = list({request.key(): request for request in reversed(requests)}.values())[::-1]  # of equal ones the first
-    path = (root or cache_dir() / "candidates") / f"{_key(mllm, requests, how, site)}.safetensors"
+    path = (root or cache_dir() / "candidates") / f"{_key(mllm, requests, how, sites)}.safetensors"
     try:
         tensors, record = read_tensors(path, KIND)
     except InputError:  # not there yet, or damaged: measured again
         with remembering_prompts(mllm):
-            tensors, record = _measured(mllm, requests, how, site, batch_size, progress)
+            tensors, record = _measured(mllm, requests, how, tuple(sites), batch_size, progress)
         write_tensors(path, tensors, record, kind=KIND)
     of = [requests[i] for i in tensors["request"].tolist()]
-    return Offered(
-        states=tensors["states"],
-        refusal=np.array([is_refusal(text) for text in record["texts"]], dtype=bool) if how.tokens else np.zeros(len(of), dtype=bool),
-        steps=tensors["steps"],
-        prompts=np.array([r.id for r in of], dtype=str),
-        pairs=np.array([r.pair for r in of], dtype=str),
-        forms=np.array([str(r.attack) for r in of], dtype=str),
-        tokens=tensors["tokens"],
-        log_probs=tensors["log_probs"],
-        labelled=how.tokens > 0,
-    )
+    labels: dict[str, Any] = {
+        "refusal": np.array([is_refusal(text) for text in record["texts"]], dtype=bool) if how.tokens else np.zeros(len(of), dtype=bool),
+        "steps": tensors["steps"],
+        "prompts": np.array([r.id for r in of], dtype=str),
+        "pairs": np.array([r.pair for r in of], dtype=str),
+        "forms": np.array([str(r.attack) for r in of], dtype=str),
+        "tokens": tensors["tokens"],
+        "log_probs": tensors["log_probs"],
+        "labelled": how.tokens > 0,
+    }
+    return {site: Offered(tensors[f"states/{site}"], **labels) for site in sites}
 
 
-def _key(mllm: MLLM, requests: Sequence[Request], how: RollOut, site: Site) -> str:
+def _key(mllm: MLLM, requests: Sequence[Request], how: RollOut, sites: Sequence[Site]) -> str:
     fields = {
         "format": KIND,
         "model": mllm.fingerprint,
@@ -104,27 +118,29 @@ def _key(mllm: MLLM, requests: Sequence[Request], how: RollOut, site: Site) -> s
         "thinking": mllm.thinking,
         "requests": [request.key() for request in requests],
         "how": [how.k, how.steps, how.tokens, how.seed],
-        "site": str(site),
+        "sites": [str(site) for site in sites],
     }
     return digest(fields)[:32]
 
 
 def _measured(
-    mllm: MLLM, requests: Sequence[Request], how: RollOut, site: Site, batch_size: int, progress: bool
+    mllm: MLLM, requests: Sequence[Request], how: RollOut, sites: tuple[Site, ...], batch_size: int, progress: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    recorders = [_Recorder(how.k, how.steps, site) for _ in requests]
+    recorders = [_Recorder(how.k, how.steps, sites) for _ in requests]
     asks = [Ask(request, how.seed, recorder) for request, recorder in zip(requests, recorders, strict=True)]
     for _ in answer_asks(mllm, asks, Sampling(how.steps, 1.0), batch_size=batch_size):
         pass
-    place, steps, tokens, log_probs, states, said = [], [], [], [], [], list[list[int]]()
+    place, steps, tokens, log_probs, said = list[int](), list[int](), list[int](), list[float](), list[list[int]]()
+    states: dict[Site, list[np.ndarray]] = {site: [] for site in sites}
     for i, recorder in enumerate(recorders):
         for step, (ids, log_p, seen, before) in enumerate(recorder.seen):
             place += [i] * len(ids)
             steps += [step] * len(ids)
             tokens += ids
             log_probs += log_p
-            states.append(seen)
             said += [[*before, token] for token in ids]
+            for site in sites:
+                states[site].append(seen[site])
     texts = [""] * len(said)
     if how.tokens:
         with progress_bar(f"rolling candidates out on {mllm.name}", len(said), enabled=progress) as advance:
@@ -136,8 +152,12 @@ def _measured(
         "steps": np.array(steps, dtype=np.int64),
         "tokens": np.array(tokens, dtype=np.int64),
         "log_probs": np.array(log_probs, dtype=np.float32),
-        "states": np.concatenate(states).astype(np.float32),
+        **{f"states/{site}": np.concatenate(blocks).astype(np.float32) for site, blocks in states.items()},
     }, {"texts": texts}
+
+
+Seen = tuple[list[int], list[float], dict[Site, np.ndarray], tuple[int, ...]]
+"""Ids and log-probabilities of the candidates of one step, their states by site, and what was said before."""
 
 
 @dataclass(eq=False)
@@ -146,20 +166,20 @@ class _Recorder:
 
     k: int
     steps: int
-    site: Site
-    seen: list[tuple[list[int], list[float], np.ndarray, tuple[int, ...]]] = field(default_factory=list)
+    read: tuple[Site, ...]
+    seen: list[Seen] = field(default_factory=list)
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        return () if self.site.kind is SiteKind.FINAL_NORM else (self.site,)
+        return tuple(site for site in self.read if site.kind is not SiteKind.FINAL_NORM)
 
     def begin(self, states: States) -> Opening:
         return Opening(states, torch.ones(len(states), dtype=torch.bool, device=states.device), [{} for _ in states])
 
     def choose(self, candidates: Candidates, uniform: Float[Tensor, " batch"]) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch k"]]:
-        states = candidates.seen(self.site).float().cpu().numpy()
+        states = {site: candidates.seen(site).float().cpu().numpy() for site in self.read}
         for row, (ids, log_p) in enumerate(zip(candidates.ids.tolist(), candidates.log_probs.tolist(), strict=True)):
-            self.seen.append((ids, log_p, states[row], tuple(candidates.emitted[row])))
+            self.seen.append((ids, log_p, {site: x[row] for site, x in states.items()}, tuple(candidates.emitted[row])))
         return draw(candidates.log_probs, uniform, 1.0), candidates.log_probs
 
 
