@@ -12,6 +12,7 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import PAPER_ATTACKS, GuidedParams, training_spec
+from ._refusal_tokens import refusal_tokens
 from ._shared import STEPS, Paired, answers, attacks_in, report_spec
 
 SITE = "final_norm"
@@ -59,11 +60,18 @@ def premises(ctx: Context, p: GuidedParams, base: Any, corrected: Any) -> pd.Dat
     seed, rows = ctx.seed("premises"), []
     shown = np.array([shows_something(request.image) for request in ctx.requests(tokens_spec(p))])
     bars = np.where(shown, base.threshold_picture, base.threshold)
-    drawn = [_in_reach(ctx, _opened(corrected.with_random_vector(draw), prompts), p.k) for draw in range(DRAWS)]
+    tokens = list(refusal_tokens(ctx, p))
+
+    def in_reach(states: Any) -> Any:
+        logits = ctx.head(states, normed=True)
+        best = logits[:, tokens].max(axis=1, keepdims=True)
+        return np.asarray((logits > best).sum(axis=1) < p.k)
+
+    drawn = [in_reach(_opened(corrected.with_random_vector(draw), prompts)) for draw in range(DRAWS)]
     hits = {
         CALLED: base.prompt_probe.decision_function(prompts) > bars,
-        REACH: _in_reach(ctx, prompts, p.k),
-        REACH_MSAV: _in_reach(ctx, _opened(corrected, prompts), p.k),
+        REACH: in_reach(prompts),
+        REACH_MSAV: in_reach(_opened(corrected, prompts)),
         REACH_RANDOM: np.mean(drawn, axis=0),
     }
     gains = {f"{REACH_MSAV} minus without": hits[REACH], f"{REACH_MSAV} minus random vector": hits[REACH_RANDOM]}
@@ -118,15 +126,6 @@ def _opened(defense: Any, prompts: Any) -> Any:
 
     with torch.inference_mode():
         return defense.opening(torch.from_numpy(prompts)).states.numpy()
-
-
-def _in_reach(ctx: Context, states: Any, k: int) -> Any:
-    """[n] True where one of the k likeliest next tokens may start a refusal (arXiv 2406.11717's tokens)."""
-    from safesteer_interp.models.openings import refusal_token_ids
-
-    logits = ctx.head(states, normed=True)
-    best = logits[:, list(refusal_token_ids(ctx.model))].max(axis=1, keepdims=True)
-    return np.asarray((logits > best).sum(axis=1) < k)
 
 
 def _shift(view: Any, probe: Any, steps: int, harmful: Any, pairs: Any, seed: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.openings import refusal_openings
 from safesteer_interp.probes.decoding_probe import DecodingProbe
-from safesteer_interp.refusals import OPENINGS
+from safesteer_interp.refusals import ALL_OPENINGS
 from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.sampling import draw
 from safesteer_interp.types import States
@@ -244,7 +244,7 @@ class RefusalTokens:
     name: str = "refusal tokens"
 
     @classmethod
-    def of(cls, mllm: MLLM, openings: Sequence[str] = OPENINGS) -> RefusalTokens:
+    def of(cls, mllm: MLLM, openings: Sequence[str] = ALL_OPENINGS) -> RefusalTokens:
         """Openings as the model writes them at the start of an answer."""
         return cls(refusal_openings(mllm, openings))
 
