@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("render", "redraw figures from their tables, without a model"),
     "verify": ("verify", "recompute and compare with what is stored"),
     "report": ("report", "the gallery figures/index.html"),
+    "compare": ("compare", "defenses x benchmarks x seeds, judged by a panel: Table 1 of a model"),
     "chat": ("chat", "put a request to a model under a defense, and see what it decided"),
     "mini": ("mini", "build, train or evaluate the embedded model"),
 }

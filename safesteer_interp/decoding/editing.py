@@ -74,7 +74,7 @@ class Editing:
         """One pass for all rows of a way at a step, and which rows they are (None: all); rows without edits are left out."""
         together: dict[tuple[int, int], list[int]] = {}
         for row, key in enumerate(zip(member, steps, strict=True)):
-            if self.ways[key[0]].edits:
+            if any(edit.last_step is None or key[1] <= edit.last_step for edit in self.ways[key[0]].edits):
                 together.setdefault(key, []).append(row)
         parts: list[tuple[Tensor | None, Pass]] = []
         for (way, step), found in together.items():

@@ -46,15 +46,32 @@ class Composed(StagedDefense, unnamed=True):
         """The parts, all of which are staged."""
         return tuple(part for part in self.parts if isinstance(part, StagedDefense))
 
+    @property
+    def prepares(self) -> bool:  # type: ignore[override]  # of its parts
+        """Whether a part asks the model before it answers."""
+        return any(part.prepares for part in self.stages)
+
     def rewrite(self, mllm: MLLM, request: Request) -> Request:
         """Rewritten by every part in turn."""
         for part in self.stages:
             request = part.rewrite(mllm, request)
         return request
 
+    def rewrites(self, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> list[Request]:
+        """Rewritten by every part in turn."""
+        found = list(requests)
+        for part in self.stages:
+            found = part.rewrites(mllm, found, settings)
+        return found
+
     def edits(self, mllm: MLLM) -> Sequence[Edit]:
         """The edits of all parts, in order."""
         return [edit for part in self.stages for edit in part.edits(mllm)]
+
+    def edits_each(self, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> list[tuple[Edit, ...]]:
+        """The edits of all parts for each request, in order. Each part measures the model as it is, not as the others edit it."""
+        found = [part.edits_each(mllm, requests, settings) for part in self.stages]
+        return [tuple(edit for own in each for edit in own) for each in zip(*found, strict=True)]
 
     def policy(self, mllm: MLLM) -> Policy:
         """The policy of the one part that has one. Raises UsageError when two guide."""
