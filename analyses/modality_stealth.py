@@ -138,7 +138,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                     Control("random_direction", estimate_of(row(differences, attack=name, measure="random_direction"))),
                     *(Control("CB (blank image)", estimate_of(b), kind="context") for _, b in blank.iterrows()),
                 ),
-                note="On random axes the classes come nearer too, as twins that share their text must: only what exceeds that is about harm.",
+                note="Classes come nearer on random axes too, as twins that share a text must: only what exceeds that is about harm.",
             )
         )
         beyond = estimate_of(row(refusals, attack=name, **{"class": "harmful minus harmless"}))

@@ -20,11 +20,15 @@ from enum import StrEnum
 from typing import Literal
 
 from safesteer_interp.runner.claim import Claim, Control, Direction, claimed
+from safesteer_interp.runner.power import assumed_effect, power_of
 from safesteer_interp.statistics import Against, Estimate, holm
 
 ENOUGH = 12
 """Clusters that a verdict needs: below, intervals and tests hold their level on paper only, and Holm leaves no room."""
 ALPHA = 0.05
+
+POWER = 0.8
+"""A claim that is found less often than this where it holds says so."""
 
 
 class Verdict(StrEnum):
@@ -47,16 +51,22 @@ class Judged:
     """`p` adjusted over the findings and replications judged with it."""
     clusters_missing: int
     """How many clusters are missing for a verdict."""
+    power: float
+    """At least how probable "supported" was, had the claim held by its `effect` (`runner/power.py`); NaN for a sanity check."""
 
 
 def judge(claims: Sequence[Claim]) -> list[Judged]:
     """The verdicts of all claims of one analysis, in their order."""
     tested = [claim.tested for claim in claims]
     adjusted: Sequence[float] = holm(tested).tolist() if tested else []
-    found = []
+    family, found = sum(claim.kind != "sanity" for claim in claims), []
     for claim, p, p_holm in zip(claims, tested, adjusted, strict=True):
         verdict, reason = decide(claim, float(p_holm))
-        found.append(Judged(claim, verdict, reason, p, float(p_holm), clusters_missing(claim)))
+        power = power_of(claim, family, ALPHA, ENOUGH)
+        if verdict is Verdict.UNDECIDED and 0 < power < POWER:
+            effect = f"{assumed_effect(claim):.2g}{f' {claim.unit}' if claim.unit else ''}"
+            reason += f"; a value of {effect} would have been found with a probability of {power:.0%} only"
+        found.append(Judged(claim, verdict, reason, p, float(p_holm), clusters_missing(claim), power))
     return found
 
 
