@@ -15,7 +15,7 @@ from safesteer_interp import runner
 from safesteer_interp.errors import NotApplicableError, UsageError
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings, Session
 
 FOLDER = Path(__file__).parents[2] / "analyses"
 SMALLER: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
 
         key = tuple(sorted(changes.items()))
         if key not in benches:
-            settings = Settings(model="planted", store=tmp_path_factory.mktemp("traces"), progress=False)
+            settings = RunSettings(model="planted", store=tmp_path_factory.mktemp("traces"), progress=False)
             benches[key] = Session(settings, loaded_model=build_planted(**changes))
         if (name, key) not in found:
             analysis = runner.discover(FOLDER)[name]
