@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parents[2] / "analyses"
 SMALLER: dict[str, dict[str, Any]] = {
     "alignment_controls": {"new_tokens": 8},
     "alignment_vector": {"matchings": 20},
-    "refusal_direction": {"layers": None, "positions": None, "attacks": ("TEXT", "SD", "TYPO")},
+    "refusal_direction": {"layers": None, "positions": 3, "attacks": ("TEXT", "SD", "TYPO")},
     "steering_dose_response": {"doses": (-1.0, 0.25, 1.0), "msav_doses": (-1.0, 0.5, 1.0), "new_tokens": 8},
 }
 """Short answers: a planted refusal has seven words."""
@@ -131,7 +131,11 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "expected"), CASES, ids=[f"{n}-{'-'.join(f'{k}{v:g}' for k, v in c.items()) or 'planted'}" for n, c, _ in CASES]
+    ("name", "changes", "expected"),
+    [
+        pytest.param(*case, id=f"{case[0]}-{'flipped' if case[1] else 'planted'}", marks=[pytest.mark.slow] if case[1] else [])
+        for case in CASES
+    ],
 )
 def test_verdict_equals_the_planted_truth(measured: Measured, name: str, changes: dict[str, float], expected: dict[str, str]) -> None:
     _, verdicts = measured(name, **changes)
@@ -192,7 +196,8 @@ def test_the_parts_of_the_vector_are_told_apart(measured: Measured) -> None:
     for kind in ("harmful", "harmless"):
         assert odds["refusal_bias", "none", kind] == pytest.approx(bias["value"], rel=1e-6)
     assert odds["refusal_bias", "none", "harmful minus harmless"] == pytest.approx(0, abs=1e-6)
-    assert odds["msav", "none", "harmful minus harmless"] > 1  # what a bias cannot do
+    mass = tables["contrasts"][tables["contrasts"]["quantity"] == "mass"].set_index(["arm", "to", "class"])["value"]
+    assert mass["msav", "none", "harmful minus harmless"] > 0.3 and mass["msav", "refusal_bias", "harmless"] < 0
 
 
 def test_doses_act_in_order_and_the_planted_layer_is_chosen(measured: Measured) -> None:
@@ -258,6 +263,7 @@ def test_a_choice_without_the_filter_keeps_every_request(tmp_path: Path) -> None
     assert choice["dropped_training"] == choice["dropped_validation"] == 0 and choice["of"] == 2
 
 
+@pytest.mark.slow
 def test_a_flipped_direction_induces_no_refusal(measured: Measured) -> None:
     effects = measured("refusal_direction", harm=-1.0)[0]["effects"]
     added = effects[(effects["of"] == "refusal_direction") & (effects["edit"] == "add") & (effects["quantity"] == "log_odds")]
