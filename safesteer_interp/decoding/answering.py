@@ -17,6 +17,7 @@ from torch import Tensor
 from safesteer_interp.decoding.editing import Editing
 from safesteer_interp.decoding.late import can_reread, reread
 from safesteer_interp.decoding.loop import Branch, Decoded, Row, Stream, Terms
+from safesteer_interp.decoding.pace import Pace
 from safesteer_interp.decoding.policies import PLAIN, Policy, check_budget
 from safesteer_interp.decoding.prefix import prefill
 from safesteer_interp.decoding.prompt_cache import distinct, read_prompts, spread
@@ -70,11 +71,19 @@ def _request(request: Request | str, place: int) -> Request:
 
 
 def answer_asks(
-    mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, *, batch_size: int = 32, explain: bool = False, stop: bool = True
+    mllm: MLLM,
+    asks: Sequence[Ask],
+    sampling: Sampling,
+    *,
+    batch_size: int = 32,
+    explain: bool = False,
+    stop: bool = True,
+    pace: Pace | None = None,
 ) -> Iterator[tuple[list[int], list[Decoded]]]:
     """Places and answers of the asks that have been finished, again and again until all are; the sampling's own seed is not used.
 
     Asks share batches, whatever their policies and edits; a request that is asked several times is read once per batch.
+    `pace` (a new one) is told of every part of the work, for whoever wants to know what the rest takes.
     Raises as `generate` does.
     """
     if sampling.max_new_tokens < 1:
@@ -88,7 +97,7 @@ def answer_asks(
         if policy.steps:
             check_budget(policy.k, policy.steps, sampling.max_new_tokens, mllm)
     ends = stop_ids(mllm) if stop else frozenset[int]()
-    answering = _Answering(mllm, asks, sampling, ends, explain)
+    answering = _Answering(mllm, asks, sampling, ends, explain, pace or Pace(sampling.max_new_tokens))
     for _, batches in groupby(batches_of(asks, batch_size), lambda places: len(asks[places[0]].prompts)):
         for ended in answering.run(list(batches), batch_size):
             for row in ended:
@@ -103,17 +112,19 @@ def _served(mllm: ServedMLLM, asks: Sequence[Ask], sampling: Sampling, size: int
             raise UsageError(f"{mllm.name} is behind a server, which gives neither states nor logits; this method needs them.")
     for start in range(0, len(asks), size):
         some = asks[start : start + size]
-        limits = {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens}
-        texts = mllm.answer([ask.request for ask in some], [ask.seed for ask in some], **limits)
+        temperature, longest = sampling.temperature, sampling.max_new_tokens
+        texts = mllm.answer([a.request for a in some], [a.seed for a in some], temperature=temperature, max_tokens=longest)
         yield list(range(start, start + len(some))), [Decoded(mllm.tokenizer(text)["input_ids"], text=text) for text in texts]
 
 
 class _Answering:
     """The asks of one call: how their prompts are read, and the stream their answers are written in."""
 
-    def __init__(self, mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, ends: frozenset[int], explain: bool) -> None:
-        self.mllm, self.asks, self.limit = mllm, asks, sampling.max_new_tokens
+    def __init__(self, mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, ends: frozenset[int], explain: bool, pace: Pace) -> None:
+        self.mllm, self.asks, self.limit, self.pace = mllm, asks, sampling.max_new_tokens, pace
         self.ways, self.member = ways_of(asks)
+        self.prompts = [_prompts_of(ask, way) for ask, way in zip(asks, self.member.tolist(), strict=True)]
+        pace.expect((p for own in self.prompts for p in own), self.member.tolist(), [_guided(ask) for ask in asks])
         self.editing = Editing(mllm, self.ways)
         self.terms = Terms(
             self.limit, ends, sampling.temperature, explain, combine=self._combine, acting=self.editing.writing, layout=mllm.layout
@@ -131,6 +142,7 @@ class _Answering:
                         break
                     ready, ended = self._open(places)
                     if ended:
+                        self.pace.end(row.way for row in ended)
                         yield ended
                     continue
                 if not stream.rows:
@@ -141,7 +153,10 @@ class _Answering:
                 ready.keep(torch.arange(len(ready.rows) - free))
             if not stream.rows:
                 return
-            if ended := stream.plain_step():
+            with self.pace.steps([row.way for row in stream.rows]):
+                ended = stream.plain_step()
+            if ended:
+                self.pace.end(row.way for row in ended)
                 yield ended
 
     def _empty(self) -> Stream:
@@ -151,7 +166,9 @@ class _Answering:
     def _open(self, places: Sequence[int]) -> tuple[Stream, list[Row]]:
         """The prompts of a batch read and its guided steps made; also the rows that ended already. All asks are of one kind."""
         asks, member = [self.asks[i] for i in places], self.member[list(places)]
-        branches = [self._read([ask.prompts[n] for ask in asks], asks[0], member) for n in range(len(asks[0].prompts))]
+        guided = _guided(asks[0])
+        with self.pace.reads([prompt for i in places for prompt in self.prompts[i]], guided):
+            branches = [self._read([ask.prompts[n] for ask in asks], asks[0], member) for n in range(len(asks[0].prompts))]
         widths = tuple(branch.prefix.mask.shape[1] for branch in branches)
         numbers = uniforms([ask.key or ask.request.key() for ask in asks], [ask.seed for ask in asks], self.limit).tolist()
         rows = [
@@ -159,7 +176,8 @@ class _Answering:
             for place, (own, ask, way) in enumerate(zip(numbers, places, member.tolist(), strict=True))
         ]
         stream = Stream(self.mllm.model, self.terms, branches, rows)
-        return stream, stream.begin(_policy(self.ways, member))
+        with self.pace.opens(guided, len(places)):
+            return stream, stream.begin(_policy(self.ways, member))
 
     def _read(self, requests: Sequence[Request], like: Ask, member: Int[Tensor, " asks"]) -> Branch:
         """The prompt pass: each different prompt once, one row per ask. All asks are of the kind of `like`."""
@@ -197,6 +215,16 @@ class _Answering:
             if way.tilt is not None:
                 joined[places] = way.tilt(joined[places], [len(rows[place].answer.ids) for place in places])
         return joined
+
+
+def _guided(ask: Ask) -> tuple[int, int]:
+    """Candidates and guided steps."""
+    return (ask.policy.k, ask.policy.steps) if ask.policy.steps else (0, 0)
+
+
+def _prompts_of(ask: Ask, way: int) -> list[tuple[str, int]]:
+    """What has to be read for an ask: prompts that are edited while they are read are one way's alone."""
+    return [(request.key(), way if ask.early and not ask.late else -1) for request in ask.prompts]
 
 
 def _policy(ways: Sequence[Way], member: Int[Tensor, " asks"]) -> Policy:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from safesteer_interp.errors import BadRequestError, NotApplicableError
 from safesteer_interp.files import digest
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.requests import Request
-from safesteer_interp.runner.folders import USUAL, folder_name, model_label, thinking_label
+from safesteer_interp.runner.folders import folder_name, model_label, thinking_label
 from safesteer_interp.tracing.demand import Demand, Want
 from safesteer_interp.tracing.engines import DEFAULT_TRACER
 from safesteer_interp.tracing.spec import TraceSpec, pick
@@ -31,7 +32,7 @@ LOADING = (
 
 
 @dataclass
-class Settings:
+class RunSettings:
     """Where a run gets its model and data from, and how it computes; what is not about any one analysis."""
 
     model: str = "mini"
@@ -49,6 +50,8 @@ class Settings:
     attn_implementation: str | None = None
     max_pixels: int | None = None
     adapter: str | None = None
+    answer_dtype: str = "auto"
+    """Number format that answers are written in: see `models.casting.answering_dtype`."""
     tracer: str = DEFAULT_TRACER
     batch_size: int | str = 16
     trust_remote_code: bool = False
@@ -71,13 +74,15 @@ class Settings:
 class Session:
     """Loads the model and data sets when first needed; the states of their requests come from the trace library."""
 
-    settings: Settings
+    settings: RunSettings
     loaded_model: Any = None
     """An MLLM to use instead of loading `settings.model` (tests, notebooks)."""
     loaded_requests: dict[str, list[Request]] = field(default_factory=dict)
     """Data sets by name, filled as they are loaded; tests and notebooks may hand in their own."""
     bad: list[BadRequestError] = field(default_factory=list)
     """Requests that cannot be used, and why; the others go on without them."""
+    sharing: ExitStack | None = field(default=None, init=False, repr=False)
+    """Open while prompts are shared; closes what remembers them."""
 
     @cached_property
     def model(self) -> Any:
@@ -93,11 +98,36 @@ class Session:
         """The number format the model is in, whatever it was asked for by ("auto")."""
         return str(self.model.dtype).removeprefix("torch.")
 
-    def sharing_prompts(self) -> AbstractContextManager[None]:
+    @property
+    def answer_dtype(self) -> str:
+        """The number format that answers are written in. Raises UsageError for an unknown one."""
+        from safesteer_interp.models.casting import answering_dtype
+
+        return answering_dtype(self.model, self.settings.answer_dtype)
+
+    @cached_property
+    def answerer(self) -> Any:
+        """The model that writes answers: the same one, in the number format meant for that."""
+        from safesteer_interp.models.casting import in_dtype
+
+        answerer = in_dtype(self.model, self.answer_dtype)
+        self._share(answerer)
+        return answerer
+
+    @contextmanager
+    def sharing_prompts(self) -> Iterator[None]:
         """While open, analyses that answer the same requests read each prompt once (`decoding/prompt_cache.py`)."""
+        with ExitStack() as self.sharing:
+            if "answerer" in self.__dict__:
+                self._share(self.answerer)
+            yield
+        self.sharing = None
+
+    def _share(self, answerer: Any) -> None:
         from safesteer_interp.decoding.prompt_cache import remembering_prompts
 
-        return remembering_prompts(self.model)
+        if self.sharing is not None:
+            self.sharing.enter_context(remembering_prompts(answerer))
 
     @property
     def known_answer(self) -> bool:
@@ -107,7 +137,7 @@ class Session:
     @property
     def usual_dataset(self) -> str:
         """The data set that is meant where none is named: the closed world of a model with known answers, else the bundled benchmark."""
-        return str(self.model.name) if self.known_answer else USUAL
+        return str(self.model.usual_dataset)
 
     @property
     def dataset(self) -> str:
@@ -205,3 +235,11 @@ class Session:
 
 def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def __getattr__(name: str) -> Any:
+    """`Settings`, as `RunSettings` was called, until 0.2."""
+    if name == "Settings":
+        warnings.warn("runner.session.Settings is called RunSettings now.", DeprecationWarning, stacklevel=2)
+        return RunSettings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

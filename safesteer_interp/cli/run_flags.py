@@ -10,11 +10,11 @@ from safesteer_interp.cli.loading import Loading, LoadingFlags
 from safesteer_interp.errors import UsageError
 from safesteer_interp.tracing.engines import DEFAULT_TRACER, TracerName
 
-SETTINGS = ("model", "data", "data_root", "store", "tracer", "batch_size")
+SETTINGS = ("model", "data", "data_root", "store", "answer_dtype", "tracer", "batch_size")
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunFlags:
     """Where a run gets its model and data from."""
 
     model: str = "mini"
@@ -31,6 +31,8 @@ class Settings:
     """Folder with analyses of your own, besides the shipped ones and those in ./analyses."""
     store: Path | None = None
     """Folder of traces; default: "traces" in the user cache."""
+    answer_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format that answers are written in; auto: bfloat16 where the processor multiplies it, else as loaded. States: --dtype."""
     tracer: TracerName = DEFAULT_TRACER
     """The engine; all three give the same numbers."""
     batch_size: str = "16"
