@@ -49,6 +49,13 @@ def needs(p: Params) -> list[TraceSpec]:
     return specs(p)
 
 
+def cost(p: Params, pairs: int, n_layers: int) -> str:
+    """How often a route is cut, and in how many recorded passes."""
+    passes = 2 * pairs * (1 + len(p.attacks))
+    windows = 1 + min(p.windows or n_layers, max(1, n_layers - min(p.width, n_layers) + 1))
+    return f"{passes} recorded prompt passes, {passes * len(ROUTES) * windows} knock-outs of a fraction of a pass each"
+
+
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """`table`: by form, route and window of layers, the share of what separates a harmful request from its harmless twin that is lost when
     the route is cut: refusal (log-odds of the first token) and readable harm (the probe's). `contrasts`: the numbers claimed."""
@@ -190,6 +197,7 @@ ANALYSIS = Analysis(
     draw=draw,
     cites=("arXiv:2605.11716", "arXiv:2304.14767"),
     requires_images=True,
+    cost=cost,
     attacks=(Attack.CB, Attack.SD, Attack.TYPO),
     data=COMPARED,
     profiles={"full": {"pairs": None, "windows": None}},

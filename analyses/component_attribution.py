@@ -45,6 +45,13 @@ def needs(p: Params) -> list[TraceSpec]:
     return [_spec(p, Split.VALIDATION, p.ranking_pairs), _spec(p, Split.TEST, p.pairs)]
 
 
+def cost(p: Params, pairs: int, n_layers: int) -> str:
+    """Passes on the ranking pairs (the first spec) and recordings."""
+    return (
+        f"{pairs} ranking pairs with {1 + p.steps} forward and backward passes each, and every component patched once; recorded test pairs"
+    )
+
+
 def _spec(p: Params, split: Split, pairs: int | None) -> TraceSpec:
     return report_spec(p, attacks=(DONOR, Attack(p.attack)), split=split, harmful=True, pairs=pairs, sites=("final_norm",))
 
@@ -257,6 +264,7 @@ ANALYSIS = Analysis(
     draw=draw,
     cites=("arXiv:2310.10348", "arXiv:2403.17806", "arXiv:2605.11716"),
     requires_images=True,
+    cost=cost,
     attacks=(Attack.CB, Attack.SD),
     data=COMPARED,
     profiles={"full": {"pairs": None, "ranking_pairs": 40, "steps": 10, "random_circuits": 32}},

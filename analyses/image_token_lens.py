@@ -44,6 +44,12 @@ def needs(p: Params) -> list[TraceSpec]:
     return specs(p)
 
 
+def cost(p: Params, pairs: int, n_layers: int) -> str:
+    """Recordings and backward passes."""
+    pictures = pairs * len(p.attacks)
+    return f"{pairs + 2 * pictures} recorded prompt passes, {pictures} forward and {len(QUANTITIES) * pictures} backward passes"
+
+
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """`table`: by form, layer and map, how well the map finds the tokens in which the harmful picture differs from its harmless twin (AUROC
     over tokens, mean over pictures), and the same of shuffled tokens; `tokens` and `pictures`: the maps that are drawn, and the pictures.
@@ -212,6 +218,7 @@ ANALYSIS = Analysis(
     draw=draw,
     cites=("arXiv:2605.11716", "arXiv:2310.10348", "arXiv:2602.00462"),
     requires_images=True,
+    cost=cost,
     attacks=(Attack.CB, Attack.SD, Attack.TYPO),
     data=COMPARED,
     profiles={"full": {"pairs": None, "layers": None, "shuffles": 2000}},

@@ -43,6 +43,14 @@ def needs(p: Params) -> list[TraceSpec]:
     return specs(p)
 
 
+def cost(p: Params, pairs: int, n_layers: int) -> str:
+    """What is patched, and from how many recorded passes."""
+    grid = len(layer_grid(n_layers, p.layers))
+    each = 2 * (4 * grid + n_layers) + len(WRITES) * n_layers + 2 * n_layers
+    patches = pairs * len(p.attacks) * each
+    return f"{pairs * (3 + len(p.attacks))} recorded prompt passes, {patches} patches of a fraction of a pass each"
+
+
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """`table`: share of the gap between text form (donor) and picture form (receiver) by layer, token role and direction; `controls`:
     other donors, last token; `writes`: attention's and MLP's part of the last token; `contrasts`: the numbers claimed; `cost`."""
@@ -255,6 +263,7 @@ ANALYSIS = Analysis(
     draw=draw,
     cites=("arXiv:2605.11716", "arXiv:2202.05262", "arXiv:2304.14767"),
     requires_images=True,
+    cost=cost,
     attacks=(Attack.CB, Attack.SD, Attack.TYPO),
     data=COMPARED,
     profiles={"full": {"pairs": None, "layers": None}},

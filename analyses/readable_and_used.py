@@ -50,6 +50,12 @@ def _fit(p: Params) -> TraceSpec:
     return fit_spec(p, pairs=p.fit_pairs)
 
 
+def cost(p: Params, pairs: int, n_layers: int) -> str:
+    """How many edits of the last token, and in how many recorded passes."""
+    edits = len(layer_grid(n_layers, p.layers)) * (len(DIRECTIONS) + p.random_directions + 1) * (1 + 2 * len(p.attacks))
+    return f"{2 * pairs * (1 + len(p.attacks))} recorded prompt passes, {pairs * edits} edits of one token each"
+
+
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """`table`: by form, layer and direction, how well harm is read along it (AUROC) and what moving the last token's state along it does to
     refusal, as shares: `patched`, the component of the text form's state put into the picture form's; `added`, the mean difference between
@@ -274,6 +280,7 @@ ANALYSIS = Analysis(
     draw=draw,
     cites=("arXiv:2605.11716", "arXiv:2406.11717", "arXiv:2006.00995"),
     requires_images=True,
+    cost=cost,
     attacks=(Attack.CB, Attack.SD, Attack.TYPO),
     data=COMPARED,
     profiles={"full": {"pairs": None, "fit_pairs": None, "layers": None, "random_directions": 32}},

@@ -4,7 +4,7 @@
 
 Every pair is patched at all layers, in four token roles and both directions (text form into SD picture and back) by `replay`; in the
 same round bare forwards are timed; their median times the number of patches is what one forward a patch would take. Printed: the
-ratio, and the time that 24 pairs would take here (limit on two free cores: 6 minutes). Exit code 1 when `replay` saves less than five times.
+ratio, and the time that 24 pairs would take here (limit on two free cores: 6 minutes). Exit code 1 below a ratio of five.
 """
 
 from __future__ import annotations
