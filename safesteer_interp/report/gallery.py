@@ -15,11 +15,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from safesteer_interp.datasets.dataset import USUAL
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import read_json, write_text
 from safesteer_interp.report.intervals import claim_picture
 from safesteer_interp.report.tables import FEW_NOTE, has_flags, interval, is_few, merged, number
-from safesteer_interp.runner.folders import RECORD, STATUS_FILES, USUAL
+from safesteer_interp.runner.folders import RECORD, STATUS_FILES
 from safesteer_interp.runner.tables import table_files
 
 SHOWN_ROWS = 150
@@ -69,6 +70,12 @@ class Finding:
     entries: list[Entry] = field(default_factory=list)
 
 
+VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
+"""Verdict -> its mark."""
+ROLES = {"null": "null", "paired": "minus", "context": "for comparison"}
+"""What a control is -> how the gallery says it."""
+
+
 def build(figures: Path = Path("figures")) -> Path:
     """Writes `figures/index.html` and returns its path. Raises InputError when there is nothing to show, or a file is damaged."""
     figures = Path(figures)
@@ -86,7 +93,9 @@ def build(figures: Path = Path("figures")) -> Path:
         checks=checks,
         models=list(dict.fromkeys(e.name for e in entries)),
         totals=Counter(c["verdict"] for e in entries for c in e.claims),
-        verdicts=("supported", "contradicted", "undecided"),
+        verdicts=tuple(VERDICTS),
+        marks=VERDICTS,
+        roles=ROLES,
     )
     target = figures / "index.html"
     write_text(target, page)
@@ -123,9 +132,15 @@ _ABOUT = {"id": str, "title": str, "question": str, "replicates": str, "cites": 
 def _check_kinds(about: dict[str, Any], entry: Entry) -> None:
     """Raises TypeError for a record whose fields are there and of another kind: they are sorted, counted and grouped by."""
     fields = [(about[name], kind, name) for name, kind in _ABOUT.items()]
-    fields += [(entry.model, str, "model"), (entry.dataset, str, "data"), *((c["verdict"], str, "verdict") for c in entry.claims)]
+    fields += [(entry.model, str, "model"), (entry.dataset, str, "data")]
+    fields += [
+        (c[name], str, f"{name} of a claim") for c in entry.claims for name in ("id", "statement", "verdict", "reason", "unit", "note")
+    ]
     if wrong := [name for value, kind, name in fields if not isinstance(value, kind)]:
         raise TypeError(f"{wrong[0]} is of another kind")
+    known = [(c["verdict"], VERDICTS) for c in entry.claims] + [(k["kind"], ROLES) for c in entry.claims for k in c["controls"]]
+    if unknown := [word for word, words in known if word not in words]:
+        raise ValueError(f"{unknown[0]!r} is no verdict or control")
 
 
 def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, Any], Entry]:

@@ -118,7 +118,8 @@ def claim(verdict: str = "supported", **changes: Any) -> dict[str, Any]:
     estimate = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 40, "clusters": 20, "level": 0.95, "p": 0.01, "against": 0.5, "kind": "auroc"}
     control = {"name": "bag_of_words", "kind": "null", "absolute": False, "estimate": {**estimate, "value": 0.5, "low": 0.4, "high": 0.6}}
     return {
-        "id": "c", "statement": f"Harm is readable {NASTY}", "verdict": verdict, "reason": "the whole interval lies above 0.5",
+        "id": "c", "statement": f"Harm is readable {NASTY}", "verdict": verdict,
+        "reason": "the whole interval lies above 0.5",
         "kind": "finding", "source": "", "printed": "", "p": 0.01, "p_holm": 0.03, "clusters_missing": 0, "clusters": "pairs",
         "difference_to": "", "effect": None, "estimate": estimate, "unit": "AUROC", "direction": "above", "threshold": 0.5,
         "controls": [control], "note": "", **changes,
@@ -200,6 +201,18 @@ def test_a_record_with_a_field_of_another_kind_is_named(change: dict[str, Any], 
         build(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"verdict": "maybe"}, {"statement": None}, {"unit": 3}, {"controls": [{**claim()["controls"][0], "kind": "other"}]}, {"estimate": {}}],
+)
+def test_a_claim_as_no_run_writes_it_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    place = result(tmp_path, "prefill", "mini", order=1)
+    for record in (claim(**change), {k: v for k, v in claim().items() if k != next(iter(change))}):
+        (place / "claims.json").write_text(json.dumps({"scope": "", "model": "mini", "dataset": "bundled", "claims": [record]}))
+        with pytest.raises(InputError, match=r"prefill.mini: its records are not as `safesteer run` writes them"):
+            build(tmp_path)
+
+
 def test_nothing_of_the_data_becomes_markup(gallery: Page) -> None:
     assert not [t for t, _ in gallery.tags if t == "script"]
     assert '<script>alert("x")</script>' in gallery.words, "it is shown as text"
@@ -243,7 +256,7 @@ def test_the_page_marks_claims_and_tables_of_few_pairs(gallery: Page, tmp_path: 
     assert "20 pairs)" in gallery.words and "(few)" not in gallery.words and FEW_NOTE not in gallery.words
     place = result(tmp_path / "few", "prefill", "mini")
     estimate = {**claim()["estimate"], "clusters": 4}
-    few = claim(estimate=estimate, controls=[{"name": "length", "null": True, "estimate": estimate}])
+    few = claim(estimate=estimate, controls=[{"name": "length", "kind": "null", "estimate": estimate}])
     (place / "claims.json").write_text(json.dumps({"scope": "", "model": "mini", "dataset": "bundled", "claims": [few]}))
     (place / "table.csv").write_text("value,low,high,n,clusters\n0.9,0.8,1.0,8,4\n")
     words = Page(build(tmp_path / "few").read_text()).words
