@@ -1,244 +1,147 @@
-"""The gallery: figures/index.html, one static page for all findings, from the files the runner wrote.
+"""The gallery: figures/index.html with the conclusions and all findings, and a static page for each finding beside its results.
 
-Nothing on the page comes from the network, and everything that comes from a file is escaped. The page holds nothing that differs
-between two runs with equal results: when and on which commit a result was made is in its provenance.json.
+Nothing comes from the network: style and script stand in every page, and its policy lets no other script run. Everything that comes from a
+file is escaped. The pages hold nothing that differs between two runs with equal results.
 """
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from hashlib import sha256
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.files import read_json, write_text
-from safesteer_interp.report.intervals import claim_picture
-from safesteer_interp.report.tables import FEW_NOTE, has_flags, interval, is_few, merged, number
-from safesteer_interp.runner.folders import RECORD, STATUS_FILES, USUAL
-from safesteer_interp.runner.tables import table_files
+from safesteer_interp.files import write_text
+from safesteer_interp.report.claims import KINDS, VERDICTS
+from safesteer_interp.report.conclusions import Answer, conclude
+from safesteer_interp.report.differences import compare
+from safesteer_interp.report.glossary import GLOSSARY, anchor, marked
+from safesteer_interp.report.paper import ITEMS
+from safesteer_interp.report.records import Finding, collect_findings
+from safesteer_interp.report.replication import Row, keys_of, replication_rows
 
-SHOWN_ROWS = 150
-"""Rows of a table shown on the page; the rest is in its CSV."""
-DOWNLOADS = ("pdf", "svg", "png", "csv", "tex", "md", "json")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One analysis on one model and data set."""
-
-    slug: str
-    model: str
-    dataset: str
-    known_answer: bool
-    status: str
-    """"done", "skipped" or "failed"."""
-    reason: str = ""
-    profile: str = ""
-    pictures: tuple[dict[str, str], ...] = ()
-    """source, print (the PDF), name and caption of each figure."""
-    claims: tuple[dict[str, Any], ...] = ()
-    tables: tuple[dict[str, Any], ...] = ()
-    downloads: tuple[tuple[str, str], ...] = ()
-    facts: tuple[tuple[str, str], ...] = ()
-    scope: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.model if self.dataset in (USUAL, "") or self.known_answer else f"{self.model} on {self.dataset}"
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return dict(Counter(c["verdict"] for c in self.claims))
+PAGES = {"index.html": "Findings", "replication.html": "The paper, item by item", "models.html": "Models side by side",
+         "glossary.html": "Glossary"}  # fmt: skip
+"""Pages that stand beside the findings' folders, and what links call them."""
+_MARK = '<meta name="generator" content="safesteer report">'
 
 
-@dataclass
-class Finding:
-    """One analysis with its results on every model."""
+class Results:
+    """All results below a folder, and what is computed from them for every page."""
 
-    id: str
-    title: str
-    question: str
-    replicates: str
-    cites: list[str]
-    order: int
-    entries: list[Entry] = field(default_factory=list)
+    def __init__(self, figures: Path) -> None:
+        """Raises InputError when there is nothing to show, or a file is damaged."""
+        self.findings, self.checks = collect_findings(figures)
+        if not self.findings and not self.checks:
+            raise InputError(f"no result below {figures}; make some with `safesteer run`.")
+        self.models = list(dict.fromkeys(e.name for f in self.findings for e in f.entries))
+        self.models.sort(key=lambda name: name != "mini")
+
+    def claims(self, model: str) -> dict[str, dict[str, dict[str, Any]]]:
+        """Finding -> claim id -> claim, on one model (and data set, where it has another than the usual one)."""
+        found = {f.id: {c["id"]: c for e in f.entries if e.name == model for c in e.claims} for f in self.findings}
+        return {name: its for name, its in found.items() if its}
+
+    def slug(self, finding: str, model: str) -> str:
+        """What the anchors of a finding's claims on a model begin with."""
+        return next(e.slug for f in self.findings if f.id == finding for e in f.entries if e.name == model)
+
+    def answers(self, model: str) -> list[Answer]:
+        """The conclusions on one model."""
+        return conclude(self.claims(model), {other: self.claims(other) for other in self.models if other != model})
+
+    def replication(self, model: str) -> list[Row]:
+        """The paper item by item, on one model."""
+        return replication_rows(self.claims(model), {f.id: f.replicates for f in self.findings})
 
 
 def build(figures: Path = Path("figures")) -> Path:
-    """Writes `figures/index.html` and returns its path. Raises InputError when there is nothing to show, or a file is damaged."""
+    """Writes the pages and returns the path of `figures/index.html`; pages of findings that are gone are removed.
+
+    Raises InputError when there is nothing to show, or a file is damaged.
+    """
     figures = Path(figures)
-    findings, checks = collect_findings(figures)
-    if not findings and not checks:
-        raise InputError(f"no result below {figures}; make some with `safesteer run`.")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["cite"] = _cite
-    template = environment.from_string(resources("safesteer_interp.report").joinpath("templates/gallery.html.j2").read_text("utf-8"))
-    style = resources("safesteer_interp.report").joinpath("templates/gallery.css").read_text("utf-8")
-    entries = [e for f in findings for e in f.entries]
-    page = template.render(
-        style=Markup(style),
-        findings=findings,
-        checks=checks,
-        models=list(dict.fromkeys(e.name for e in entries)),
-        totals=Counter(c["verdict"] for e in entries for c in e.claims),
-        verdicts=("supported", "contradicted", "undecided"),
-    )
-    target = figures / "index.html"
-    write_text(target, page)
-    return target
+    results = Results(figures)
+    pages = {**_main_pages(results), **_finding_pages(results)}
+    for name, text in pages.items():
+        write_text(figures / name, text)
+    for path in sorted(figures.glob("*/*.html")):
+        if path.relative_to(figures).as_posix() not in pages and _MARK in path.read_text(encoding="utf-8", errors="replace"):
+            path.unlink()
+    return figures / "index.html"
 
 
-def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
-    """Findings on real models, and the known-answer checks, each in gallery order."""
-    found: tuple[dict[str, Finding], dict[str, Finding]] = ({}, {})
-    for folder in sorted(p for p in figures.glob("*/*") if p.is_dir()):
-        note = next((folder / n for n in STATUS_FILES if (folder / n).is_file()), None)
-        if not (folder / RECORD).is_file() and note is None:
-            continue
-        try:
-            about, entry = _entry(folder, note, figures)
-            about = {k: about[k] for k in _ABOUT}
-            _check_kinds(about, entry)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as cause:
-            raise InputError(f"{folder}: its records are not as `safesteer run` writes them ({cause!r}); run the analysis again.") from None
-        group = found[1] if entry.known_answer else found[0]
-        finding = group.setdefault(about["id"], Finding(**about))
-        finding.entries.append(entry)
-    for group in found:
-        for finding in group.values():
-            finding.entries.sort(key=lambda e: (e.model != "mini", e.dataset != "bundled", e.model, e.dataset))
-    real, checks = (sorted(g.values(), key=lambda f: (f.order, f.id)) for g in found)
-    return real, checks
+def _main_pages(results: Results) -> dict[str, str]:
+    environment = _environment("")
+    shared = {"results": results, "verdicts": VERDICTS, "kinds": KINDS, "items": ITEMS}
+    said = {
+        "index.html": {"answers": {m: results.answers(m) for m in results.models}, "totals": _totals(results)},
+        "replication.html": {"rows": {m: results.replication(m) for m in results.models}},
+        "models.html": {"compared": compare(results.findings, results.models)},
+        "glossary.html": {"words": GLOSSARY},
+    }
+    return {name: _render(environment, name, results, title=PAGES[name], page=name, **shared, **said[name]) for name in PAGES}
 
 
-_ABOUT = {"id": str, "title": str, "question": str, "replicates": str, "cites": list, "order": int}
-"""What a finding is told by, and of which kind each is."""
+def _finding_pages(results: Results) -> dict[str, str]:
+    environment = _environment("../")
+    pages = {}
+    for group, name in ((results.findings, "index.html"), (results.checks, "known-answer.html")):
+        for place, finding in enumerate(group):
+            pages[f"{finding.id}/{name}"] = _render(
+                environment, "finding.html", results, title=finding.title, page=f"{finding.id}/{name}", finding=finding,
+                check=group is results.checks, file=name, models=_measured(finding), compared=compare([finding], _measured(finding)),
+                before=group[place - 1] if place else None, after=group[place + 1] if place + 1 < len(group) else None,
+            )  # fmt: skip
+    return pages
 
 
-def _check_kinds(about: dict[str, Any], entry: Entry) -> None:
-    """Raises TypeError for a record whose fields are there and of another kind: they are sorted, counted and grouped by."""
-    fields = [(about[name], kind, name) for name, kind in _ABOUT.items()]
-    fields += [(entry.model, str, "model"), (entry.dataset, str, "data"), *((c["verdict"], str, "verdict") for c in entry.claims)]
-    if wrong := [name for value, kind, name in fields if not isinstance(value, kind)]:
-        raise TypeError(f"{wrong[0]} is of another kind")
+def _measured(finding: Finding) -> list[str]:
+    return [entry.name for entry in finding.entries]
 
 
-def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, Any], Entry]:
-    slug = f"{folder.parent.name}--{folder.name}".replace("@", "-").replace(".", "-")
-    if not (folder / RECORD).is_file() and note is not None:
-        record = read_json(note)
-        model, _, dataset = folder.name.partition("@")
-        about = {"model": model, "dataset": dataset, "known_answer": False, **record}
-        status = "failed" if note.name == "failed.json" else "skipped"
-        return record["analysis"], Entry(slug, about["model"], about["dataset"], bool(about["known_answer"]), status, str(record["reason"]))
-    record = read_json(folder / RECORD)
-    ours = {*record["files"], RECORD, *STATUS_FILES} if "files" in record else {p.name for p in folder.iterdir()}
-    claims = read_json(folder / "claims.json")
-    about, model = record["analysis"], record["model"]
-    failed = note is not None and note.name == "failed.json"
-    entry = Entry(
-        slug=slug,
-        model=model["name"],
-        dataset=record["data"]["name"],
-        known_answer=bool(model["known_answer"]),
-        status="failed" if failed else "done",
-        reason=str(read_json(note)["reason"]) if failed and note is not None else "",
-        profile=record["profile"],
-        pictures=tuple(_pictures(folder, about, figures, ours)),
-        claims=tuple(_claim(c) for c in claims["claims"]),
-        tables=tuple(_table(name, t, folder, figures) for name, t in table_files(folder, list(record["tables"])).items()),
-        downloads=tuple(
-            (p.name, p.relative_to(figures).as_posix()) for p in sorted(folder.iterdir()) if p.suffix[1:] in DOWNLOADS and p.name in ours
-        ),
-        facts=tuple(_facts(record)),
-        scope=claims["scope"],
-    )
-    return about, entry
-
-
-def _downloads(folder: Path, ours: set[str]) -> list[str]:
-    return [path.name for path in sorted(folder.iterdir()) if path.suffix[1:] in DOWNLOADS and path.name in ours]
-
-
-def _pictures(folder: Path, about: dict[str, Any], figures: Path, ours: set[str]) -> list[dict[str, str]]:
-    paths = sorted((p for p in folder.glob("*.svg") if p.name in ours), key=lambda p: (p.stem != "figure", p.stem))
-    shown = []
-    for path in paths:
-        large = path.stat().st_size > 1_500_000 and path.with_suffix(".png").is_file()
-        source = path.with_suffix(".png") if large else path
-        caption = about["captions"].get(path.stem, "")
-        shown.append(
-            {
-                "source": source.relative_to(figures).as_posix(),
-                "print": path.with_suffix(".pdf").relative_to(figures).as_posix(),
-                "name": path.stem,
-                "caption": caption,
-                "alt": f"{about['title']}: {caption or about['question']}",
-            }
-        )
-    return shown
-
-
-def _claim(record: dict[str, Any]) -> dict[str, Any]:
-    e = record["estimate"]
-    threshold = record["threshold"]
-    edge = f"{number(threshold[0])} to {number(threshold[1])}" if isinstance(threshold, list) else number(threshold)
-    clusters = "" if e["clusters"] is None else f", {e['clusters']} pairs{_few(record)}"
+def _totals(results: Results) -> dict[str, dict[str, int]]:
+    """Model -> verdict -> how many claims, checks of the machinery left out."""
     return {
-        **record,
-        "shown": interval(e["value"], e["low"], e["high"]),
-        "counted": f"n = {e['n']}{clusters}",
-        "edge": f"{record['direction']} {edge}",
-        "controls": [
-            {**c, "label": c["name"].replace("_", " "), "shown": interval(*(c["estimate"][k] for k in ("value", "low", "high"))) + _few(c)}
-            for c in record["controls"]
-        ],
-        "picture": claim_picture(record),
+        m: dict(sum((Counter(e.counts) for f in results.findings for e in f.entries if e.name == m), Counter())) for m in results.models
     }
 
 
-def _few(record: dict[str, Any]) -> str:
-    return " (few)" if is_few(record["estimate"]["clusters"]) else ""
-
-
-def _table(name: str, table: Any, folder: Path, figures: Path) -> dict[str, Any]:
-    text = merged(table.head(SHOWN_ROWS))
-    return {
-        "name": name,
-        "rows": len(table),
-        "shown": min(len(table), SHOWN_ROWS),
-        "note": FEW_NOTE if has_flags(text) else "",
-        "columns": [str(c).replace("_", " ") for c in text.columns],
-        "cells": [list(row) for row in text.itertuples(index=False, name=None)],
-        "source": (folder / f"{name}.csv").relative_to(figures).as_posix(),
+def _environment(root: str) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("safesteer_interp.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "cite": _cite,
+        "marked": lambda text: marked(str(text), root),
+        "anchor": anchor,
+        "named": lambda text: marked(str(text), None),
+        "paper_items": keys_of,
     }
+    environment.globals |= {"root": root, "pages": PAGES, "generator": Markup(_MARK)}
+    return environment
 
 
-def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
-    model, data = record["model"], record["data"]
-    params = ", ".join(f"{k} = {_short(v)}" for k, v in record["params"].items()) or "none"
-    return [
-        ("model", f"{model['name']} ({model['family']}, {model['layers']} layers, width {model['width']}, {model['dtype']})"),
-        ("weights and processor", model["fingerprint"][:16]),
-        ("data", data["name"]),
-        ("profile", record["profile"]),
-        ("parameters", params),
-        ("traces", ", ".join(k[:12] for k in record["traces"]) or "none"),
-        ("seeds", ", ".join(f"{k} {v}" for k, v in record["seeds"].items()) or "none drawn"),
-        ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
-    ]
+def _render(environment: Environment, name: str, results: Results, **said: Any) -> str:
+    style, script = (
+        resources("safesteer_interp.report").joinpath(f"templates/gallery.{kind}").read_text("utf-8") for kind in ("css", "js")
+    )
+    style, script = f"\n{style}", f"\n{script}"
+    policy = f"default-src 'none'; img-src 'self' file: data:; style-src {_hash(style)}; script-src {_hash(script)}"
+    given: Mapping[str, Any] = {"models": results.models, "findings": results.findings, "checks": results.checks, **said}
+    return environment.get_template(f"{name}.j2").render(style=Markup(style), script=Markup(script), policy=Markup(policy), **given)
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        words = [str(v) for v in value]
-        return "all" if not words else ", ".join(words) if len(words) < 9 else f"{words[0]}, …, {words[-1]} ({len(words)})"
-    return "all" if value is None else str(value)
+def _hash(text: str) -> str:
+    """How a content security policy names the one style sheet or script it allows."""
+    return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
 def _cite(source: str) -> Markup:

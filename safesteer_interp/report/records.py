@@ -1,0 +1,192 @@
+"""What the report is made of: the results below `figures/`, as records that no page has to parse again.
+
+Everything is read from the files the runner wrote. What differs between two runs with equal results (when, where, on which commit) is
+in none of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safesteer_interp.errors import InputError
+from safesteer_interp.files import read_json
+from safesteer_interp.report.claims import seen
+from safesteer_interp.report.render import COLUMN
+from safesteer_interp.report.tables import FEW_NOTE, has_flags, merged
+from safesteer_interp.runner.folders import RECORD, STATUS_FILES, USUAL
+from safesteer_interp.runner.tables import table_files
+
+SHOWN_ROWS = 150
+"""Rows of a table shown on the page; the rest is in its CSV."""
+DOWNLOADS = ("pdf", "svg", "png", "csv", "tex", "md", "json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One analysis on one model and data set."""
+
+    slug: str
+    model: str
+    dataset: str
+    known_answer: bool
+    status: str
+    """"done", "skipped" or "failed"."""
+    reason: str = ""
+    profile: str = ""
+    pictures: tuple[dict[str, str], ...] = ()
+    """source, print (the PDF), column (the same for a narrow page, or ""), name, caption and alt of each figure."""
+    claims: tuple[dict[str, Any], ...] = ()
+    tables: tuple[dict[str, Any], ...] = ()
+    downloads: tuple[tuple[str, str], ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    scope: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.model if self.dataset in (USUAL, "") or self.known_answer else f"{self.model} on {self.dataset}"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many claims of each verdict; checks of the machinery are no findings and not counted."""
+        return dict(Counter(c["verdict"] for c in self.claims if c["kind"] != "sanity"))
+
+
+@dataclass
+class Finding:
+    """One analysis with its results on every model."""
+
+    id: str
+    title: str
+    question: str
+    replicates: str
+    cites: list[str]
+    order: int
+    entries: list[Entry] = field(default_factory=list)
+
+
+def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
+    """Findings on real models, and the known-answer checks, each in gallery order."""
+    found: tuple[dict[str, Finding], dict[str, Finding]] = ({}, {})
+    for folder in sorted(p for p in figures.glob("*/*") if p.is_dir()):
+        note = next((folder / n for n in STATUS_FILES if (folder / n).is_file()), None)
+        if not (folder / RECORD).is_file() and note is None:
+            continue
+        try:
+            about, entry = _entry(folder, note, figures)
+            about = {k: about[k] for k in _ABOUT}
+            _check_kinds(about, entry)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as cause:
+            raise InputError(f"{folder}: its records are not as `safesteer run` writes them ({cause!r}); run the analysis again.") from None
+        group = found[1] if entry.known_answer else found[0]
+        finding = group.setdefault(about["id"], Finding(**about))
+        finding.entries.append(entry)
+    for group in found:
+        for finding in group.values():
+            finding.entries.sort(key=lambda e: (e.model != "mini", e.dataset != "bundled", e.model, e.dataset))
+    real, checks = (sorted(g.values(), key=lambda f: (f.order, f.id)) for g in found)
+    return real, checks
+
+
+_ABOUT = {"id": str, "title": str, "question": str, "replicates": str, "cites": list, "order": int}
+"""What a finding is told by, and of which kind each is."""
+
+
+def _check_kinds(about: dict[str, Any], entry: Entry) -> None:
+    """Raises TypeError for a record whose fields are there and of another kind: they are sorted, counted and grouped by."""
+    fields = [(about[name], kind, name) for name, kind in _ABOUT.items()]
+    fields += [(entry.model, str, "model"), (entry.dataset, str, "data"), *((c["verdict"], str, "verdict") for c in entry.claims)]
+    if wrong := [name for value, kind, name in fields if not isinstance(value, kind)]:
+        raise TypeError(f"{wrong[0]} is of another kind")
+
+
+def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, Any], Entry]:
+    slug = f"{folder.parent.name}--{folder.name}".replace("@", "-").replace(".", "-")
+    if not (folder / RECORD).is_file() and note is not None:
+        record = read_json(note)
+        model, _, dataset = folder.name.partition("@")
+        about = {"model": model, "dataset": dataset, "known_answer": False, **record}
+        status = "failed" if note.name == "failed.json" else "skipped"
+        return record["analysis"], Entry(slug, about["model"], about["dataset"], bool(about["known_answer"]), status, str(record["reason"]))
+    record = read_json(folder / RECORD)
+    ours = {*record["files"], RECORD, *STATUS_FILES} if "files" in record else {p.name for p in folder.iterdir()}
+    claims = read_json(folder / "claims.json")
+    about, model = record["analysis"], record["model"]
+    failed = note is not None and note.name == "failed.json"
+    entry = Entry(
+        slug=slug,
+        model=model["name"],
+        dataset=record["data"]["name"],
+        known_answer=bool(model["known_answer"]),
+        status="failed" if failed else "done",
+        reason=str(read_json(note)["reason"]) if failed and note is not None else "",
+        profile=record["profile"],
+        pictures=tuple(_pictures(folder, about, figures, ours)),
+        claims=tuple(seen(c) for c in claims["claims"]),
+        tables=tuple(_table(name, t, folder, figures) for name, t in table_files(folder, list(record["tables"])).items()),
+        downloads=tuple(
+            (p.name, p.relative_to(figures).as_posix()) for p in sorted(folder.iterdir()) if p.suffix[1:] in DOWNLOADS and p.name in ours
+        ),
+        facts=tuple(_facts(record)),
+        scope=claims["scope"],
+    )
+    return about, entry
+
+
+def _pictures(folder: Path, about: dict[str, Any], figures: Path, ours: set[str]) -> list[dict[str, str]]:
+    drawn = (p for p in folder.glob("*.svg") if p.name in ours and not p.stem.endswith(COLUMN))
+    paths = sorted(drawn, key=lambda p: (p.stem != "figure", p.stem))
+    shown = []
+    for path in paths:
+        large = path.stat().st_size > 1_500_000 and path.with_suffix(".png").is_file()
+        source = path.with_suffix(".png") if large else path
+        column = path.with_stem(path.stem + COLUMN)
+        caption = about["captions"].get(path.stem, "")
+        shown.append(
+            {
+                "source": source.relative_to(figures).as_posix(),
+                "print": path.with_suffix(".pdf").relative_to(figures).as_posix(),
+                "column": column.relative_to(figures).as_posix() if column.name in ours and column.is_file() else "",
+                "name": path.stem,
+                "caption": caption,
+                "alt": f"{about['title']}: {caption or about['question']}",
+            }
+        )
+    return shown
+
+
+def _table(name: str, table: Any, folder: Path, figures: Path) -> dict[str, Any]:
+    text = merged(table.head(SHOWN_ROWS))
+    return {
+        "name": name,
+        "rows": len(table),
+        "shown": min(len(table), SHOWN_ROWS),
+        "note": FEW_NOTE if has_flags(text) else "",
+        "columns": [str(c).replace("_", " ") for c in text.columns],
+        "cells": [list(row) for row in text.itertuples(index=False, name=None)],
+        "source": (folder / f"{name}.csv").relative_to(figures).as_posix(),
+    }
+
+
+def _facts(record: dict[str, Any]) -> list[tuple[str, str]]:
+    model, data = record["model"], record["data"]
+    params = ", ".join(f"{k} = {_short(v)}" for k, v in record["params"].items()) or "none"
+    return [
+        ("model", f"{model['name']} ({model['family']}, {model['layers']} layers, width {model['width']}, {model['dtype']})"),
+        ("weights and processor", model["fingerprint"][:16]),
+        ("data", data["name"]),
+        ("profile", record["profile"]),
+        ("parameters", params),
+        ("traces", ", ".join(k[:12] for k in record["traces"]) or "none"),
+        ("seeds", ", ".join(f"{k} {v}" for k, v in record["seeds"].items()) or "none drawn"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
+    ]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        words = [str(v) for v in value]
+        return "all" if not words else ", ".join(words) if len(words) < 9 else f"{words[0]}, …, {words[-1]} ({len(words)})"
+    return "all" if value is None else str(value)
