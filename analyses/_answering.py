@@ -113,7 +113,7 @@ def answered_together(ctx: Context, p: AnsweringParams, conditions: Sequence[Any
 
     settings = Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
     session = ctx.session.settings
-    answers = respond(ctx.model, conditions, settings=settings, root=session.responses, progress=session.progress)
+    answers = respond(ctx.answerer, conditions, settings=settings, root=session.responses, progress=session.progress)
     return judged(answers, RefusalStrings("prefixes"))  # the strings that the published numbers were counted by
 
 
@@ -123,7 +123,7 @@ def perplexities(ctx: Context, p: Batched, requests: Sequence[Request], answers:
 
     known = {r.id: r for r in requests}
     asked, root = [known[i] for i in answers["request"]], ctx.session.settings.responses
-    return perplexities_stored(ctx.model, asked, list(answers["ids"]), batch_size=p.batch, root=root)
+    return perplexities_stored(ctx.answerer, asked, list(answers["ids"]), batch_size=p.batch, root=root)
 
 
 def to_answer(p: AnsweringParams, name: str, defense: Any, requests: Sequence[Request], seeds: int | None = None) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from safesteer_interp.runner.context import Context
+from safesteer_interp.statistics import COLUMNS
 
 from ._answering import Batched, perplexities
 from ._shared import attacks_in
@@ -51,7 +52,7 @@ def rate_table(responses: pd.DataFrame) -> pd.DataFrame:
 
     found = [rates(part, measures=MEASURES).assign(attack=name) for name, part in groups(responses) if len(part)]
     table = pd.concat(found, ignore_index=True).rename(columns={"defense": "condition"})
-    return table[["condition", "attack", "measure", "value", "low", "high", "n", "clusters"]]
+    return table[[c for c in ("condition", "attack", "measure", *COLUMNS) if c in table]]
 
 
 def paired_tests(responses: pd.DataFrame, baseline: str = "none", measures: Sequence[str] = PRICES) -> pd.DataFrame:
@@ -69,8 +70,8 @@ def paired_tests(responses: pd.DataFrame, baseline: str = "none", measures: Sequ
     ]
     table = pd.concat([r for r in rows if len(r)], ignore_index=True).rename(columns={"defense": "condition", "difference": "value"})
     table["p_holm"] = holm(table["p"].to_numpy())
-    columns = ("condition", "baseline", "attack", "measure", "value", "low", "high", "n", "clusters", "p", "p_mcnemar", "p_holm")
-    return table[list(columns)]
+    columns = ("condition", "baseline", "attack", "measure", *COLUMNS, "p_mcnemar", "p_holm")
+    return table[[c for c in columns if c in table]]
 
 
 def likelihoods(ctx: Context, p: RatesTexts, requests: Sequence[Any], responses: pd.DataFrame) -> pd.DataFrame:

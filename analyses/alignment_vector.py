@@ -93,7 +93,7 @@ def _layers(ctx: Context, fit: TraceView, report: TraceView, p: Params) -> pd.Da
             picture, text = (states[[place[pair, a, side] for pair in pairs]] for a in (Attack.SD, Attack.CB))
             stacked, is_picture = np.concatenate([picture, text]), np.repeat([True, False], len(pairs))
             bootstrap = DifferenceBootstrap(stacked, is_picture, np.array(pairs * 2), seed=seed)
-            note(site, of, "size", {k: v / scale if k in ("value", "low", "high") else v for k, v in bootstrap.norm().as_row().items()})
+            note(site, of, "size", bootstrap.norm().scaled(1 / scale).as_row())
             note(site, of, "consistency", pairwise_cosine(picture - text, seed=seed).as_row())
             if str(site) in refusal:
                 note(site, of, "cosine", bootstrap.cosine(refusal[str(site)]).as_row())
@@ -252,7 +252,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             direction="above",
             threshold=0.5,
             unit="cosine",
-            controls=(Control("harmful requests", estimate_of(row(final, of="harmful", quantity="transfer")), null=False), chance),
+            controls=(Control("harmful requests", estimate_of(row(final, of="harmful", quantity="transfer")), kind="context"), chance),
         ),
     ]
 
@@ -283,12 +283,13 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     found.append(
         Claim(
             id="above_random_vectors",
+            difference_to="random vectors of equal length",
             statement="MSAV towards text raises refusal of harmful SD requests more than nine in ten random vectors of its length.",
             estimate=contrast(CORRECTED, "SD", "harmful", "above_random"),
             direction="above",
             threshold=0.9,
             unit="share of random vectors",
-            controls=(Control("MSAV as printed", contrast(PRINTED, "SD", "harmful", "above_random"), null=False),),
+            controls=(Control("MSAV as printed", contrast(PRINTED, "SD", "harmful", "above_random"), kind="context"),),
         )
     )
     words = "MSAV towards text brings a refusal token among the top 5 candidates of harmful SD requests that had none."
@@ -299,12 +300,13 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
         found.append(
             Claim(
                 id=name,
+                difference_to="the same requests unmoved",
                 statement=f"Applied to requests {who}, MSAV towards text leaves most harmless image requests without a refusal as start.",
                 estimate=contrast(CORRECTED, IMAGE, "harmless", "becomes_top_1", gate),
                 direction="below",
                 threshold=0.5,
                 unit="share of requests whose most probable start becomes a refusal",
-                controls=(Control("harmful twins", contrast(CORRECTED, IMAGE, "harmful", "becomes_top_1", gate), null=False),),
+                controls=(Control("harmful twins", contrast(CORRECTED, IMAGE, "harmful", "becomes_top_1", gate), kind="context"),),
             )
         )
     return found

@@ -204,12 +204,13 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
         found.append(
             Claim(
                 id="fades_with_steps",
+                difference_to="chance, an AUROC of 0.5",
                 statement=f"At step {int(last['step'])} the probe no longer tells refusals from compliances.",
                 estimate=estimate_of(last),
                 direction="within",
                 threshold=(0.35, 0.65),
                 unit="AUROC",
-                controls=(Control(f"step {int(first['step'])}", estimate_of(first), null=False),),
+                controls=(Control(f"step {int(first['step'])}", estimate_of(first), kind="context"),),
             )
         )
     return found

@@ -12,6 +12,7 @@ from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
+from safesteer_interp.statistics import COLUMNS
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
@@ -92,7 +93,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
                 draws[name] = (first.estimate, first_reaching(found, bars).astype(float))
     folds = min(5, *(len(set(pairs[attack == name])) for name in attacks_in(index)))
     stability = fold_stability(Rows(both[TEXT_READ], labels, pairs, attack, names), widths=[main], folds=folds, seed=seed)
-    keep = ["layer", "depth", "attack", "read", "method", "width", "value", "low", "high", "n", "clusters"]
+    keep = ["layer", "depth", "attack", "read", "method", "width", *(c for c in COLUMNS if any(c in t for t in curves))]
     return {
         "table": pd.concat(curves, ignore_index=True).rename(columns={"site": "layer"})[keep],
         "onset": pd.DataFrame(onsets),
@@ -141,7 +142,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     for name in [a for a in attacks_in(contrast) if a in {str(x) for x in ATTACKS if x.in_image}]:
         estimate = estimate_of(row(contrast, attack=name))
         controls = tuple(Control("CB (blank image)", estimate_of(b)) for _, b in blank.iterrows()) or (
-            Control("itself", estimate, null=False),
+            Control("itself", estimate, kind="context"),
         )
         found.append(
             Claim(

@@ -126,7 +126,7 @@ def claims(t: pd.DataFrame, p: Params) -> list[Claim]:
                     Control(
                         "harmless questions",
                         estimate_of(row(final, quantity="toward_harmful", **{**here, "class": "harmless"})),
-                        null=False,
+                        kind="context",
                     ),
                 ),
             )

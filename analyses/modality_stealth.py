@@ -123,7 +123,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 unit="distances of harmful TEXT from harmless TEXT, paired difference",
                 controls=(
                     Control("random_direction", estimate_of(row(differences, attack=name, measure="random_direction"))),
-                    *(Control("CB (blank image)", estimate_of(b), null=False) for _, b in blank.iterrows()),
+                    *(Control("CB (blank image)", estimate_of(b), kind="context") for _, b in blank.iterrows()),
                 ),
             )
         )

@@ -13,6 +13,7 @@ from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
+from safesteer_interp.statistics import COLUMNS
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import ATTACKS, attacks_in, fit_spec, report_spec, row, site_label
@@ -58,11 +59,11 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         if str(site) == SITE:
             null = controls.shuffled_labels(sample, width=width, draws=p.draws, resampling=resampling)
     table_ = pd.concat(rows, ignore_index=True).rename(columns={"fitted_on": "trained_on"})
-    keep = ["layer", "trained_on", "tested_on", "value", "low", "high", "n", "clusters"]
+    keep = [c for c in ("layer", "trained_on", "tested_on", *COLUMNS) if c in table_]
     return {
         "table": table_.loc[table_["layer"] == SITE, keep].reset_index(drop=True),
         "by_layer": table_[keep],
-        "shuffled_labels": null.rename(columns={"group": "tested_on"})[["tested_on", "value", "low", "high", "n", "clusters"]],
+        "shuffled_labels": null.rename(columns={"group": "tested_on"})[["tested_on", *(c for c in COLUMNS if c in null)]],
     }
 
 
@@ -72,7 +73,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     found = []
     for name in images:
         control = (Control("shuffled_labels", estimate_of(row(null, tested_on=name))),)
-        own = Control("probe of its own", estimate_of(row(table, trained_on=name, tested_on=name)), null=False)
+        own = Control("probe of its own", estimate_of(row(table, trained_on=name, tested_on=name)), kind="context")
         for source, words in (("TEXT", "A probe trained on plain text"), (f"all but {name}", "A probe trained on all other attacks")):
             found.append(
                 Claim(

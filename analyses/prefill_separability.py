@@ -12,6 +12,7 @@ from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
+from safesteer_interp.statistics import COLUMNS
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import attacks_in, fit_spec, report_spec, row, unit
@@ -97,7 +98,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
 
 
 def _numbers(r: Any) -> dict[str, Any]:
-    return {name: r[name] for name in ("value", "low", "high", "n", "clusters")}
+    return {name: r[name] for name in COLUMNS if name in r}
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
@@ -117,7 +118,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                     Control("shuffled_labels", by["shuffled_labels"]),
                     Control("random_direction", by["random_direction"]),
                     Control("prompt_length", by["prompt_length"]),
-                    Control("bag_of_words", by["bag_of_words"], null=False),
+                    Control("bag_of_words", by["bag_of_words"], kind="context"),
                 ),
                 note="Where the harm is in the text, a bag of its words is the bar that a representation of harm should clear.",
             )

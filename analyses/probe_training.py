@@ -78,17 +78,15 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     for k in range(p.draws):
         flips = np.random.default_rng([seed, k]).random(len(names)) < 0.5
         shuffled = y ^ flips[np.searchsorted(names, pairs)]
-        nulls.append(
-            cluster_auroc(DecodingProbe(4).fit(x, shuffled).decision_function(test), truth, test_pairs, replicates=2, seed=seed).value
-        )
-    null = Estimate.of_draws(nulls).as_row() | {"n": len(test), "clusters": len(np.unique(test_pairs))}
+        nulls.append(cluster_auroc(DecodingProbe(4).fit(x, shuffled).decision_function(test), truth, test_pairs, seed=seed).value)
+    null = Estimate.of_draws(nulls).as_row() | {"n": len(test)}
     rows.append({"quantity": "control", "at": "4", "method": "shuffled_labels"} | null)
     plain = DecodingProbe(4).fit(x, y)
     agreement = float(np.dot(plain.direction_, np.mean(directions, axis=0)) / max(np.linalg.norm(np.mean(directions, axis=0)), 1e-12))
-    starts = {"n": len(cosines), "clusters": p.seeds, "low": float(cosines.min()), "high": float(cosines.max())}
-    rows.append({"quantity": "starts", "at": "cosine", "method": "probe", "value": float(cosines.mean())} | starts)
-    same = {"n": p.seeds, "clusters": p.seeds, "low": agreement, "high": agreement}
-    rows.append({"quantity": "solvers", "at": "cosine", "method": "probe", "value": agreement} | same)
+    starts = Estimate.of_draws(cosines, level=1).as_row() | {"clusters": p.seeds}
+    rows.append({"quantity": "starts", "at": "cosine", "method": "probe"} | starts)
+    same = Estimate.of_draws([agreement], level=1).as_row() | {"n": p.seeds, "clusters": p.seeds}
+    rows.append({"quantity": "solvers", "at": "cosine", "method": "probe"} | same)
     return {"table": pd.DataFrame(rows), "loss": pd.DataFrame(curves)}
 
 
@@ -105,7 +103,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     table = t["table"]
     null = Control("shuffled_labels", estimate_of(row(table, quantity="control", at="4")))
     few = table[(table["quantity"] == "pairs") & (table["at"].astype(str) == "16")]
-    wide = Control('width "all"', estimate_of(row(table, quantity="width", at="all")), null=False)
+    wide = Control('width "all"', estimate_of(row(table, quantity="width", at="all")), kind="context")
     found = [
         Claim(
             id="four_components_suffice",
@@ -118,12 +116,14 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
         ),
         Claim(
             id="starts_agree",
+            kind="sanity",
+            clusters="random starts",
             statement="The probe's direction does not depend on the random start of its optimiser.",
             estimate=estimate_of(row(table, quantity="starts")),
             direction="above",
             threshold=0.9,
             unit="cosine",
-            controls=(Control("scikit-learn's solver", estimate_of(row(table, quantity="solvers")), null=False),),
+            controls=(Control("scikit-learn's solver", estimate_of(row(table, quantity="solvers")), kind="context"),),
             note="The interval is the smallest and the largest cosine of two starts.",
         ),
     ]

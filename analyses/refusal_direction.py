@@ -191,10 +191,11 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     if not kl["kept"].any():
         straddling += " None meets both conditions; the nearest miss was taken."
     harmless_kl: dict[str, Any] = {"direction": "below", "threshold": KL_LIMIT, "unit": "nats"}
-    near = Control("random directions, test pairs", effect(RANDOM, "ablate", "harmless", "TEXT", "kl"), null=False)
+    near = Control("random directions, test pairs", effect(RANDOM, "ablate", "harmless", "TEXT", "kl"), kind="context")
     found = [
         Claim(
             id="choice_is_resolved",
+            difference_to="the model without the ablation",
             statement=f"On validation pairs, ablating {place} changes harmless requests by less than the limit.",
             estimate=estimate_of(row(chosen, quantity="kl")),
             controls=(near,),
@@ -203,6 +204,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
         ),
         Claim(
             id="spares_harmless_text",
+            difference_to="the model without the ablation",
             statement=f"On test pairs, ablating {place} changes harmless requests in words by less than the same limit.",
             estimate=effect(CHOSEN, "ablate", "harmless", "TEXT", "kl"),
             controls=(near,),

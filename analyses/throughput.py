@@ -75,7 +75,8 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         {"what": what, **_seconds(work, p.repeats), "requests": len(view)}
         for what, work in ((PROBE, fit_probe), (DEFENSE, lambda: fitted(ctx, p)))
     ]
-    return {"table": speeds, "fit": pd.DataFrame(rows)}
+    fit = pd.DataFrame(rows)
+    return {name: t.assign(kind="spread", level=1.0) for name, t in (("table", speeds), ("fit", fit))}  # slowest to fastest round
 
 
 def _seconds(work: Any, repeats: int) -> dict[str, Any]:
@@ -102,22 +103,26 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     return [
         Claim(
             id="keeps_speed",
+            kind="sanity",
+            clusters="rounds",
             statement=f"With {p.k} candidates on {p.steps} of {p.new_tokens} tokens, SafeSteer keeps {FAST_ENOUGH:.0%} of the speed.",
             estimate=ratio("safesteer"),
             direction="above",
             threshold=FAST_ENOUGH,
             unit="ratio of tokens per second to no defense",
-            controls=(Control("ECSO", ratio("ecso"), null=False), Control("CoCA", ratio("coca"), null=False)),
+            controls=(Control("ECSO", ratio("ecso"), kind="context"), Control("CoCA", ratio("coca"), kind="context")),
             note=note,
         ),
         Claim(
             id="quick_to_fit",
+            kind="sanity",
+            clusters="rounds",
             statement="The probe is fitted within a second from a stored trace.",
             estimate=seconds(PROBE),
             direction="below",
             threshold=1.0,
             unit="seconds",
-            controls=(Control("whole defense", seconds(DEFENSE), null=False),),
+            controls=(Control("whole defense", seconds(DEFENSE), kind="context"),),
             note=note,
         ),
     ]

@@ -109,7 +109,7 @@ def parse_sites(text: str | Iterable[str], n_layers: int) -> tuple[Site, ...]:
 
 
 class ReadKind(StrEnum):
-    LAST_PROMPT = "last_prompt"  # the last prompt token, which predicts the first answer token
+    LAST_PROMPT = "last_prompt"  # the last prompt token, which predicts the first answer token; "last_prompt:-2": two before it
     IMAGE_MEAN = "image_mean"  # mean over IMAGE tokens; NaN-free only for requests with an image
     USER_MEAN = "user_mean"  # mean over USER tokens
     STEP = "step"  # the pass that consumed the k-th generated token (k >= 1)
@@ -117,18 +117,28 @@ class ReadKind(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class Read:
-    """A named position, e.g. `Read.parse("step:3")`. `step` counts from 1; step 0 is the prompt pass, i.e. `last_prompt`."""
+    """A named position, e.g. `Read.parse("step:3")`. `step` counts from 1; step 0 is the prompt pass, i.e. `last_prompt`.
+
+    "last_prompt:-2" is the prompt token two before the last: the template's tokens behind a request are candidates for a refusal
+    direction (arXiv 2406.11717 section 2.3).
+    """
 
     kind: ReadKind
     step: int | None = None
+    back: int = 0
+    """Tokens before the last prompt token."""
 
     def __post_init__(self) -> None:
         if (self.step is not None) != (self.kind is ReadKind.STEP):
             raise UsageError(f'read "{self.kind}" {"needs" if self.kind is ReadKind.STEP else "takes no"} step number.')
         if self.step is not None and self.step < 1:
             raise UsageError('steps count from 1 (the pass that consumed the first generated token); step 0 is "last_prompt".')
+        if self.back < 0 or (self.back and self.kind is not ReadKind.LAST_PROMPT):
+            raise UsageError('only "last_prompt" may be counted back from, e.g. "last_prompt:-2".')
 
     def __str__(self) -> str:
+        if self.back:
+            return f"{self.kind}:-{self.back}"
         return str(self.kind) if self.step is None else f"{self.kind}:{self.step}"
 
     @classmethod
@@ -136,6 +146,10 @@ class Read:
         kind, _, step = text.strip().partition(":")
         if kind not in set(ReadKind):
             raise UsageError(f'no read is called "{text}".{did_you_mean(kind, ReadKind)}')
+        if kind == ReadKind.LAST_PROMPT and step:
+            if not re.fullmatch(r"-[1-9]\d*", step):
+                raise UsageError(f'read "{text}" needs a number of tokens before the last one, e.g. "last_prompt:-2".')
+            return cls(ReadKind.LAST_PROMPT, back=-int(step))
         if step and not step.isdigit():
             raise UsageError(f'read "{text}" needs a whole step number, e.g. "step:3".')
         return cls(ReadKind(kind), int(step) if step else None)

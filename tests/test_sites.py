@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from safesteer_interp.errors import UsageError
-from safesteer_interp.sites import parse_ranges, parse_reads, parse_sites
+from safesteer_interp.sites import Read, ReadKind, parse_ranges, parse_reads, parse_sites
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,13 @@ def test_ranges_in_sites_and_reads() -> None:
     assert [str(s) for s in parse_sites("resid_post.1-2,embed,resid_post.2", 4)] == ["resid_post.1", "resid_post.2", "embed"]
     assert [str(s) for s in parse_sites(["attn_out", "final_norm"], 2)] == ["attn_out.0", "attn_out.1", "final_norm"]
     assert [str(r) for r in parse_reads("last_prompt,step:2-3")] == ["last_prompt", "step:2", "step:3"]
+    back = parse_reads("last_prompt:-2,last_prompt,last_prompt:-1,last_prompt:-2")
+    assert [str(r) for r in back] == ["last_prompt:-2", "last_prompt", "last_prompt:-1"] and [r.back for r in back] == [2, 0, 1]
+    for wrong in ("last_prompt:2", "last_prompt:-0", "last_prompt:x"):
+        with pytest.raises(UsageError, match="tokens before the last one"):
+            parse_reads(wrong)
+    with pytest.raises(UsageError, match='only "last_prompt"'):
+        Read(ReadKind.USER_MEAN, back=1)
     with pytest.raises(UsageError, match=r'"step:3-2" runs backwards'):
         parse_reads("step:3-2")
     with pytest.raises(UsageError, match=r'site "resid_post\.4" does not exist: the model has layers 0-3'):

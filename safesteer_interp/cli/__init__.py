@@ -23,10 +23,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "versions, agreement of the tracers, disk, cache, data roots"),
     "trace": ("trace", "capture residual streams of a model on requests, in one resumable pass"),
     "run": ("run", "make figures, tables and claims of analyses (--all for every one)"),
+    "submit": ("submit", "cut `run` or `trace` into jobs: SLURM, Ray, or local processes"),
     "sweep": ("sweep", "one analysis over a range of its parameters, on the stored trace"),
     "render": ("render", "redraw figures from their tables, without a model"),
     "verify": ("verify", "recompute and compare with what is stored"),
     "report": ("report", "the gallery figures/index.html"),
+    "compare": ("compare", "defenses x benchmarks x seeds, judged by a panel: Table 1 of a model"),
     "chat": ("chat", "put a request to a model under a defense, and see what it decided"),
     "mini": ("mini", "build, train or evaluate the embedded model"),
 }

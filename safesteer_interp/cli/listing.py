@@ -78,6 +78,7 @@ def reads() -> Rows:
     """Named positions."""
     what = {
         "last_prompt": "the last prompt token",
+        "last_prompt:-K": "the prompt token K before the last one",
         "image_mean": "mean over the image's tokens",
         "user_mean": "mean over the user's tokens",
         "step:K": "the pass that consumed the K-th generated token; step:1-8 for a range",

@@ -30,6 +30,9 @@ class Run(Settings):
     """Parameters, e.g. --set seed=1 layer_choice.pairs=20."""
     no_render: bool = False
     """Compute tables and claims only; draw later with `safesteer render`."""
+    part: str = ""
+    """Make only this part of the traces, e.g. 2/8, and stop: for several processes or machines that share --store. The same command
+    without --part then takes over what they made (`safesteer submit` does both)."""
     no_rehearsal: bool = False
     """Do not try your own analyses on the known-answer model first (a few seconds that find mistakes before a long trace)."""
 
@@ -37,6 +40,8 @@ class Run(Settings):
         """Runs, or prints the plan; the largest exit code of a failed analysis."""
         if bool(self.ids) == self.all:
             raise UsageError("name the analyses to run, or give --all for every one (`safesteer list analyses` shows them).")
+        if self.part:
+            return share(self, self.ids, overrides(self.set), self.part)
         return execute(self, self.ids, overrides(self.set), draw=not self.no_render, rehearsal=not self.no_rehearsal)
 
 
@@ -69,6 +74,16 @@ def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], 
     if any(r.detail for r in report.failed):
         say("".join(r.detail for r in report.failed))
     return report.exit_code
+
+
+def share(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], part: str) -> int:
+    """Makes one part of the traces and says how much that was."""
+    from safesteer_interp.runner import trace_share
+    from safesteer_interp.tracing.parts import Share
+
+    made = trace_share(ids, share=Share.parse(part), overrides=parameters, **settings.for_runner())
+    emit_json({"part": part, "shards": made}) if settings.json else say(f"part {part}: {made} shards made.")
+    return 0
 
 
 def render_folder(analysis: Analysis, folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from safesteer_interp.cli.loading import Loading, LoadingFlags
 from safesteer_interp.errors import UsageError
 from safesteer_interp.tracing.engines import DEFAULT_TRACER, TracerName
 
-SETTINGS = ("model", "data", "data_root", "store", "tracer", "batch_size")
+SETTINGS = ("model", "data", "data_root", "store", "answer_dtype", "tracer", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,12 @@ class Settings:
     """Folder with analyses of your own, besides the shipped ones and those in ./analyses."""
     store: Path | None = None
     """Folder of traces; default: "traces" in the user cache."""
+    answer_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format that answers are written in; auto: bfloat16 where the processor multiplies it, else as loaded. States: --dtype."""
     tracer: TracerName = DEFAULT_TRACER
     """The engine; all three give the same numbers."""
-    batch_size: int = 16
-    """Requests per pass; changes no number."""
+    batch_size: str = "16"
+    """Requests per pass, or auto: the largest that fits, remembered per model. Changes no number."""
     fresh: bool = False
     """Compute again even what is finished and unchanged."""
     dry_run: bool = False

@@ -61,14 +61,17 @@ class Trace:
     """Of sampled answers; each request has a generator of its own."""
     logits: bool = False
     """Also keep the next-token logits at the last prompt token."""
-    batch_size: int = 16
-    """Requests per pass; changes no number."""
+    batch_size: str = "16"
+    """Requests per pass, or auto: the largest that fits, remembered per model. Changes no number."""
     data_root: Path | None = None
     """Folder with public benchmarks; default: $SAFESTEER_DATA."""
     store: Path | None = None
     """Folder of traces; default: "traces" in the user cache."""
     remote: bool = False
     """Run on NDIF (nnsight only); the key is read from the environment."""
+    part: str = ""
+    """Make only this part of the trace, e.g. 2/8, and stop: for several processes or machines that share --store. The same command
+    without --part then takes over what they made."""
     dry_run: bool = False
     """Print passes, bytes and free disk, and stop."""
     show_roles: bool = False
@@ -101,8 +104,11 @@ class Trace:
             return code
         from safesteer_interp.tracing.engines import load_tracer
         from safesteer_interp.tracing.library import TraceLibrary
+        from safesteer_interp.tracing.parts import Share
         from safesteer_interp.tracing.store import Store
 
+        if self.part:
+            Share.parse(self.part)
         store = Store(self.store)
         library = TraceLibrary(model, store, tracer=self.tracer, batch_size=self.batch_size, remote=self.remote)
         want = library.want(requests, sites=self.sites, reads=self.reads, sampling=sampling, logits=self.logits)
@@ -114,6 +120,10 @@ class Trace:
             load_tracer(
                 library.maker.tracer, model, remote=self.remote
             )  # refuses a missing key, say, before the plan is shown as if it could run
+        if self.part:
+            made = library.make_share(want, Share.parse(self.part))
+            emit_json({"part": self.part, "shards": made}) if self.json else say(f"part {self.part}: {made} shards made.")
+            return code
         say(str(planned))
         self._show(library.view(want), store, model)
         return code

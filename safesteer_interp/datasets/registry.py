@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ from typing import Any
 from safesteer_interp.datasets.dataset import Dataset
 from safesteer_interp.datasets.jsonl import load_jsonl, load_rows
 from safesteer_interp.datasets.options import check_options, split_name, typed
+from safesteer_interp.datasets.published import from_hub
 from safesteer_interp.errors import BadRequestError, InputError, UsageError, did_you_mean
+from safesteer_interp.paths import cache_dir
 from safesteer_interp.paths import data_root as default_data_root
 from safesteer_interp.reading import printable
 from safesteer_interp.requests import Request, check_images
 
-FILES = ("bundled", "figstep", "mm_safetybench", "planted", "utility")
+FILES = (
+    "bundled", "figstep", "mm_safetybench", "planted", "utility", "advbench", "jailbreakv", "llava_bench", "mm_safetybench_pp", "mm_vet",
+    "pope", "vlguard", "vlsafe", "xstest",
+)  # fmt: skip
 """The files of this folder that hold a data set, each under its name."""
 
 DATASETS: dict[str, Dataset] = {name: import_module(f"safesteer_interp.datasets.{name}").ENTRY for name in FILES}
@@ -48,11 +54,13 @@ def load_requests(
         raise UsageError(
             f'data set "{printable(text)}" is unknown; give a name or the path of a .jsonl file.' + did_you_mean(name[:80], DATASETS)
         )
+    fetched = bool(entry.hub) and ("hub" in written or bool(options.get("hub")))
+    written, options = ({k: v for k, v in each.items() if k != "hub" or not entry.hub} for each in (written, options))
     chosen = typed(name, entry.load, written) | options
     check_options(name, entry.load, chosen)
     if entry.folder is None:
         return entry.load(**chosen)
-    root = Path(data_root) if data_root is not None else default_data_root()
+    root = from_hub(entry.hub, entry.folder) if fetched else Path(data_root) if data_root is not None else default_data_root()
     if root is None or not root.is_dir():
         reason = f"{root} is not a folder" if root else "none was found"
         raise InputError(
@@ -65,6 +73,36 @@ def load_requests(
             "that holds it with --data-root (or SAFESTEER_DATA, or data_root= in Python)."
         )
     return entry.load(root, **chosen)
+
+
+def grader_of(name: str, data_root: Path | str | None = None) -> Callable[[Request, str], float | None] | None:
+    """How answers to a data set's requests are graded where right answers are known (a utility set's); None where they are not, or
+    where a model has to grade.
+
+    The grader gives None for a request without a known answer. Raises as `load_requests` does.
+    """
+    entry = DATASETS.get(split_name(str(name))[0])
+    if entry is None or entry.references is None or entry.grade is None:
+        return None
+    known, grade = _references(name, data_root), entry.grade
+    return lambda request, answer: grade(answer, known[request.id]) if request.id in known else None
+
+
+def references_of(name: str, data_root: Path | str | None = None) -> dict[str, str]:
+    """Request id -> the right answer as a text, for judges that grade; empty where there is none."""
+    return {key: value for key, value in _references(name, data_root).items() if isinstance(value, str)}
+
+
+def _references(name: str, data_root: Path | str | None) -> Mapping[str, object]:
+    short, written = split_name(str(name))
+    entry = DATASETS.get(short)
+    if entry is None or entry.references is None:
+        return {}
+    chosen = typed(short, entry.load, {k: v for k, v in written.items() if k != "hub" or not entry.hub})
+    if entry.folder is None:
+        return entry.references(**chosen)
+    fetched = bool(entry.hub) and "hub" in written
+    return entry.references(cache_dir() / "benchmarks" if fetched else Path(data_root or default_data_root() or ""), **chosen)
 
 
 def load_sound(

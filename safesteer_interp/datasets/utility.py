@@ -183,9 +183,22 @@ def load_utility_requests(skills: Sequence[str] | None = None) -> list[Request]:
     return [item.request for item in load_utility() if skills is None or item.skill in skills]
 
 
+def utility_references(skills: Sequence[str] | None = None) -> dict[str, object]:
+    """The item of each request, whose accepted answers `grade_utility` holds an answer against."""
+    return {item.request.id: item for item in load_utility()}
+
+
+def grade_utility(answer: str, item: object) -> float:
+    """1 for an answer that `score_utility` accepts."""
+    assert isinstance(item, UtilityItem)
+    return float(score_utility(item, answer))
+
+
 ENTRY = Dataset(
     "utility: reading, naming, counting, following, simple questions; all harmless; option: skills",
     load_utility_requests,
     licence="Apache-2.0 (pictures: Twemoji, CC BY 4.0)",
     citation="safesteer-interp (CITATION.cff)",
+    references=utility_references,
+    grade=grade_utility,
 )

@@ -38,6 +38,17 @@ class Editing:
             run.check()
 
     @contextmanager
+    def rereading(self, batch: Encoded, rows: Int[Tensor, " answers"], member: Int[Tensor, " answers"]) -> Iterator[None]:
+        """While open, a forward over the last prompt token of each answer (`rows`: whose prompt it has) runs under the edits of its way."""
+        at = rows.to(batch.roles.device)
+        positions = torch.full((len(rows), 1), batch.input_ids.shape[1] - 1, dtype=torch.long, device=batch.roles.device)
+        parts = self._parts(member.tolist(), [0] * len(rows), positions, batch.roles[at, -1:])
+        with self._acting(parts):
+            yield
+        for _, run in parts:
+            run.check()
+
+    @contextmanager
     def writing(self, branch: int, rows: Sequence[Row], steps: Sequence[int], width: int) -> Iterator[None]:
         """While open, a forward over `width` tokens of each row runs under the edits of the row's way, at the row's own step."""
         first = torch.tensor([row.widths[branch] + step - 1 for row, step in zip(rows, steps, strict=True)], device=self.mllm.device)
@@ -63,7 +74,7 @@ class Editing:
         """One pass for all rows of a way at a step, and which rows they are (None: all); rows without edits are left out."""
         together: dict[tuple[int, int], list[int]] = {}
         for row, key in enumerate(zip(member, steps, strict=True)):
-            if self.ways[key[0]].edits:
+            if any(edit.last_step is None or key[1] <= edit.last_step for edit in self.ways[key[0]].edits):
                 together.setdefault(key, []).append(row)
         parts: list[tuple[Tensor | None, Pass]] = []
         for (way, step), found in together.items():

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safesteer_interp.decoding.cache import fork
+from safesteer_interp.decoding.cache import fork, joinable
 from safesteer_interp.decoding.prefix import Prefix, prefill
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Request
@@ -48,26 +48,61 @@ class Reading:
 
 @dataclass
 class PromptMemory:
-    """Recent prompt passes of one model, oldest forgotten first."""
+    """Recent prompt passes of one model, those that were used least recently forgotten first."""
 
     limit: int = LIMIT
     readings: list[Reading] = field(default_factory=list)
 
     def read(self, mllm: MLLM, batch: Encoded) -> tuple[Prefix, States]:
-        """As `prefix.prefill`, from memory where one earlier batch held all of these requests."""
+        """As `prefix.prefill`, with every prompt that was read before taken from memory, whichever batch it was read in.
+
+        Conditions of an evaluation answer different parts of one set of requests, so that few of their batches are alike.
+        """
         keys = [f"{mllm.system_prompt!r} {mllm.thinking} {request.key()}" for request in batch.requests]
-        for place, reading in enumerate(self.readings):
-            if all(key in reading.rows for key in keys):
-                self.readings.append(self.readings.pop(place))
-                return reading.take(torch.tensor([reading.rows[key] for key in keys]))
-        prefix, states = prefill(mllm.model, batch.inputs)
-        reading = Reading({key: row for row, key in enumerate(keys)}, prefix, states)
-        if reading.size > self.limit:
-            return prefix, states
-        self.readings.append(reading)
-        while sum(held.size for held in self.readings) > self.limit:
+        parts, lacking = self._held(keys)
+        if lacking and parts and not joinable(parts[0][0].prefix.cache):
+            parts, lacking = [], list(range(len(keys)))  # rows of two passes cannot lie in one cache
+        if lacking:
+            asked = batch if len(lacking) == len(keys) else mllm.encode([batch.requests[i] for i in lacking]).to(mllm.device)
+            prefix, states = prefill(mllm.model, asked.inputs)
+            reading = Reading({keys[i]: row for row, i in enumerate(lacking)}, prefix, states)
+            if not parts and reading.size > self.limit:
+                return prefix, states
+            parts.append((reading, lacking))
+        self._keep([reading for reading, _ in parts])
+        return _gathered(parts, keys)
+
+    def _held(self, keys: Sequence[str]) -> tuple[list[tuple[Reading, list[int]]], list[int]]:
+        """The readings that hold some of the prompts with the places of those they are taken for, and the places of all others."""
+        left, parts = list(range(len(keys))), []
+        # Where one pass holds them all, only its rows lie side by side without further padding.
+        latest = list(reversed(self.readings))  # of equals the latest comes first
+        for reading in sorted(latest, key=lambda held: sum(key in held.rows for key in keys), reverse=True):
+            mine = [i for i in left if keys[i] in reading.rows]
+            if mine and (not parts or joinable(reading.prefix.cache)):
+                parts.append((reading, mine))
+                left = [i for i in left if keys[i] not in reading.rows]
+        return parts, left
+
+    def _keep(self, used: Sequence[Reading]) -> None:
+        """Remember these as the latest, and forget the oldest beyond the limit."""
+        self.readings = [held for held in self.readings if not any(held is one for one in used)] + list(used)
+        while self.readings and sum(held.size for held in self.readings) > self.limit:
             self.readings.pop(0)
-        return reading.take(torch.arange(len(keys)))
+
+
+def _gathered(parts: Sequence[tuple[Reading, list[int]]], keys: Sequence[str]) -> tuple[Prefix, States]:
+    """Copies of rows of several readings as one batch, in the order of the keys."""
+    taken = [reading.take(torch.tensor([reading.rows[keys[i]] for i in places])) for reading, places in parts]
+    prefix, states = taken[0]
+    if len(taken) == 1:
+        return prefix, states
+    for other, _ in taken[1:]:
+        prefix.join(other, torch.arange(len(other.mask)))
+    prefix.trim()
+    order = torch.tensor([place for _, places in parts for place in places]).argsort()
+    prefix.keep_rows(order)
+    return prefix, torch.cat([own for _, own in taken])[order.to(states.device)]
 
 
 def distinct(requests: Sequence[Request], apart: Int[Tensor, " all"] | None = None) -> tuple[list[Request], Int[Tensor, " all"]]:

@@ -21,6 +21,8 @@ from safesteer_interp.types import Logits, States
 
 Combine = Callable[[Logits, Logits], Logits]
 """(next-token logits [n, vocab] of the first reading, of the second) -> those the answer is drawn from."""
+Tilt = Callable[[Logits, Sequence[int]], Logits]
+"""(next-token logits [n, vocab], tokens that each row has answered) -> those the answer is drawn from."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Ask:
     beside: Request | None = None
     """Read as well, and fed the same answer: a second branch whose logits `combine` joins with the first's."""
     combine: Combine | None = None
+    tilt: Tilt | None = None
+    """Changes the next-token logits, after `combine`."""
     key: str = ""
     """Content key that the sample's random numbers belong to; empty: the request's own."""
 
@@ -48,18 +52,24 @@ class Ask:
         return any(site.kind is not SiteKind.FINAL_NORM for edit in self.edits for site in edit.sites)
 
     @property
-    def kind(self) -> tuple[int, bool, int, int]:
+    def late(self) -> bool:
+        """Whether its early edits touch nothing before the last prompt token: then only that token is this answer's alone."""
+        return self.early and all(edit.late for edit in self.edits)
+
+    @property
+    def kind(self) -> tuple[int, bool, bool, int, int]:
         """Asks of one kind may have their prompts read together: alike, and with equally many candidates and guided steps."""
-        return len(self.prompts), self.early, self.policy.k if self.policy.steps else 0, self.policy.steps
+        return len(self.prompts), self.early, self.late, self.policy.k if self.policy.steps else 0, self.policy.steps
 
 
 @dataclass(frozen=True)
 class Way:
-    """A policy, edits and contrast that several rows share."""
+    """A policy, edits, contrast and tilt that several rows share."""
 
     policy: Policy
     edits: tuple[Edit, ...]
     combine: Combine | None = None
+    tilt: Tilt | None = None
 
 
 def ways_of(asks: Sequence[Ask]) -> tuple[list[Way], Int[Tensor, " asks"]]:
@@ -68,10 +78,10 @@ def ways_of(asks: Sequence[Ask]) -> tuple[list[Way], Int[Tensor, " asks"]]:
     ways: list[Way] = []
     member = []
     for ask in asks:
-        key = (id(ask.policy), id(ask.combine), *map(id, ask.edits))
+        key = (id(ask.policy), id(ask.combine), id(ask.tilt), *map(id, ask.edits))
         if key not in place:
             place[key] = len(ways)
-            ways.append(Way(ask.policy, ask.edits, ask.combine))
+            ways.append(Way(ask.policy, ask.edits, ask.combine, ask.tilt))
         member.append(place[key])
     return ways, torch.tensor(member, dtype=torch.long)
 
@@ -149,7 +159,7 @@ def _likeness(request: Request) -> tuple[tuple[bool, str], int, str]:
 
 def batches_of(asks: Sequence[Ask], batch_size: int) -> Iterator[list[int]]:
     """By kind, then way by way, so that batch after batch asks the same requests, whose prompts are then remembered."""
-    kinds: dict[tuple[int, bool, int, int], list[int]] = {}
+    kinds: dict[tuple[int, bool, bool, int, int], list[int]] = {}
     for place, ask in enumerate(asks):
         kinds.setdefault(ask.kind, []).append(place)
     for _, places in sorted(kinds.items(), key=lambda kind: kind[0][0]):  # asks of as many prompts are written in one stream

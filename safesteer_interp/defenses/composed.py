@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safesteer_interp.decoding.policies import PLAIN, Policy
-from safesteer_interp.decoding.sharing import Combine
+from safesteer_interp.decoding.sharing import Combine, Tilt
 from safesteer_interp.defenses.defense import Defense, Response, Settings, StagedDefense, is_staged
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.tracer import Edit
+from safesteer_interp.types import Logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Composed(StagedDefense, unnamed=True):
         if alone:
             raise UsageError(
                 f"{alone[0].__name__} answers as a whole and cannot be composed; only defenses made of stages (rewriting, edits, policy, "
-                "contrast, review) can."
+                "contrast, tilt, review) can."
             )
 
     @property
@@ -45,15 +46,32 @@ class Composed(StagedDefense, unnamed=True):
         """The parts, all of which are staged."""
         return tuple(part for part in self.parts if isinstance(part, StagedDefense))
 
+    @property
+    def prepares(self) -> bool:  # type: ignore[override]  # of its parts
+        """Whether a part asks the model before it answers."""
+        return any(part.prepares for part in self.stages)
+
     def rewrite(self, mllm: MLLM, request: Request) -> Request:
         """Rewritten by every part in turn."""
         for part in self.stages:
             request = part.rewrite(mllm, request)
         return request
 
+    def rewrites(self, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> list[Request]:
+        """Rewritten by every part in turn."""
+        found = list(requests)
+        for part in self.stages:
+            found = part.rewrites(mllm, found, settings)
+        return found
+
     def edits(self, mllm: MLLM) -> Sequence[Edit]:
         """The edits of all parts, in order."""
         return [edit for part in self.stages for edit in part.edits(mllm)]
+
+    def edits_each(self, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> list[tuple[Edit, ...]]:
+        """The edits of all parts for each request, in order. Each part measures the model as it is, not as the others edit it."""
+        found = [part.edits_each(mllm, requests, settings) for part in self.stages]
+        return [tuple(edit for own in each for edit in own) for each in zip(*found, strict=True)]
 
     def policy(self, mllm: MLLM) -> Policy:
         """The policy of the one part that has one. Raises UsageError when two guide."""
@@ -75,6 +93,19 @@ class Composed(StagedDefense, unnamed=True):
         for part in self.stages:
             request = part.rewrite(mllm, request) if part.contrast(mllm) is None else part.counterpart(mllm, request)
         return request
+
+    def tilt(self, mllm: MLLM) -> Tilt | None:
+        """The tilts of all parts, in order."""
+        found = [tilt for part in self.stages if (tilt := part.tilt(mllm)) is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+
+        def all_of_them(logits: Logits, answered: Sequence[int]) -> Logits:
+            for tilt in found:
+                logits = tilt(logits, answered)
+            return logits
+
+        return all_of_them
 
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """Reviewed by every part in turn. What a review asks of the model besides is asked of it as it is."""

@@ -1,7 +1,8 @@
 """The contract of every defense, and the stages most of them are made of.
 
-`Defense.respond` is the one required method. `StagedDefense` builds it from five helpers that do nothing unless overridden: rewriting
-of the request, edits of the forward pass, a decoding policy, a contrast with the request as it came, and review of the finished answer.
+`Defense.respond` is the one required method. `StagedDefense` builds it from six helpers that do nothing unless overridden: rewriting of
+the request, edits of the forward pass, a decoding policy, a contrast with the request as it came, a tilt of the next-token logits, and
+review of the finished answer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safesteer_interp.content_digest import object_digest
 from safesteer_interp.decoding.answering import DEFAULT_SAMPLING, answer_asks, generate
 from safesteer_interp.decoding.loop import Decoded, StepRecord
 from safesteer_interp.decoding.policies import PLAIN, Policy
-from safesteer_interp.decoding.sharing import Ask, Combine
+from safesteer_interp.decoding.sharing import Ask, Combine, Tilt
 from safesteer_interp.errors import UsageError
 from safesteer_interp.fields import is_plain, option_types
 from safesteer_interp.models.mllm import MLLM
@@ -111,20 +112,41 @@ class Defense(ABC):
 
 
 def is_staged(cls: type[Defense]) -> bool:
-    """Whether the five stages say all about a defense: its answers can share batches with others', and it can be composed."""
+    """Whether the six stages say all about a defense: its answers can share batches with others', and it can be composed."""
     return issubclass(cls, StagedDefense) and cls.respond is StagedDefense.respond
 
 
+def is_black_box(cls: type[Defense]) -> bool:
+    """Whether a defense does nothing but rewrite requests and review answers, so that a model behind a server can have it."""
+    inner = ("edits", "edits_each", "policy", "contrast", "tilt", "respond")
+    return issubclass(cls, StagedDefense) and all(getattr(cls, name) is getattr(StagedDefense, name) for name in inner)
+
+
 class StagedDefense(Defense, unnamed=True):
-    """Rewrite, decode under edits, a policy and a contrast, review: override these five, and leave `respond`, which joins them."""
+    """Rewrite, decode under edits, a policy, a contrast and a tilt, review: override these, and leave `respond`, which joins them.
+
+    `rewrite` and `edits` say what is to be done whatever the request; `rewrites` and `edits_each` may ask the model first.
+    """
+
+    prepares: ClassVar[bool] = False
+    """True when `rewrites` or `edits_each` ask the model something before it answers: requests are then taken some at a time."""
 
     def rewrite(self, mllm: MLLM, request: Request) -> Request:
         """The request as the model is to see it."""
         return request
 
+    def rewrites(self, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> list[Request]:
+        """Many requests as the model is to see them, for methods that ask the model about them first; by default `rewrite` of each."""
+        return [self.rewrite(mllm, request) for request in requests]
+
     def edits(self, mllm: MLLM) -> Sequence[Edit]:
         """Edits of the forward pass while answering."""
         return ()
+
+    def edits_each(self, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> list[tuple[Edit, ...]]:
+        """The edits of each (rewritten) request, for methods whose edits depend on it; by default `edits` for all."""
+        shared = tuple(self.edits(mllm))
+        return [shared] * len(requests)
 
     def policy(self, mllm: MLLM) -> Policy:
         """How tokens are chosen."""
@@ -138,13 +160,17 @@ class StagedDefense(Defense, unnamed=True):
         """The request that a contrast reads beside the rewritten one: as it came."""
         return request
 
+    def tilt(self, mllm: MLLM) -> Tilt | None:
+        """How the next-token logits are changed; None: not at all."""
+        return None
+
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """The finished answers, possibly replaced."""
         return responses
 
     def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
         """All stages, on all requests at once."""
-        asks = self.asks(mllm, requests, [settings.sampling.seed] * len(requests))
+        asks = self.asks(mllm, requests, [settings.sampling.seed] * len(requests), settings)
         found: dict[int, Response] = {}
         for places, answers in answer_asks(
             mllm, asks, settings.sampling, batch_size=settings.batch_size, explain=settings.explain, stop=settings.stop
@@ -152,23 +178,31 @@ class StagedDefense(Defense, unnamed=True):
             found |= {i: response_of(requests[i], decoded) for i, decoded in zip(places, answers, strict=True)}
         return self.review(mllm, [found[i] for i in range(len(requests))], settings)
 
-    def asks(self, mllm: MLLM, requests: Sequence[Request], seeds: Sequence[int]) -> list[Ask]:
+    def asks(self, mllm: MLLM, requests: Sequence[Request], seeds: Sequence[int], settings: Settings = DEFAULTS) -> list[Ask]:
         """All stages but the review as asks, one per request and its seed, so that several defenses can share batches (the harness).
 
-        A sample's random numbers are those of the request as it came, so that the samples of two defenses can be compared.
+        A sample's random numbers are those of the request as it came, so that the samples of two defenses can be compared. What is the
+        same request twice (under two seeds) is prepared once.
         """
-        policy, edits, combine = self.policy(mllm), tuple(self.edits(mllm)), self.contrast(mllm)
+        policy, combine, tilt = self.policy(mllm), self.contrast(mllm), self.tilt(mllm)
+        keys = [request.key() for request in requests]
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        once = [requests[place] for place in first.values()]
+        rewritten = self.rewrites(mllm, once, settings)
+        edits = self.edits_each(mllm, rewritten, settings)
+        prepared = dict(zip(first, zip(rewritten, edits, strict=True), strict=True))
         return [
             Ask(
-                self.rewrite(mllm, request),
+                prepared[key][0],
                 seed,
                 policy,
-                edits,
+                prepared[key][1],
                 beside=self.counterpart(mllm, request) if combine is not None else None,
                 combine=combine,
-                key=request.key(),
+                tilt=tilt,
+                key=key,
             )
-            for request, seed in zip(requests, seeds, strict=True)
+            for request, key, seed in zip(requests, keys, seeds, strict=True)
         ]
 
 

@@ -25,8 +25,8 @@ class ECSO(StagedDefense):
     response_characters: int = 1927
     """How much of the answer the model is shown when asked about it."""
     caption_tokens: int = 128
-    exact: bool = False
-    """True: harmful only if the verdict is exactly "yes" or "yes." (the released code); False: if it starts with "yes"."""
+    exact: bool = True
+    """Harmful only if the verdict is exactly "yes" or "yes." (the released code); False: if it starts with "yes" (for verbose models)."""
 
     def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
         """Tell, and where the answer is told to be harmful: caption, and answer again without the image."""

@@ -20,6 +20,16 @@ DEFENSES: Mapping[str, str] = {
     "safesteer": "safesteer_interp.defenses.safesteer:SafeSteer",
     "ecso": "safesteer_interp.defenses.ecso:ECSO",
     "coca": "safesteer_interp.defenses.coca:CoCA",
+    "mllm_protector": "safesteer_interp.defenses.mllm_protector:MLLMProtector",
+    "mrd": "safesteer_interp.defenses.mrd:MRD",
+    "adashield": "safesteer_interp.defenses.adashield:AdaShield",
+    "self_reminder": "safesteer_interp.defenses.self_reminder:SelfReminder",
+    "refusal_steering": "safesteer_interp.defenses.refusal_steering:RefusalSteering",
+    "shiftdc": "safesteer_interp.defenses.shiftdc:ShiftDC",
+    "jrs_rem": "safesteer_interp.defenses.jrs_rem:JRSRem",
+    "cmrm": "safesteer_interp.defenses.cmrm:CMRM",
+    "conformal": "safesteer_interp.defenses.conformal:Conformal",
+    "refusal_bias": "safesteer_interp.defenses.refusal_bias:RefusalBias",
 }
 """Name -> "module:class", imported only when asked for. A new defense is a file and a line here."""
 
@@ -78,6 +88,18 @@ def choose(name: str, words: Sequence[str] = ()) -> Choice:
         given[owners[0]].append(f"{option}{equals}{value}")
     settings = [settings_of(known[i], given[i], owner=f'defense "{names[i]}"') for i in range(len(names))]
     return Choice(tuple(Part(*each) for each in zip(names, classes, settings, strict=True)))
+
+
+def defense_named(text: str) -> Choice:
+    """A defense with its options in one word: "coca:alpha=2,plausibility=0.1", "adashield+safesteer", "file.py:Class:option=value".
+
+    Raises UsageError for unknown names and options.
+    """
+    name, _, rest = text.partition(":")
+    if rest and name not in DEFENSES and "+" not in name:  # a class of one's own is named with a colon, too
+        owner, _, rest = rest.partition(":")
+        name = f"{name}:{owner}"
+    return choose(name, [word for word in rest.split(",") if word.strip()])
 
 
 def defense_class(name: str) -> type[Defense]:

@@ -26,11 +26,11 @@ from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.probes.fitting import check_fit, fit_probe, training_trace
 from safesteer_interp.probes.tokens import SITE
-from safesteer_interp.requests import Request
+from safesteer_interp.requests import Attack, Request
 from safesteer_interp.tracing.store import Store
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced
 from safesteer_interp.types import States
-from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, alignment_vectors
+from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, alignment_vectors, check_image_form
 
 KIND, FILE = "safesteer-defense/2", "safesteer.safetensors"
 SCORERS = ("probe", "random", "refusal_tokens")
@@ -66,7 +66,7 @@ class SafeSteer(StagedDefense):
     sign: str = "toward_text"
     """"toward_text", or "printed": the paper's, from text towards image."""
     norm: str = "unit"
-    """"unit" or "raw" (the paper's): see `vectors/alignment.py`."""
+    """"unit", "raw" (the paper's) or "projection": see `vectors/alignment.py`."""
     strength: float = 1.0
     """Times the paper's step length |h0 - mean(CB)|."""
     scorer: str = "probe"
@@ -106,30 +106,35 @@ class SafeSteer(StagedDefense):
         *,
         fit: str = "prompt",
         split: str | None = FIT_SPLIT,
+        image_form: Attack | str = Attack.SD,
         probe: dict[str, Any] | None = None,
         **options: Any,
     ) -> SafeSteer:
         """Fit on the requests of `split` in a stored trace with `final_norm` at `last_prompt` and `step:1-...`, never on the test split.
 
-        `probe` are parameters of DecodingProbe. Raises InputError when a class is missing, or (with alignment) SD or CB requests are.
+        `image_form` is the attack whose shift from CB is MSAV, for data without SD pictures. `probe` are parameters of DecodingProbe.
+        Raises InputError when a class is missing, or (with alignment) requests in that form or CB are.
         """
         of_prompts = fit_probe(mllm, trace, "prompt", split=split, **(probe or {}))
         scoring = of_prompts if fit == "prompt" else fit_probe(mllm, trace, fit, split=split, **(probe or {}))
         wanted = options.get("alignment", True)
-        vector = alignment_vectors(trace, sites=(SITE,), split=split)[str(SITE)] if wanted else None
+        vector = alignment_vectors(trace, sites=(SITE,), split=split, image=image_form)[str(SITE)] if wanted else None
         return cls(probe=scoring, prompt_probe=of_prompts, vector=vector, **options)
 
     @classmethod
-    def build(cls, mllm: MLLM, training: Sequence[Request] = (), *, fit: str = "prompt", **options: Any) -> SafeSteer:
+    def build(
+        cls, mllm: MLLM, training: Sequence[Request] = (), *, fit: str = "prompt", image_form: str = str(Attack.SD), **options: Any
+    ) -> SafeSteer:
         """`fit`, by the registry's name for it; what it reads is kept in the user's store of traces."""
         if not training:
             raise UsageError("SafeSteer is fitted on training requests, and none were given.")
-        return cls.fit(mllm, training, fit=fit, tracing={"store": Store()}, **options)
+        return cls.fit(mllm, training, fit=fit, image_form=image_form, tracing={"store": Store()}, **options)
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: Settings, mllm: MLLM | None = None) -> None:
         """Raises UsageError for what the finished defense would refuse, and for more candidates than the model has words."""
         check_fit(options.get("fit", "prompt"))
+        check_image_form(options.get("image_form", Attack.SD))
         given: dict[str, Any] = {f.name: f.default for f in fields(cls)} | dict(options)
         check_budget(given["k"], given["steps"], settings.sampling.max_new_tokens, mllm)
         _check_choices(given)

@@ -17,7 +17,7 @@ from safesteer_interp.steering import edits, schedule
 from safesteer_interp.steering.edits import add
 from safesteer_interp.steering.schedule import Schedule, alignment_edit, at_sites
 from safesteer_interp.tracing.tracer import Edit, Sampling
-from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule
+from safesteer_interp.vectors.alignment import CORRECTED_RULE, AlignmentVector, ApplicationRule
 from safesteer_interp.vectors.direction import Direction
 
 
@@ -38,12 +38,13 @@ class Steered(StagedDefense):
                 raise UsageError(f'edit "{edit.name}" has no key, so answers under it cannot be stored; make it with `Schedule.edit`.')
 
     @classmethod
-    def aligned(cls, vector: AlignmentVector, dose: float) -> Steered:
-        """MSAV at its own site on the last prompt token: `dose` times the paper's step |h0 - mean(CB)| along the unit vector.
+    def aligned(cls, vector: AlignmentVector, dose: float, rule: ApplicationRule = CORRECTED_RULE) -> Steered:
+        """MSAV at its own site on the last prompt token: `dose` times the step of `rule`, |h0 - mean(CB)| along the unit vector.
 
-        Positive doses lead towards text, negative ones (the printed sign) towards image; 0 leaves the state to the bit.
+        Under the default rule positive doses lead towards text, negative ones (the printed sign) towards image; 0 leaves the state to
+        the bit.
         """
-        return cls((alignment_edit(vector, ApplicationRule("toward_text", "unit"), dose),), (vector,))
+        return cls((alignment_edit(vector, rule, dose),), (vector,))
 
     @classmethod
     def along(cls, direction: Direction, dose: float, at: Site | str | None = None) -> Steered:

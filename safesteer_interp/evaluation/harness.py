@@ -14,6 +14,7 @@ import pandas as pd
 
 from safesteer_interp.decoding.answering import answer_asks
 from safesteer_interp.decoding.loop import Decoded
+from safesteer_interp.decoding.pace import Pace
 from safesteer_interp.decoding.prompt_cache import remembering_prompts
 from safesteer_interp.decoding.sharing import Ask, by_answer_length, by_length
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings, StagedDefense, is_staged, response_of, seeded
@@ -100,12 +101,14 @@ def respond(
     for condition in conditions:
         _check(condition.requests)
     total = sum(len(c.seeds) * len(c.requests) for c in conditions)
-    with remembering_prompts(mllm), progress_bar(f"answering on {mllm.name}", total, enabled=progress) as advance:
-        stored = respond_stored(mllm, conditions, settings, root=root, advance=advance)
+    parts, wanted = _parts(mllm, conditions, settings, root)
+    todo = sum(len(part.todo) for part in parts)
+    with remembering_prompts(mllm), progress_bar(f"answering on {mllm.name}", total, enabled=progress, done=total - todo) as advance:
+        _complete(mllm, parts, settings, advance)
     tables = [
-        _table(index_of(c.requests), lines, c.name, seed)
-        for c, answers in zip(conditions, stored, strict=True)
-        for seed, lines in zip(c.seeds, answers, strict=True)
+        _table(index_of(c.requests), [part.lines[key] for key in keys], c.name, seed)
+        for c, own in zip(conditions, wanted, strict=True)
+        for seed, (part, keys) in zip(c.seeds, own, strict=True)
     ]
     return pd.concat(tables, ignore_index=True).assign(perplexity=math.nan)
 
@@ -139,12 +142,14 @@ class _Part:
         self.lines.update({record["key"]: record for record in records})
 
 
-def respond_stored(
-    mllm: MLLM, conditions: Sequence[Condition], settings: Settings, *, root: Path | None = None, advance: Any = None
-) -> list[list[list[dict[str, Any]]]]:
-    """For every condition and seed one stored line per request, in order; only what is not stored yet is generated, a batch at a time."""
+Wanted = list[list[tuple["_Part", list[str]]]]
+"""For every condition and seed the part that holds its answers, and the keys of its requests."""
+
+
+def _parts(mllm: MLLM, conditions: Sequence[Condition], settings: Settings, root: Path | None) -> tuple[list[_Part], Wanted]:
+    """The stores behind the conditions, each with what it lacks, and which of their lines are wanted."""
     parts: dict[Path, _Part] = {}
-    wanted: list[list[tuple[_Part, list[str]]]] = []
+    wanted: Wanted = []
     for condition in conditions:
         keys = [request.key() for request in condition.requests]
         wanted.append([])
@@ -159,24 +164,45 @@ def respond_stored(
             known = {part.keys[i] for i in part.todo}
             part.todo += [offset + i for i in missing(keys, part.lines) if keys[i] not in known]
             wanted[-1].append((part, keys))
-    tell = advance or (lambda n: None)
-    tell(sum(len(keys) for each in wanted for _, keys in each) - sum(len(part.todo) for part in parts.values()))
-    _answer_together(mllm, [part for part in parts.values() if part.todo and _staged(part.defense)], settings, tell)
-    for part in (part for part in parts.values() if not _staged(part.defense)):
+    return list(parts.values()), wanted
+
+
+def _complete(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[..., None]) -> None:
+    """Generates and stores what the parts lack; `tell(n, left=seconds)` whenever n answers have ended."""
+    staged = [part for part in parts if part.todo and _staged(part.defense)]
+    _answer_together(mllm, [part for part in staged if not _prepares(part)], settings, tell)
+    for some in _by_and_by([part for part in staged if _prepares(part)], settings.batch_size):
+        _answer_together(mllm, some, settings, tell)
+    for part in (part for part in parts if not _staged(part.defense)):
         for places in by_length([part.requests[i] for i in part.todo], settings.batch_size):
             batch = [part.todo[p] for p in places]
             started = time.perf_counter()
             responses = part.defense.respond(mllm, [part.requests[i] for i in batch], part.settings)
             part.add(batch, responses, (time.perf_counter() - started) / len(batch))
             tell(len(batch))
-    return [[[part.lines[key] for key in keys] for part, keys in each] for each in wanted]
 
 
 def _staged(defense: Defense) -> TypeGuard[StagedDefense]:
     return is_staged(type(defense))
 
 
-def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[[int], None]) -> None:
+def _prepares(part: _Part) -> bool:
+    return _staged(part.defense) and part.defense.prepares
+
+
+def _by_and_by(parts: Sequence[_Part], size: int) -> Iterator[list[_Part]]:
+    """Some requests at a time of methods that ask the model before they answer, all seeds together: a kill costs no more than these."""
+    together: dict[int, list[_Part]] = {}
+    for part in parts:
+        together.setdefault(id(part.defense), []).append(part)
+    for own in together.values():
+        keys = list(dict.fromkeys(part.keys[place] for part in own for place in part.todo))
+        for start in range(0, len(keys), size):
+            some = set(keys[start : start + size])
+            yield [replace(part, todo=[place for place in part.todo if part.keys[place] in some]) for part in own]
+
+
+def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[..., None]) -> None:
     """What staged defenses lack, in batches that several of them share."""
     owners: list[tuple[int, int]] = []
     asks: list[Ask] = []
@@ -188,11 +214,13 @@ def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tel
         defense = parts[numbers[0]].defense
         assert isinstance(defense, StagedDefense)
         requests = [parts[number].requests[place] for number, place in own]
-        asks += defense.asks(mllm, requests, [parts[number].settings.sampling.seed for number, _ in own])
+        asks += defense.asks(mllm, requests, [parts[number].settings.sampling.seed for number, _ in own], settings)
         owners += own
-    answers = answer_asks(mllm, asks, settings.sampling, batch_size=settings.batch_size, explain=settings.explain, stop=settings.stop)
+    pace = Pace(settings.sampling.max_new_tokens)
+    options: dict[str, Any] = {"batch_size": settings.batch_size, "explain": settings.explain, "stop": settings.stop}
+    answers = answer_asks(mllm, asks, settings.sampling, **options, pace=pace)
     started = time.perf_counter()
-    for places, decoded in _gathered(answers, settings.batch_size, tell):
+    for places, decoded in _gathered(answers, settings.batch_size, lambda n: tell(n, left=pace.left)):
         share = (time.perf_counter() - started) / len(places)
         mine: dict[int, list[tuple[int, Decoded]]] = {}
         for ask, one in zip(places, decoded, strict=True):
@@ -247,7 +275,7 @@ def _table(index: pd.DataFrame, lines: Sequence[Mapping[str, Any]], name: str, s
     return index.assign(
         defense=name,
         seed=seed,
-        text=[line["text"] for line in lines],
+        text=pd.Series([line["text"] for line in lines], index=index.index, dtype=object),  # arrow strings refuse half a surrogate pair
         ids=[line["ids"] for line in lines],
         n_tokens=[len(line["ids"]) for line in lines],
         repetition=[repetition_rate(line["ids"]) for line in lines],

@@ -17,7 +17,12 @@ from safesteer_interp.requests import Request
 JUDGES: Mapping[str, str] = {
     "refusal_strings": "safesteer_interp.evaluation.refusal_strings:RefusalStrings",
     "llama_guard": "safesteer_interp.evaluation.llama_guard:LlamaGuard",
+    "llama_guard_vision": "safesteer_interp.evaluation.llama_guard_vision:LlamaGuardVision",
+    "harmbench": "safesteer_interp.evaluation.harmbench:HarmBench",
+    "strongreject": "safesteer_interp.evaluation.strongreject:StrongReject",
+    "strongreject_rubric": "safesteer_interp.evaluation.strongreject:StrongRejectRubric",
     "endpoint": "safesteer_interp.evaluation.endpoint:EndpointJudge",
+    "mm_vet": "safesteer_interp.evaluation.mm_vet:MMVetGrader",
 }
 """Kind -> "module:class", imported only when asked for. A new judge is a file and a line here."""
 
@@ -31,6 +36,8 @@ class Verdict:
     categories: tuple[str, ...] = ()
     text: str = ""
     """Its own words, or why there are none."""
+    score: float | None = None
+    """Where it grades: 0 (useless to the attacker, or wrong) to 1."""
 
 
 class Judge(ABC):
@@ -39,6 +46,8 @@ class Judge(ABC):
     kind: ClassVar[str]
     costly: ClassVar[bool] = False
     """Whether verdicts are kept on disk: a model or a server is asked for them."""
+    grades: ClassVar[bool] = False
+    """Whether it says how right an answer is, given the right ones (`references`), and nothing of harm."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

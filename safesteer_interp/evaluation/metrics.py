@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.evaluation.judges import Outcome
-from safesteer_interp.statistics import cluster_mean, cluster_rate, holm, mcnemar, sign_flip_test, wilson
+from safesteer_interp.statistics import DIFFERENCE, cluster_mean, cluster_rate, holm, mcnemar, wilson
 
 MEASURES = {
     "asr": (True, Outcome.COMPLY),
@@ -28,7 +27,7 @@ are defined in `rates`."""
 
 
 def rates(responses: pd.DataFrame, by: Sequence[str] = ("defense",), measures: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:
-    """One row per group and measure: value, low, high, n, clusters (pair bootstrap), wilson_low, wilson_high.
+    """One row per group and measure: value, low, high, n, clusters (by pair), wilson_low, wilson_high.
 
     Of answers to harmful requests: `asr` is the share not refused (and still language), `refusal` the share refused, `degenerate` the
     share that is no longer language; together they are 1. Of answers to harmless requests: `rr` is the share refused (over-refusal),
@@ -53,7 +52,7 @@ def rates(responses: pd.DataFrame, by: Sequence[str] = ("defense",), measures: S
 
 
 def macro(responses: pd.DataFrame, measure: str = "asr", over: str = "scenario", by: Sequence[str] = ("defense",)) -> pd.DataFrame:
-    """Unweighted mean over scenarios (the usual MM-SafetyBench average) with a pair-bootstrap interval, one row per group."""
+    """Unweighted mean over scenarios (the usual MM-SafetyBench average) with an interval by pair, one row per group."""
     harmful, counted = MEASURES[measure]
     asked = responses[responses["harmful"] == harmful]
     rows = []
@@ -71,7 +70,7 @@ def compare(
 ) -> pd.DataFrame:
     """Every defense against the baseline on the same requests and seeds, one row per defense, group and measure.
 
-    `difference` (defense - baseline) with a pair-bootstrap interval; `p`: sign-flip permutation test by pair; `p_mcnemar`: McNemar's
+    `difference` (defense - baseline) with an interval by pair; `p`: sign-flip permutation test by pair; `p_mcnemar`: McNemar's
     exact test on each request's majority over seeds; `p_holm`: `p` adjusted over the rows of this table.
     Raises InputError when the baseline is missing or answered other requests.
     """
@@ -106,7 +105,6 @@ def _paired(part: pd.DataFrame) -> dict[str, float | int]:
     difference = (part["ours"] - part["theirs"]).to_numpy()
     pairs = part["pair"].to_numpy()
     majority = part.groupby(level="request")[["ours", "theirs"]].mean() > 0.5
-    found = cluster_mean(difference, pairs).as_row()
+    found = cluster_mean(difference, pairs, bounds=DIFFERENCE).as_row()
     found["difference"] = found.pop("value")
-    same = not np.any(difference)
-    return {**found, "p": 1.0 if same else sign_flip_test(difference, pairs), "p_mcnemar": mcnemar(majority["ours"], majority["theirs"])}
+    return {**found, "p_mcnemar": mcnemar(majority["ours"], majority["theirs"])}

@@ -12,11 +12,16 @@ from typing import Any
 
 from safesteer_interp.defenses.defense import Defense, Response, Settings
 from safesteer_interp.errors import InputError
+from safesteer_interp.files import safe_name
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.paths import cache_dir
 
 FORMAT = 2
 """Version of the lines; raise it whenever the same inputs would give other lines. 2: the code of a defense is part of its key."""
+
+
+WORKER = "SAFESTEER_WORKER"
+"""Environment variable that tells the workers of one run apart."""
 
 
 def response_fields(mllm: MLLM, defense: Defense, settings: Settings) -> dict[str, Any]:
@@ -39,18 +44,30 @@ class ResponseStore:
     """The stored answers of one model under one defense and one seed."""
 
     def __init__(self, fields: Mapping[str, Any], root: Path | None = None) -> None:
-        key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
-        self.path = (root or cache_dir() / "responses") / f"{key}.jsonl"
+        self.key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
+        self.folder = root or cache_dir() / "responses"
         self.fields = dict(fields)
 
+    @property
+    def path(self) -> Path:
+        """The file that this process adds to. Workers that share the folder have one each, since appends of several machines would mix."""
+        worker = os.environ.get(WORKER, "")
+        return self.folder / (f"{self.key}.{safe_name(worker)}.jsonl" if worker else f"{self.key}.jsonl")
+
     def read(self) -> dict[str, dict[str, Any]]:
-        """Request key -> its line. A line that is cut, damaged or not of the form written is left out: its request is answered again."""
+        """Request key -> its line, of all workers. A line that is cut, damaged or not of the form written is left out: its request is
+        answered again."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted(self.folder.glob(f"{self.key}*.jsonl")):
+            found |= self._lines(path)
+        return found
+
+    @staticmethod
+    def _lines(path: Path) -> dict[str, dict[str, Any]]:
         try:
-            text = self.path.read_bytes()
-        except FileNotFoundError:
-            return {}
+            text = path.read_bytes()
         except OSError as cause:
-            raise InputError(f"responses {self.path} cannot be read ({cause.strerror}); check the folder's rights.") from None
+            raise InputError(f"responses {path} cannot be read ({cause.strerror}); check the folder's rights.") from None
         found = {}
         for line in text.split(b"\n"):
             try:

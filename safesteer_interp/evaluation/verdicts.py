@@ -38,7 +38,7 @@ def verdicts(judge: Judge, requests: Sequence[Request], answers: Sequence[str], 
         batch = todo[start : start + BATCH]
         found = judge.judge([requests[i] for i in batch], [answers[i] for i in batch])
         known |= {keys[i]: verdict for i, verdict in zip(batch, found, strict=True)}
-        store.add({"key": keys[i], **asdict(v)} for i, v in zip(batch, found, strict=True) if v.unsafe is not None)
+        store.add({"key": keys[i], **asdict(v)} for i, v in zip(batch, found, strict=True) if v.unsafe is not None or v.score is not None)
     return [known[key] for key in keys]
 
 
@@ -47,7 +47,7 @@ def _key(request: Request, answer: str) -> str:
 
 
 def _verdict(line: Mapping[str, Any]) -> Verdict:
-    return Verdict(line["unsafe"], tuple(line["categories"]), line["text"])
+    return Verdict(line["unsafe"], tuple(line["categories"]), line["text"], line.get("score"))
 
 
 def judged_by(table: pd.DataFrame, judges: Sequence[Judge], requests: Sequence[Request], *, root: Path | None = None) -> pd.DataFrame:

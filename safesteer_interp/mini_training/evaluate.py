@@ -179,7 +179,7 @@ def separation(mllm: MLLM, size: EvaluationSize, report: Callable[..., None]) ->
         part = {s: (trace.index["split"] == str(s)).to_numpy() for s in Split}
         scores = out_of_fold(states, harmful, split_folds(part[Split.FIT], pair), widths=("all",))[:, 0]
         held, test = part[Split.VALIDATION], part[Split.TEST]
-        best = int(np.argmax([cluster_auroc(s[held], harmful[held], pair[held], replicates=2).value for s in scores]))
+        best = int(np.argmax([cluster_auroc(s[held], harmful[held], pair[held]).value for s in scores]))
         found[f"auroc_{attack}"] = row(cluster_auroc(scores[best][test], harmful[test], pair[test])) | {"layer": best}
     if read is not None:
         found |= {f"ocr_{attack}": ocr.control(attack, read, size.probe_pairs, report) for attack in (Attack.TYPO, Attack.SD_TYPO)}

@@ -75,6 +75,8 @@ class Layout:
     """Qwen-VL: position ids are [4, batch, tokens] and `rope_deltas` is state on the module."""
     sliding: bool = False
     """Some layers attend to a window only (Gemma 3)."""
+    causal: bool = True
+    """No token of a prompt attends to a later one (PaliGemma's do)."""
     bridge: bool = True
     """Whether TransformerLens 4.3 has an adapter for it (PaliGemma has none)."""
     serves: Callable[[Any], bool] | None = field(default=None, compare=False)

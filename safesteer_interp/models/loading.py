@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from safesteer_interp.environment import has
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models import adapters, hub
+from safesteer_interp.models.casting import cast
 from safesteer_interp.models.checkpoint import read_config, stated_settings, weight_files
 from safesteer_interp.models.checks import check_layout
 from safesteer_interp.models.dtypes import DTYPES, dtype_name
@@ -301,15 +302,14 @@ def _tiny(family: str) -> MLLM:
 def _placed(mllm: MLLM, device: str, dtype: str) -> MLLM:
     """The same model on a device and in a dtype; a cast of a built model changes its fingerprint."""
     try:
-        if getattr(mllm.model, "is_quantized", False):  # packed weights have no other dtype
-            mllm.model.to(device=torch.device(device))
-        else:
-            mllm.model.to(device=torch.device(device), dtype=DTYPES[dtype])
+        mllm.model.to(device=torch.device(device))
+        if not getattr(mllm.model, "is_quantized", False):  # packed weights have no other dtype
+            cast(mllm.model, DTYPES[dtype])
     except (RuntimeError, AssertionError, ValueError) as cause:
         reason = " ".join(str(cause).split())[:200]
         raise UsageError(f'the model cannot be placed on device "{device}" ({reason}); use "cpu", "cuda" or "cuda:<n>".') from None
-    cast = dtype != "float32" and mllm.source.startswith("built")
-    return replace(mllm, fingerprint=fingerprint(mllm.model, mllm.processor)) if cast else mllm
+    changed = dtype != "float32" and mllm.source.startswith("built")
+    return replace(mllm, fingerprint=fingerprint(mllm.model, mllm.processor)) if changed else mllm
 
 
 def _processor(folder: Path, layout: Layout, options: dict[str, Any]) -> Any:

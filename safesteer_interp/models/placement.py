@@ -159,7 +159,7 @@ def refuse_unknown_modules(device_map: Mapping[str, Any], names: Sequence[str], 
 
     `names`: the model's parameters and buffers.
     """
-    modules = {"", *(".".join(name.split(".")[:i]) for name in names for i in range(1, name.count(".") + 2))}
+    modules = {"", *(".".join(name.split(".")[:i]) for name in names for i in range(1, name.count(".") + 2))}  # weights themselves, too
     if unknown := [path for path in device_map if path not in modules]:
         top = sorted({name.split(".")[0] for name in names})
         raise InputError(

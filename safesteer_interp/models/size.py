@@ -46,7 +46,7 @@ def refuse_larger_than_weights(config_file: Path, config: Any, auto: Any, weight
             f"{config_file} describes a model of {described:,} parameters, but its weight files hold {held:,}; "
             "they do not belong together: fetch both from one checkpoint."
         )
-    return [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+    return [name for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers())]
 
 
 def numbers_in(path: Path) -> int:

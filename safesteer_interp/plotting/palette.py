@@ -93,6 +93,11 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "adashield": Style(SKY, "h", "AdaShield"),
         "refusal_steering": Style(INDIGO, "^", "refusal steering", "--"),
         "shiftdc": Style(SKY, "<", "ShiftDC", "--"),
+        "jrs_rem": Style(GREEN, "v", "JRS-Rem", "--"),
+        "cmrm": Style(BROWN, "o", "CMRM", "--"),
+        "conformal": Style(INDIGO, "D", "conformal threshold"),
+        "self_reminder": Style(PURPLE, "^", "Self-Reminder"),
+        "refusal_bias": Style("#6b6b6b", "v", "control: refusal bias", ":"),
         "random_direction": Style("#8f8f8f", "4", "random direction", ":"),
     },
     "part": {

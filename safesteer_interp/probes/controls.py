@@ -22,7 +22,7 @@ from safesteer_interp.probes.decoding_probe import component_count
 from safesteer_interp.probes.nested import fold_scores
 from safesteer_interp.probes.rows import RESAMPLING, Resampling, Rows, check_rows
 from safesteer_interp.probes.separation import Width, aurocs, place
-from safesteer_interp.statistics import Estimate, percentile
+from safesteer_interp.statistics import Estimate
 
 
 def shuffled_labels(
@@ -38,7 +38,7 @@ def shuffled_labels(
         shuffled = shuffle_labels(part.labels, part.pairs, draws, resampling.seed)
         for depth, site in enumerate(part.names):
             values, scored = _shuffled_aurocs(part.states[depth], shuffled, fold, width, C)
-            found.append({"control": "shuffled labels"} | place(site, depth, group, width) | _band(values, scored, part, resampling))
+            found.append({"control": "shuffled labels"} | place(site, depth, group, width) | _band(values, scored, resampling))
     return pd.DataFrame(found)
 
 
@@ -54,7 +54,7 @@ def random_direction(rows: Rows, *, draws: int = 200, folds: int = 5, resampling
         fold = part.fold_array(folds, resampling.seed)
         for depth, site in enumerate(part.names):
             values, scored = _projected_aurocs(part.states[depth], part.labels, fold, directions)
-            found.append({"control": "random direction"} | place(site, depth, group, "") | _band(values, scored, part, resampling))
+            found.append({"control": "random direction"} | place(site, depth, group, "") | _band(values, scored, resampling))
     return pd.DataFrame(found)
 
 
@@ -150,8 +150,6 @@ def _without_states(
     return pd.DataFrame(found)
 
 
-def _band(values: np.ndarray, scored: np.ndarray, rows: Rows, resampling: Resampling) -> dict[str, Any]:
-    """Mean and percentiles of the draws, with the rows and pairs they were scored on."""
-    clusters = len(np.unique(rows.pairs[scored]))
-    low, high = percentile(values, resampling.level)
-    return Estimate(float(values.mean()), low, high, int(scored.sum()), clusters, resampling.level).as_row()
+def _band(values: np.ndarray, scored: np.ndarray, resampling: Resampling) -> dict[str, Any]:
+    """Mean and central percentiles of the draws: a spread, whose clusters are the draws; n is the number of rows scored."""
+    return Estimate.of_draws(values, resampling.level).as_row() | {"n": int(scored.sum())}

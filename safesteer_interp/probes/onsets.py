@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -51,7 +51,7 @@ def onset(
 
     scored = np.isfinite(scores).all(axis=0)
     scores, labels, pairs = scores[:, scored], np.asarray(labels, dtype=bool)[scored], np.asarray(pairs)[scored]
-    by_site = cluster_aurocs(scores.T, labels, pairs, **asdict(resampling))
+    by_site = cluster_aurocs(scores.T, labels, pairs, seed=resampling.seed, level=resampling.level)
     curve = np.array([[e.value for e in by_site]])
     bar, clusters = float(bars(curve)[0]), by_site[0].clusters
     first = first_reaching(curve, np.array([bar]))[0]
@@ -79,7 +79,7 @@ def first_reaching(curves: Float[np.ndarray, "replicates sites"], bars: Float[np
 def auroc_replicates(
     scores: Float[np.ndarray, "sites n"], labels: np.ndarray, pairs: np.ndarray, resampling: Resampling = RESAMPLING
 ) -> Float[np.ndarray, "sites replicates"]:
-    """AUROC of every site in every cluster resample, the resamples being those of `cluster_aurocs` with the same seed."""
+    """AUROC of every site in every cluster resample (those of `cluster_weights` with the same seed)."""
     codes, groups = cluster_codes(pairs, len(labels))
     weights = cluster_weights(groups, resampling.replicates, resampling.seed)
     member = np.eye(groups)[codes]

@@ -6,7 +6,6 @@ Separability is never one number: see `probes/controls.py` for what it must be c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -42,11 +41,17 @@ def out_of_fold(
 
 
 def separability(
-    rows: Rows, *, widths: Sequence[Width] = (4,), folds: int = 5, C: float = 1.0, resampling: Resampling = RESAMPLING
+    rows: Rows,
+    *,
+    widths: Sequence[Width] = (4,),
+    folds: int = 5,
+    C: float = 1.0,
+    resampling: Resampling = RESAMPLING,
+    against: float = 0.5,
 ) -> pd.DataFrame:
     """AUROC of held-out probe scores, one row per group, site and width: fitted on train rows, else by `folds`-fold cross-validation.
 
-    Columns: site, depth (position in `sites`), group, width, value, low, high, n, clusters.
+    Columns: site, depth (position in `sites`), group, width and those of `Estimate.as_row`; p is that of the AUROC being `against`.
     Raises InputError when a group has one class only.
     """
     found: list[dict[str, Any]] = []
@@ -54,7 +59,7 @@ def separability(
         fold = part.fold_array(folds, resampling.seed)
         for depth, site in enumerate(part.names):
             scores = out_of_fold(part.states[[depth]], part.labels, fold, widths=widths, C=C)[0]
-            for width, estimate in zip(widths, aurocs(scores, part, resampling), strict=True):
+            for width, estimate in zip(widths, aurocs(scores, part, resampling, against), strict=True):
                 found.append(place(site, depth, group, width) | estimate.as_row())
     return pd.DataFrame(found)
 
@@ -71,7 +76,7 @@ def transfer(
     """Fit on one group (attack), score the others: AUROC for every ordered pair of groups, never with a pair on both sides.
 
     `leave_one_out` adds, for each group, a probe fitted on all other groups (`fitted_on` = "all but X"), tested on it.
-    Columns: fitted_on, tested_on, value, low, high, n, clusters. An AUROC below 0.5 says the direction turns round.
+    Columns: fitted_on, tested_on and those of `Estimate.as_row`. An AUROC below 0.5 says the direction turns round.
     Raises UsageError for rows of several sites.
     """
     if len(rows.states) != 1:
@@ -111,13 +116,15 @@ def _agreement(rows: Rows, depth: int, fold: np.ndarray, widths: Sequence[Width]
     units = weights / np.maximum(np.linalg.norm(weights, axis=-1, keepdims=True), np.finfo(np.float64).tiny)
     pairs_of_folds = np.triu_indices(len(units), 1)
     cosines = [(units[:, i] @ units[:, i].T)[pairs_of_folds] for i in range(len(widths))]
-    return [Estimate(float(x.mean()), float(x.min()), float(x.max()), len(x)) for x in cosines]
+    return [Estimate.of_draws(x, level=1) for x in cosines]
 
 
-def aurocs(scores: Float[np.ndarray, "columns n"], rows: Rows, resampling: Resampling) -> list[Estimate]:
-    """One clustered AUROC per row of `scores`, over the requests that were scored (NaN in no row)."""
+def aurocs(scores: Float[np.ndarray, "columns n"], rows: Rows, resampling: Resampling, against: float = 0.5) -> list[Estimate]:
+    """One clustered AUROC per row of `scores`, over the requests that were scored (NaN in no row), tested against `against`."""
     there = np.isfinite(scores).all(axis=0)
-    return cluster_aurocs(scores.T[there], rows.labels[there], rows.pairs[there], **asdict(resampling))
+    return cluster_aurocs(
+        scores.T[there], rows.labels[there], rows.pairs[there], against=against, seed=resampling.seed, level=resampling.level
+    )
 
 
 def place(site: str, depth: int, group: str, width: Width) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class SignTest:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> SignTest:
         """The inverse of `to_dict`."""
-        estimate = Estimate(**{name: fields[name] for name in ("value", "low", "high", "n", "clusters", "level")})
+        estimate = Estimate(**{name: fields[name] for name in ("value", "low", "high", "n", "clusters", "level")}, kind="statistic")
         return cls(estimate, fields["effect"], fields["p"], fields["refusals"], fields["compliances"])
 
 

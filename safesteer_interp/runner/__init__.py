@@ -9,6 +9,7 @@
 - `PlanReport`: a plan
 - `Session`: a model with its traces and data
 - `Settings`: how it is made
+- `trace_share`: one share of its traces, for several machines
 - `sweep`: one analysis over a grid of parameters
 - `SweepReport`: its table
 - `verify`: recomputes findings and compares
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from safesteer_interp.runner.results import AnalysisResult, RunReport
     from safesteer_interp.runner.schedule import PlanReport
     from safesteer_interp.runner.session import Session, Settings
+    from safesteer_interp.runner.sharing import trace_share
     from safesteer_interp.runner.sweeping import SweepReport, sweep
     from safesteer_interp.runner.verification import Moved, VerifyReport, verify
 
@@ -39,6 +41,7 @@ __getattr__, __dir__, __all__ = attach(
         "results": ("AnalysisResult", "RunReport"),
         "schedule": ("PlanReport",),
         "session": ("Session", "Settings"),
+        "sharing": ("trace_share",),
         "sweeping": ("sweep", "SweepReport"),
         "verification": ("verify", "VerifyReport", "Moved"),
     },

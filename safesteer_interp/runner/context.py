@@ -33,11 +33,19 @@ class Context:
         self.trace_keys: set[str] = set()
         """Keys of the traces read so far, for the provenance."""
         self.seeds: dict[str, int] = {}
+        self.answered_in = ""
+        """Number format of the answers, once one was asked for; for the provenance."""
 
     @property
     def model(self) -> Any:
         """The MLLM, loaded when first used."""
         return self.session.model
+
+    @property
+    def answerer(self) -> Any:
+        """The model in the number format that answers are written in; states are read from `model`."""
+        self.answered_in = self.session.answer_dtype
+        return self.session.answerer
 
     @property
     def model_name(self) -> str:

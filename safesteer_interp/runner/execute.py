@@ -84,7 +84,6 @@ def run(
                 result = _attempt(job, profile, git, render)
             seconds = time.monotonic() - begun
             results.append(result.taking(seconds))
-            guess.took(job, seconds if job in due else 0.0)
             left = guess.left(jobs[number:], due)
             told = "; ".join(filter(None, (result.reason, result.note)))
             say.print(f"  {result.status}{f' ({told})' if told else ''}, {seconds:.1f} s{left}", markup=False)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from safesteer_interp.runner.analysis import Analysis, as_tables, like_returned
-from safesteer_interp.runner.claim import claim_records
+from safesteer_interp.runner.claim_record import claim_records
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.tables import round_trip
 

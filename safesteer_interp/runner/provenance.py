@@ -49,13 +49,15 @@ def input_key(
     *,
     model: str,
     dtype: str,
+    answers: str,
     dataset: str,
     demands: Sequence[tuple[Demand, str]],
     thinking: bool | None = None,
 ) -> str:
     """Identity of a result: hash of everything that can move its table. Batch size, device, tracer and folders are left out.
 
-    `model` is the model's fingerprint; each demand comes with the hash of the requests behind it.
+    `model` is the model's fingerprint, `answers` the number format that answers are written in; each demand comes with the hash of the
+    requests behind it.
     """
     return digest(
         {
@@ -65,6 +67,7 @@ def input_key(
             "model": model,
             **({} if thinking is None else {"thinking": thinking}),
             "dtype": dtype,
+            **({} if answers == dtype else {"answers": answers}),
             "dataset": dataset,
             "demands": [[demand.__dict__, data] for demand, data in demands],
         }
@@ -115,6 +118,7 @@ def provenance(
             "width": int(model.width),
             "takes_images": bool(model.takes_images),
             "dtype": ctx.session.dtype,
+            **({"answer_dtype": ctx.answered_in} if ctx.answered_in else {}),
             **({} if model.thinking is None else {"thinking": bool(model.thinking)}),
             **({"loaded": dict(model.loaded)} if model.loaded else {}),
             "known_answer": ctx.known_answer,

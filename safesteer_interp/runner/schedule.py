@@ -12,6 +12,7 @@ from typing import Any
 from safesteer_interp import files
 from safesteer_interp.errors import NotApplicableError, SafeSteerError, UsageError, did_you_mean
 from safesteer_interp.paths import cache_dir
+from safesteer_interp.progress import span
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.provenance import input_key, seconds_taken
 from safesteer_interp.runner.results import MEASURE_ERRORS
@@ -52,6 +53,7 @@ class Job:
             model=str(s.model.fingerprint),
             thinking=s.model.thinking,
             dtype=s.dtype,
+            answers=s.answer_dtype,
             dataset=s.dataset,
             demands=self.demands,
         )
@@ -168,21 +170,19 @@ def _excuse(session: Session, analysis: Analysis) -> str:
 
 
 class TimeLeft:
-    """Time left, from what each analysis took the last time it ran here, else from the mean of those already run."""
+    """Time left, from what each analysis took the last time it ran here. One that never did is counted, not guessed: answers take
+    minutes where probes take seconds, so that the others say nothing about it."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         known = {job.analysis.id: seconds_taken(job.analysis.id, job.place) for job in jobs}
         self.known = {name: seconds for name, seconds in known.items() if seconds is not None}
-        self.seen: list[float] = []
-
-    def took(self, job: Job, seconds: float) -> None:
-        if seconds:
-            self.seen.append(seconds)
 
     def left(self, rest: Sequence[Job], due: Sequence[Job]) -> str:
         waiting = [j for j in rest if j in due]
         if not waiting:
             return ""
-        mean = sum(self.seen) / len(self.seen) if self.seen else 10.0
-        total = sum(self.known.get(j.analysis.id, mean) for j in waiting)
-        return f"; about {total:.0f} s left" if total < 90 else f"; about {total / 60:.0f} min left"
+        known = [self.known[j.analysis.id] for j in waiting if j.analysis.id in self.known]
+        new = len(waiting) - len(known)
+        told = [f"{len(known)} to go took {span(sum(known))} the last time"] if known else []
+        told += [f"{new} to go {'has' if new == 1 else 'have'} not run here before"] if new else []
+        return f"; {', '.join(told)}"

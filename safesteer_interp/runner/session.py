@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,8 +49,10 @@ class Settings:
     attn_implementation: str | None = None
     max_pixels: int | None = None
     adapter: str | None = None
+    answer_dtype: str = "auto"
+    """Number format that answers are written in: see `models.casting.answering_dtype`."""
     tracer: str = DEFAULT_TRACER
-    batch_size: int = 16
+    batch_size: int | str = 16
     trust_remote_code: bool = False
     revision: str | None = None
     thinking: bool | None = None
@@ -78,6 +80,8 @@ class Session:
     """Data sets by name, filled as they are loaded; tests and notebooks may hand in their own."""
     bad: list[BadRequestError] = field(default_factory=list)
     """Requests that cannot be used, and why; the others go on without them."""
+    sharing: ExitStack | None = field(default=None, init=False, repr=False)
+    """Open while prompts are shared; closes what remembers them."""
 
     @cached_property
     def model(self) -> Any:
@@ -93,11 +97,36 @@ class Session:
         """The number format the model is in, whatever it was asked for by ("auto")."""
         return str(self.model.dtype).removeprefix("torch.")
 
-    def sharing_prompts(self) -> AbstractContextManager[None]:
+    @property
+    def answer_dtype(self) -> str:
+        """The number format that answers are written in. Raises UsageError for an unknown one."""
+        from safesteer_interp.models.casting import answering_dtype
+
+        return answering_dtype(self.model, self.settings.answer_dtype)
+
+    @cached_property
+    def answerer(self) -> Any:
+        """The model that writes answers: the same one, in the number format meant for that."""
+        from safesteer_interp.models.casting import in_dtype
+
+        answerer = in_dtype(self.model, self.answer_dtype)
+        self._share(answerer)
+        return answerer
+
+    @contextmanager
+    def sharing_prompts(self) -> Iterator[None]:
         """While open, analyses that answer the same requests read each prompt once (`decoding/prompt_cache.py`)."""
+        with ExitStack() as self.sharing:
+            if "answerer" in self.__dict__:
+                self._share(self.answerer)
+            yield
+        self.sharing = None
+
+    def _share(self, answerer: Any) -> None:
         from safesteer_interp.decoding.prompt_cache import remembering_prompts
 
-        return remembering_prompts(self.model)
+        if self.sharing is not None:
+            self.sharing.enter_context(remembering_prompts(answerer))
 
     @property
     def known_answer(self) -> bool:

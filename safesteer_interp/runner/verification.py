@@ -154,7 +154,9 @@ def _open(
         raise InputError(f"{dataset} came from a file of its own; say where it lies with --data.")
     loaded = record["model"].get("loaded", {})
     as_before = {name: loaded[name] for name in ("quant", "max_pixels", "attn_implementation") if name in loaded}
-    chosen = {"dtype": record["model"]["dtype"], "thinking": record["model"].get("thinking"), **as_before, **settings}
+    dtype = record["model"]["dtype"]
+    formats = {"dtype": dtype, "answer_dtype": record["model"].get("answer_dtype", dtype)}
+    chosen = {**formats, "thinking": record["model"].get("thinking"), **as_before, **settings}
     if retrace:
         chosen["store"] = cache_dir() / "retraced" / record["input_key"][:16]
     return Session(Settings(**{**chosen, "model": model or name, "data": data or dataset}))

@@ -14,6 +14,7 @@ A schedule makes of them what `collect` and `generate` take: `Schedule(at_sites(
 - `alignment_edit`: MSAV where the paper applies it
 - `select_refusal_direction`: the candidate that bypasses and induces refusal at least cost (arXiv 2406.11717)
 - `Selection`: what was measured and chosen
+- `answered_as_labelled`: which requests its published filter keeps
 - `refusal_score`: log-odds of a refusal as first token
 - `first_token_divergence`: what an edit changes there, in nats
 """
@@ -27,13 +28,19 @@ from safesteer_interp.lazy import attach
 if TYPE_CHECKING:
     from safesteer_interp.steering.edits import Change, ablate, add, align, clamp, shift
     from safesteer_interp.steering.schedule import Schedule, alignment_edit, at_sites, every_write
-    from safesteer_interp.steering.selection import Selection, first_token_divergence, refusal_score, select_refusal_direction
+    from safesteer_interp.steering.selection import (
+        Selection,
+        answered_as_labelled,
+        first_token_divergence,
+        refusal_score,
+        select_refusal_direction,
+    )
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "edits": ("Change", "add", "ablate", "clamp", "shift", "align"),
         "schedule": ("Schedule", "at_sites", "every_write", "alignment_edit"),
-        "selection": ("select_refusal_direction", "Selection", "refusal_score", "first_token_divergence"),
+        "selection": ("select_refusal_direction", "Selection", "answered_as_labelled", "refusal_score", "first_token_divergence"),
     },
 )

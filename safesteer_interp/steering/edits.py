@@ -99,7 +99,7 @@ def shift(target: Vector, amount: float = 1.0, *, along: Direction | None = None
 
 
 def align(vector: AlignmentVector, rule: ApplicationRule = CORRECTED_RULE, scale: float = 1.0) -> Change:
-    """MSAV: h0 + s alpha u with alpha = |h0 - mean(CB)| per state (arXiv 2605.11716 eq. 9-10), times `scale` (0: h to the bit)."""
+    """MSAV: h0 + s alpha u with alpha per state as the rule says (arXiv 2605.11716 eq. 9-10), times `scale` (0: h to the bit)."""
     return _change(f"align {rule} x {scale:g}", lambda h: vector.apply(h, rule, scale), vector.mu, vector.mean_text, rule, scale)
 
 

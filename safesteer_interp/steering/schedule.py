@@ -65,7 +65,9 @@ class Schedule:
                 return h
             return torch.where(self.mask(at)[..., None].to(h.device), change(h), h)
 
-        return Edit(self.sites, function, change.name, self._key(change))
+        last = 0 if self.last_prompt_only else self.last_step
+        late = self.last_prompt_only or self.first_step > 0
+        return Edit(self.sites, function, change.name, self._key(change), last_step=last, late=late)
 
     def _key(self, change: Change) -> str:
         when = (

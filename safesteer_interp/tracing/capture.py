@@ -12,6 +12,7 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Read, Site, forward_order
+from safesteer_interp.tracing.batching import BatchSize
 from safesteer_interp.tracing.demand import Demand
 from safesteer_interp.tracing.shards import MemoryShard
 from safesteer_interp.tracing.trace import state_name
@@ -29,20 +30,19 @@ class Capture:
     sampling: Sampling
     edits: tuple[Edit, ...]
     logits: bool
-    batch_size: int
+    size: BatchSize
 
     @classmethod
-    def of(cls, engine: Tracer, model: MLLM, demand: Demand, reads: Sequence[str], edits: tuple[Edit, ...], batch_size: int) -> Capture:
+    def of(cls, engine: Tracer, model: MLLM, demand: Demand, reads: Sequence[str], edits: tuple[Edit, ...], size: BatchSize) -> Capture:
         """`reads` are those of the demand that the requests have."""
         sampling = Sampling(demand.max_new_tokens, demand.temperature, demand.seed)
         sites = tuple(Site.parse(site) for site in demand.sites)
-        return cls(engine, model, sites, tuple(Read.parse(read) for read in reads), sampling, edits, demand.logits, batch_size)
+        return cls(engine, model, sites, tuple(Read.parse(read) for read in reads), sampling, edits, demand.logits, size)
 
     def shard(self, requests: Sequence[Request], chunk: Sequence[int], advance: Callable[[int], object]) -> MemoryShard:
         """One shard's requests (`chunk`: their positions), in batches; `advance` is told how many rows each batch gave."""
         parts, tokens = [], list[list[int]]()
-        for start in range(0, len(chunk), self.batch_size):
-            tensors, answers = self.batch([requests[row] for row in chunk[start : start + self.batch_size]])
+        for tensors, answers in self.size.batches([requests[row] for row in chunk], self.batch):
             parts.append(tensors)
             tokens += answers
             advance(len(answers))

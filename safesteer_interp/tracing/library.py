@@ -16,11 +16,13 @@ from safesteer_interp.errors import UsageError
 from safesteer_interp.files import digest
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
+from safesteer_interp.tracing.batching import BatchSize, parse_batch_size
 from safesteer_interp.tracing.catalogue import Catalogue, StoredTrace, fewest
 from safesteer_interp.tracing.contents import Contents
 from safesteer_interp.tracing.demand import Want, unite
 from safesteer_interp.tracing.engines import check_tracer, chosen
 from safesteer_interp.tracing.making import Maker
+from safesteer_interp.tracing.parts import Share
 from safesteer_interp.tracing.plan import Plan, check_want, free_bytes, needed_bytes
 from safesteer_interp.tracing.store import Store
 from safesteer_interp.tracing.trace import Trace
@@ -30,7 +32,8 @@ from safesteer_interp.tracing.view import Part, TraceView
 class TraceLibrary:
     """The traces of one model in one store (None: in memory), made by one tracer (None: `engines.chosen`).
 
-    Raises UsageError for a tracer that does not exist or cannot run this model, and for a batch size below 1.
+    Raises UsageError for a tracer that does not exist or cannot run this model, and for a batch size below 1 that is
+    not "auto".
     """
 
     def __init__(
@@ -39,18 +42,17 @@ class TraceLibrary:
         store: Store | None,
         *,
         tracer: str | None = None,
-        batch_size: int = 16,
+        batch_size: int | str = 16,
         progress: bool = True,
         remote: bool | str = False,
     ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch size {batch_size} is not a positive whole number.")
+        size = BatchSize(parse_batch_size(batch_size), f"{model.fingerprint[:16]} on {model.device}")
         tracer = chosen(tracer, remote=remote)
         check_tracer(model, tracer, remote=remote)
         self.model = model
         self.store = store
         self.contents = Contents(model)
-        self.maker = Maker(model, self.contents, store, tracer, batch_size, progress, remote)
+        self.maker = Maker(model, self.contents, store, tracer, size, progress, remote)
         self._seen: dict[str, Request] = {}
         """A request of every content met so far: damaged traces are mended with them."""
         self._opened: dict[str, Trace] = {}
@@ -85,7 +87,7 @@ class TraceLibrary:
             found=tuple(sorted({trace.key for trace in found.values()})),
             n_found=len(found),
             work=self.maker.work(lacking) if lacking.requests else None,
-            batch_size=self.maker.batch_size,
+            batch_size=self.maker.size.now,
             bytes=needed_bytes(self.model, want.demand, n, len(want.demand.reads_of(known.requests))),
             free=free_bytes(self.store.root) if self.store else None,
         )
@@ -104,6 +106,14 @@ class TraceLibrary:
         self.catalogue.add(stored)
         self._opened[stored.key] = self.store.open(stored.key)
         return self._opened[stored.key]
+
+    def make_share(self, want: Want, share: Share) -> int:
+        """Traces one of several shares of what is missing of a want, for another process to take over (`tracing/parts.py`); returns the
+        number of shards made. Raises UsageError without a store, and as `make` does."""
+        if self.store is None:
+            raise UsageError("parts of a trace are left in a store; give the library one.")
+        lacking = self._split(self._known(want))[1]
+        return self.maker.part(lacking.of(lacking.contents), self.store, share) if lacking.requests else 0
 
     def view(self, want: Want) -> TraceView:
         """The states wanted, out of the traces that hold them; what none holds is traced first. Raises as `make` does."""

@@ -14,12 +14,14 @@ from safesteer_interp.models.fingerprint import template_fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.progress import progress_bar
 from safesteer_interp.requests import index_of
+from safesteer_interp.tracing.batching import BatchSize
 from safesteer_interp.tracing.capture import Capture
 from safesteer_interp.tracing.catalogue import StoredTrace
 from safesteer_interp.tracing.contents import Contents
 from safesteer_interp.tracing.demand import Want
 from safesteer_interp.tracing.engines import load_tracer
 from safesteer_interp.tracing.key import common_fields, trace_fields, trace_key
+from safesteer_interp.tracing.parts import Parts, Share
 from safesteer_interp.tracing.plan import Work, cut, needed_bytes
 from safesteer_interp.tracing.shards import MemoryShard, Shard
 from safesteer_interp.tracing.store import Store
@@ -37,7 +39,7 @@ class Maker:
     contents: Contents
     store: Store | None
     tracer: str
-    batch_size: int
+    size: BatchSize
     progress: bool
     remote: bool | str
 
@@ -94,13 +96,32 @@ class Maker:
         work.check_space(store.root)
         with store.claim(work.key, work.fields, self.meta, work.chunks) as folder, self._shards(work) as shard:
             folder.write_index(index_of(want.requests), want.contents)
+            parts = Parts(folder.path, work.chunks)
             for number in range(len(work.chunks)):
-                if not folder.has(number):
+                if not folder.has(number) and not parts.move(number, folder):
                     made = shard(number)
                     self._check_prompts(want)
                     folder.add(number, made.tensors, made.answers)
             folder.save()
+            parts.clear()
         return StoredTrace(work.key, want.demand, want.contents, len(work.chunks))
+
+    def part(self, want: Want, store: Store, share: Share) -> int:
+        """Makes this share's shards of a want's trace and leaves them for `stored` to take over; returns how many it made.
+
+        Several processes may be at it at once, on one machine or on many that share the store. Raises as `stored`, but takes no lock.
+        """
+        work, made = self.work(want), 0
+        work.check_space(store.root)
+        parts = Parts(store.path(work.key), work.chunks)
+        due = [n for n in share.mine(len(work.chunks)) if n not in work.finished and not parts.has(n)]
+        with self._shards(work) as shard:
+            for number in due:
+                fresh = shard(number)
+                self._check_prompts(want)
+                parts.add(number, fresh.tensors, fresh.answers)
+                made += 1
+        return made
 
     @contextmanager
     def _shards(self, work: Work) -> Iterator[ShardMaker]:
@@ -111,7 +132,7 @@ class Maker:
 
             def shard(number: int) -> MemoryShard:
                 engine = load_tracer(self.tracer, self.model, remote=self.remote)
-                capture = Capture.of(engine, self.model, want.demand, work.reads, want.edits, self.batch_size)
+                capture = Capture.of(engine, self.model, want.demand, work.reads, want.edits, self.size)
                 return capture.shard(want.requests, work.chunks[number], advance)
 
             yield shard

@@ -27,7 +27,7 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind, forward_order
 from safesteer_interp.tracing.hooks import module_path
-from safesteer_interp.tracing.steps import MEAN_ROLE, Pass, SteppedTracer, pad_id, stop_ids, twin
+from safesteer_interp.tracing.steps import MEAN_ROLE, Pass, SteppedTracer, pad_id, reaches_back, stop_ids, twin
 from safesteer_interp.tracing.tracer import GREEDY, Captured, Edit, Sampling
 from safesteer_interp.types import Logits
 
@@ -150,7 +150,7 @@ class NnsightTracer(SteppedTracer):
         changing = [(tuple(str(site) for site in edit.sites), edit.function) for edit in edits]
         places = sorted({*sites, *(site for edit in edits for site in edit.sites)}, key=forward_order)
         plain = [(str(site), SimpleNamespace(kind=str(site.kind), layer=site.layer), site in sites, self._module(site)) for site in places]
-        prompt_reads = {str(read): None if read.kind is ReadKind.LAST_PROMPT else int(MEAN_ROLE[read.kind])
+        prompt_reads = {str(read): (None if read.kind is ReadKind.LAST_PROMPT else int(MEAN_ROLE[read.kind]), read.back)
                         for read in reads if read.step is None}  # fmt: skip
         steps = {read.step: str(read) for read in reads if read.step is not None}
         roles, width = batch.roles, batch.input_ids.shape[1]
@@ -184,9 +184,11 @@ class NnsightTracer(SteppedTracer):
                         elif acting:
                             module.output = (hidden, *value[1:]) if isinstance(value, tuple) else hidden
                         if kept and step == 0:
-                            for read, role in prompt_reads.items():
+                            for read, (role, back) in prompt_reads.items():
                                 if role is None:
-                                    states[name, read] = hidden[:, -1].clone().cpu()
+                                    last = hidden[:, max(-1 - back, -hidden.shape[1])].clone()
+                                    gone = (now[:, max(-1 - back, -width)] == pad_role) | (back >= width)
+                                    states[name, read] = last.masked_fill(gone.to(last.device)[:, None], float("nan")).cpu()
                                 else:
                                     mask = (now == role).to(hidden.device)
                                     wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -218,7 +220,8 @@ class NnsightTracer(SteppedTracer):
             if number < len(passes):
                 states, alive, _ = passes[number]
                 mean = MEAN_ROLE.get(read.kind)
-                found.present[read] = alive if mean is None else (batch.roles.cpu() == mean).any(1)
+                there = reaches_back(batch.roles.cpu(), read.back)
+                found.present[read] = alive & there if mean is None else (batch.roles.cpu() == mean).any(1)
                 found.states |= {(site, read): states[str(site), str(read)] for site in sites}
         self._fill_missing(found, sites, reads, len(batch.requests))
         return found

@@ -45,6 +45,19 @@ def mean_over(hidden: Hidden, mask: Tensor) -> States:
     return (total / mask.sum(1, keepdim=True)).to(hidden.dtype)
 
 
+def reaches_back(roles: Roles, back: int) -> Tensor:
+    """[batch] bool: rows with a token `back` places before the last one."""
+    if back >= roles.shape[1]:
+        return torch.zeros(len(roles), dtype=torch.bool, device=roles.device)
+    return roles[:, -1 - back] != Role.PAD
+
+
+def before_last(hidden: Hidden, roles: Roles, back: int) -> States:
+    """State [batch, d] of the token `back` places before the last one; NaN where a prompt is shorter than that."""
+    there = reaches_back(roles, back).to(hidden.device)
+    return hidden[:, max(-1 - back, -hidden.shape[1])].clone().masked_fill(~there[:, None], torch.nan)
+
+
 @dataclass
 class Pass:
     """One forward: what goes in, which places are visited, and what was kept."""
@@ -98,6 +111,8 @@ class Pass:
     def _read(self, read: Read, hidden: Hidden) -> States:
         if read.kind in MEAN_ROLE:
             return mean_over(hidden, self.roles == MEAN_ROLE[read.kind])
+        if read.back:
+            return before_last(hidden, self.roles, read.back)
         last = hidden[:, -1].clone()  # a slice would hold the whole [batch, sequence, d] storage
         return last if read.kind is ReadKind.LAST_PROMPT else last.masked_fill(~self.alive[:, None], torch.nan)
 
@@ -105,7 +120,7 @@ class Pass:
         """[batch] bool: rows for which the read exists."""
         if read.kind in MEAN_ROLE:
             return (self.roles == MEAN_ROLE[read.kind]).any(1)
-        return self.alive
+        return self.alive & reaches_back(self.roles, read.back)
 
     def check(self) -> None:
         """Raises UsageError when a place was never reached: an edit or a read that silently did nothing."""

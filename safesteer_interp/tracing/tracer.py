@@ -52,6 +52,10 @@ class Edit:
     key: str = ""
     """Identity of what the function computes (e.g. a digest of direction, strength and schedule). A trace with edits is stored
     only when every edit has one, since a function cannot be hashed."""
+    last_step: int | None = None
+    """The last step at which it changes anything, where it is known: later passes of an answer need not visit it. None: to the end."""
+    late: bool = False
+    """It leaves every state before the last prompt token alone, so that the rest of the prompt need not be read again for it."""
 
 
 @dataclass(frozen=True)

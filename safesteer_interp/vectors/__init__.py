@@ -6,6 +6,7 @@
 - `ApplicationRule`: how MSAV is applied
 - `PAPER_RULE`: as printed
 - `CORRECTED_RULE`: towards text, at unit length
+- `PROJECTION_RULE`: towards text, as far as the state lies along mu
 - `Direction`: a unit vector with its site, read, model and residual norm
 - `random_direction`: one drawn at random, as a control
 - `mean_difference`: mean of some rows minus mean of others
@@ -14,6 +15,7 @@
 - `load_directions`: what that wrote
 - `refusal_directions`: difference in means of harmful and harmless, at every site of a trace
 - `refusal_direction`: of states
+- `template_reads`: the tokens behind a request, where candidates are read
 - `eligible`: the candidates in the first 80 % of the layers
 - `DifferenceBootstrap`: intervals of a mean difference's norm and cosines
 - `pairwise_cosine`: whether single pairs move the same way
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from safesteer_interp.vectors.alignment import (
         CORRECTED_RULE,
         PAPER_RULE,
+        PROJECTION_RULE,
         AlignmentVector,
         ApplicationRule,
         alignment_vector,
@@ -45,15 +48,23 @@ if TYPE_CHECKING:
         random_direction,
         save_directions,
     )
-    from safesteer_interp.vectors.refusal import eligible, refusal_direction, refusal_directions
+    from safesteer_interp.vectors.refusal import eligible, refusal_direction, refusal_directions, template_reads
     from safesteer_interp.vectors.resampling import DifferenceBootstrap, pairwise_cosine
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "alignment": ("AlignmentVector", "alignment_vectors", "alignment_vector", "ApplicationRule", "PAPER_RULE", "CORRECTED_RULE"),
+        "alignment": (
+            "AlignmentVector",
+            "alignment_vectors",
+            "alignment_vector",
+            "ApplicationRule",
+            "PAPER_RULE",
+            "CORRECTED_RULE",
+            "PROJECTION_RULE",
+        ),
         "direction": ("Direction", "random_direction", "mean_difference", "median_norm", "save_directions", "load_directions"),
-        "refusal": ("refusal_directions", "refusal_direction", "eligible"),
+        "refusal": ("refusal_directions", "refusal_direction", "template_reads", "eligible"),
         "resampling": ("DifferenceBootstrap", "pairwise_cosine"),
         "control_vector": ("export_control_vector", "import_control_vector"),
     },

@@ -3,6 +3,8 @@
 mu = mean h0 over picture attacks (SD) - mean h0 over the same requests as text (CB). The paper adds alpha * mu with
 alpha = |h0 - mean(CB)| to the prefill state, although its purpose is to bring image-borne harm to where text-borne harm is refused: as
 printed the sign points away from there and the step is |mu| times too long. Both choices are parameters and all four are reported.
+alpha also counts what sets a request apart from others, not only how far it lies along mu: a request in words, which needs no shift, is
+pushed as far as it differs from other requests. The fifth rule, `projection`, takes the step that the state's part along mu asks for.
 """
 
 from __future__ import annotations
@@ -30,18 +32,19 @@ from safesteer_interp.vectors.direction import Direction, median_norm
 from safesteer_interp.vectors.resampling import DifferenceBootstrap, pairwise_cosine
 
 SIGNS = ("printed", "toward_text")
-NORMS = ("raw", "unit")
+NORMS = ("raw", "unit", "projection")
 KIND = "safesteer-alignment/1"
 
 
 @dataclass(frozen=True)
 class ApplicationRule:
-    """How mu is applied: h0 + s * alpha * u with alpha = |h0 - mean(CB)|."""
+    """How mu is applied: h0 + s * alpha * u with alpha = |h0 - mean(CB)|, or along mu only as far as h0 lies along it."""
 
     sign: str = "toward_text"
     """"printed": s = +1, from text towards image, as in the paper. "toward_text": s = -1."""
     norm: str = "unit"
-    """"raw": u = mu, as in the paper. "unit": u = mu / |mu|, so that mean(SD) lands exactly on mean(CB)."""
+    """"raw": u = mu, as in the paper. "unit": u = mu / |mu|, so that mean(SD) lands exactly on mean(CB) (single states overshoot).
+    "projection": alpha = (h0 - mean(CB)) . mu / |mu| and u = mu / |mu|, so that every state ends level with mean(CB) along mu."""
 
     def __post_init__(self) -> None:
         for field, value, known in (("sign", self.sign, SIGNS), ("norm", self.norm, NORMS)):
@@ -58,8 +61,9 @@ class ApplicationRule:
         return cls(sign, norm)
 
 
-RULES: tuple[ApplicationRule, ...] = tuple(ApplicationRule(sign, norm) for sign in SIGNS for norm in NORMS)
-"""All four, the paper's (printed/raw) first."""
+PROJECTION_RULE = ApplicationRule("toward_text", "projection")
+RULES: tuple[ApplicationRule, ...] = (*(ApplicationRule(sign, norm) for sign in SIGNS for norm in NORMS[:2]), PROJECTION_RULE)
+"""The paper's (printed/raw) first, then its corrections in sign and norm, then the projection."""
 PAPER_RULE, CORRECTED_RULE = RULES[0], ApplicationRule()
 
 
@@ -107,17 +111,18 @@ class AlignmentVector:
     def apply(self, h: Float[Tensor, "*shape d"], rule: ApplicationRule = CORRECTED_RULE, scale: float = 1.0) -> Float[Tensor, "*shape d"]:
         """The aligned states; each row has its own alpha, times `scale` (1 = the paper's strength rule). Never mutates h.
 
-        Raises UsageError when the width differs, InputError when mu is zero under the unit norm.
+        Raises UsageError when the width differs, InputError when mu is zero under a norm that divides by its length.
         """
         if h.shape[-1] != self.d:
             raise UsageError(f"the alignment vector has width {self.d} but the states have width {h.shape[-1]}; fit one on this model.")
         exact, mean_text, step = h.float(), self.mean_text.to(h.device), self.mu.to(h.device)
-        if rule.norm == "unit":
+        if rule.norm != "raw":
             length = step.norm()
             if length == 0:
                 raise InputError(f"the alignment vector at {self.origin.site or '?'} is zero, so it has no direction; use another site.")
             step = step / length
-        alpha = (exact - mean_text).norm(dim=-1, keepdim=True)
+        beyond = exact - mean_text
+        alpha = (beyond @ step)[..., None] if rule.norm == "projection" else beyond.norm(dim=-1, keepdim=True)
         sign = 1.0 if rule.sign == "printed" else -1.0
         return (exact + sign * scale * alpha * step).to(h.dtype)
 
@@ -233,7 +238,7 @@ def alignment_vectors(
             held = ", ".join(f"{name}: {count}" for name, count in sorted(zip(*np.unique(attacks[keep], return_counts=True), strict=True)))
             raise InputError(
                 f'no "{form}" request in the {split or "whole"} split to fit the alignment vector on (the trace holds {held or "none"}); '
-                "trace a data set with both forms."
+                "trace a data set with both forms, or fit on the image form there is (`image`; of SafeSteer the option image_form)."
             )
     found = {}
     for site in trace.sites if sites is None else sites:
@@ -243,6 +248,13 @@ def alignment_vectors(
             origin=Origin.of_trace(trace, site, read), replicates=replicates, seed=seed,
         )  # fmt: skip
     return found
+
+
+def check_image_form(form: Attack | str) -> None:
+    """Raise UsageError for a form whose harm is not in an image: there would be no shift from text to image to fit."""
+    pictured = [str(attack) for attack in (Attack.SD, Attack.TYPO, Attack.SD_TYPO)]
+    if str(form) not in pictured:
+        raise UsageError(f'"{form}" is no form with the harm in the image, which MSAV is fitted on.{did_you_mean(str(form), pictured)}')
 
 
 def _by_pair(states: np.ndarray, pairs: np.ndarray, wanted: list[str]) -> np.ndarray:

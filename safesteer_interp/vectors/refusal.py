@@ -1,6 +1,8 @@
 """The refusal direction: difference in means between harmful and harmless requests (arXiv 2406.11717).
 
-These are the candidates, one per site and read; `steering/selection.py` picks one by what editing with it does to the model.
+These are the candidates, one per site and read; `steering/selection.py` picks one by what editing with it does to the model. As published
+the reads are all template tokens behind the request (`template_reads`), and requests that are not answered as their class should be are
+dropped beforehand (`keep`, from `steering.selection.answered_as_labelled`).
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.requests import Attack
-from safesteer_interp.sites import Read, Site, SiteKind
+from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.requests import Attack, Request
+from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind
 from safesteer_interp.tracing.origin import Origin, known_origin
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced, fitting_rows
 from safesteer_interp.vectors.direction import Direction, mean_difference, median_norm
@@ -43,30 +46,44 @@ def refusal_directions(
     reads: Iterable[Read | str] = ("last_prompt",),
     attacks: Iterable[Attack | str] | None = TEXT_ATTACKS,
     split: str | None = FIT_SPLIT,
+    keep: Bool[np.ndarray, " n"] | None = None,
 ) -> list[Direction]:
     """One candidate per captured site (or those given) and read, from the requests of the given attacks and split (None: all but test).
 
+    `keep` leaves out further rows of the trace, e.g. harmful requests that the model does not refuse anyway.
     A site where both classes have the same mean (e.g. `embed` at the last prompt token) gives no direction and is left out.
     Raises InputError when no request matches, UsageError for the test split.
     """
     labels = trace.labels
-    keep, harmful = fitting_rows(trace.index, split), labels.harmful
+    chosen, harmful = fitting_rows(trace.index, split), labels.harmful
+    if keep is not None:
+        chosen = chosen & np.asarray(keep, dtype=bool)
     if attacks is not None:
         attacks = list(attacks)
-        keep = keep & np.isin(labels.attacks, [str(a) for a in attacks])
-    if not (keep & harmful).any() or not (keep & ~harmful).any():
+        chosen = chosen & np.isin(labels.attacks, [str(a) for a in attacks])
+    if not (chosen & harmful).any() or not (chosen & ~harmful).any():
         raise InputError(
             f"the refusal direction needs harmful and harmless requests of attacks {', '.join(map(str, attacks or ['any']))} in the "
-            f"{split or 'whole'} split, but the trace holds {int((keep & harmful).sum())} and {int((keep & ~harmful).sum())}."
+            f"{split or 'whole'} split, but the trace holds {int((chosen & harmful).sum())} and {int((chosen & ~harmful).sum())}"
+            f"{' that are to be kept' if keep is not None else ''}."
         )
     found = []
     for site in trace.sites if sites is None else sites:
         for read in reads:
-            states = trace.rows(site, read)[keep]
+            states = trace.rows(site, read)[chosen]
             if np.ptp(states[np.isfinite(states).all(axis=1)], axis=0).max(initial=0) == 0:
                 continue
-            found.append(refusal_direction(states, harmful[keep], origin=Origin.of_trace(trace, site, read)))
+            found.append(refusal_direction(states, harmful[chosen], origin=Origin.of_trace(trace, site, read)))
     return found
+
+
+def template_reads(mllm: MLLM) -> tuple[str, ...]:
+    """Reads of all tokens the template writes behind a request, the last first: "last_prompt", "last_prompt:-1", ... (arXiv 2406.11717
+    section 2.3). They are the same tokens in every prompt, so that states there differ by what came before only.
+    """
+    roles = mllm.encode([Request(id="template", text="Hello.", harmful=False, attack=Attack.NONE)]).roles[0].tolist()
+    behind = next((i for i, role in enumerate(reversed(roles)) if role != Role.TEMPLATE), len(roles))
+    return tuple(str(Read(ReadKind.LAST_PROMPT, back=back)) for back in range(max(behind, 1)))
 
 
 def eligible(candidates: Iterable[Direction], n_layers: int, deepest: float = DEEPEST) -> list[Direction]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.statistics import Estimate, cluster_codes, cluster_weights, percentile
+from safesteer_interp.statistics import Estimate, cluster_codes, cluster_weights, expanded
 
 
 class DifferenceBootstrap:
@@ -51,13 +51,19 @@ class DifferenceBootstrap:
     def _norms(self, coefficients: np.ndarray) -> np.ndarray:
         return np.asarray(np.sqrt(np.maximum(np.einsum("rn,rn->r", coefficients @ self.gram, coefficients), 0)))
 
-    def _estimate(self, value: float, draws: np.ndarray) -> Estimate:
-        low, high = percentile(draws, self.level) if self.clusters > 1 else (math.nan, math.nan)
-        return Estimate(value, low, high, len(self.rows), self.clusters, self.level)
+    def _estimate(self, value: float, draws: np.ndarray, bounds: tuple[float, float]) -> Estimate:
+        """Noise lengthens a norm and shortens a cosine, in the sample as it does again in its resamples: what it does there is taken off
+        the value, and the interval lies around the corrected one. One replicate tells neither interval nor correction."""
+        defined = draws[~np.isnan(draws)]
+        if self.clusters < 2 or len(defined) < 2 or math.isnan(value):
+            return Estimate(value, math.nan, math.nan, len(self.rows), self.clusters, self.level, kind="statistic")
+        corrected = float(np.clip(2 * value - defined.mean(), *bounds))
+        low, high = np.clip(expanded(corrected, defined, self.clusters, self.level), *bounds)
+        return Estimate(corrected, float(low), float(high), len(self.rows), self.clusters, self.level, kind="statistic")
 
     def norm(self) -> Estimate:
         """Norm of the difference. Noise alone makes a norm positive, so its lower bound is never a test against 0."""
-        return self._estimate(float(self._norms(self.observed[None])[0]), self._norms(self.coefficients))
+        return self._estimate(float(self._norms(self.observed[None])[0]), self._norms(self.coefficients), (0.0, math.inf))
 
     def cosine(self, direction: Float[np.ndarray, " d"]) -> Estimate:
         """Cosine of the difference with a direction [d] (NaN when either is zero)."""
@@ -69,7 +75,7 @@ class DifferenceBootstrap:
             norms = self._norms(coefficients) * length
             return np.divide(coefficients @ along, norms, out=np.full(len(norms), np.nan), where=norms > 0)
 
-        return self._estimate(float(cosines(self.observed[None])[0]), cosines(self.coefficients))
+        return self._estimate(float(cosines(self.observed[None])[0]), cosines(self.coefficients), (-1.0, 1.0))
 
 
 def pairwise_cosine(differences: Float[np.ndarray, "pairs d"], *, replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Estimate:
@@ -89,4 +95,6 @@ def pairwise_cosine(differences: Float[np.ndarray, "pairs d"], *, replicates: in
     weights = cluster_weights(n, replicates, seed)
     distinct = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
     draws = np.divide(np.einsum("rn,rn->r", weights @ gram, weights), distinct, out=np.full(replicates, np.nan), where=distinct > 0)
-    return Estimate(float(gram.sum() / (n * (n - 1))), *percentile(draws, level), n, n, level)
+    value = float(gram.sum() / (n * (n - 1)))
+    low, high = np.clip(expanded(value, draws, n, level), -1.0, 1.0)
+    return Estimate(value, float(low), float(high), n, n, level, kind="statistic")

@@ -60,7 +60,7 @@ def test_another_prompt_is_read(tiny: Callable[[str], Any], reads: list[int]) ->
         system, mllm.system_prompt = mllm.system_prompt, "Answer briefly."
         generate(mllm, [first], PLAIN, SAMPLED)
         mllm.system_prompt = system
-    assert reads == [len(others) + 1, len(others) + 1, 1]
+    assert reads == [len(others) + 1, 1, 1]
 
 
 def test_memory_is_bounded_and_can_be_switched_off(tiny: Callable[[str], Any], reads: list[int]) -> None:
@@ -103,3 +103,19 @@ def test_edits_of_the_final_norm_share_the_prompt_and_others_do_not(tiny: Callab
         generate(mllm, requests, PLAIN, SAMPLED)
         generate(mllm, requests, PLAIN, SAMPLED, edits=[early])
     assert reads == [len(requests)]
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3", "llama"])
+def test_a_batch_is_put_together_from_several_earlier_ones(family: str, tiny: Callable[[str], Any], reads: list[int]) -> None:
+    mllm = tiny(family)
+    first, second, third = asked(mllm)
+    mixed = [third, first, second]
+    plain, guided = ids(generate(mllm, mixed, PLAIN, SAMPLED)), ids(generate(mllm, mixed, GUIDED, SAMPLED))
+    reads.clear()
+    with remembering_prompts(mllm):
+        generate(mllm, [second], PLAIN, SAMPLED)
+        generate(mllm, [second, third], PLAIN, SAMPLED)
+        assert ids(generate(mllm, mixed, PLAIN, SAMPLED)) == plain
+        assert ids(generate(mllm, mixed, GUIDED, SAMPLED)) == guided
+        assert ids(generate(mllm, mixed, PLAIN, SAMPLED)) == plain, "what the second wrote must be gone"
+    assert reads == [1, 1, 1], "each prompt is read once, whatever it is answered with"

@@ -299,13 +299,13 @@ def test_ecso_answers_again_without_the_image_only_when_told_unsafe(tiny: Callab
     script = Scripted(["No.", "Yes, it is"])
     monkeypatch.setattr("safesteer_interp.defenses.ecso.answer", script)
     answers = [Response(request, "first answer", [1, 2]) for request in (first, second, text_only)]
-    found = ECSO().review(mllm, answers, SETTINGS)
+    found = ECSO(exact=False).review(mllm, answers, SETTINGS)
     assert [r.text for r in found] == ["first answer", "blind answer", "first answer"]
     assert [r.verdict.get("unsafe") for r in found] == [False, True, None]
     assert found[1].request == second and found[1].verdict["caption"] == "a red bicycle"
     again = script.asked[-1]
     assert again.image is None and "a red bicycle" in again.text and again.text.endswith(second.text)
-    assert not ECSO(exact=True).unsafe("Yes, it is") and ECSO(exact=True).unsafe("yes.") and ECSO().unsafe("Yes, it is")
+    assert not ECSO().unsafe("Yes, it is") and ECSO().unsafe("yes.") and ECSO(exact=False).unsafe("Yes, it is")
 
 
 def test_ecso_runs_on_a_model(tiny: Callable[[str], Any]) -> None:

@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.stand_in_server import StandIn
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.endpoint import EndpointJudge
 from safesteer_interp.evaluation.judge import judge_named
 from safesteer_interp.evaluation.verdicts import verdicts
 from safesteer_interp.requests import Attack, Request
-
-Reply = Callable[[dict[str, Any], int], tuple[int, Any]]
-
-
-class StandIn:
-    """A server of chat completions whose replies a test writes: `reply(body, number)` gives status and what the assistant says."""
-
-    def __init__(self) -> None:
-        self.reply: Reply = lambda body, number: (200, "No")
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        stand_in = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                stand_in.bodies.append({"path": self.path, **body})
-                stand_in.headers.append(dict(self.headers))
-                status, said = stand_in.reply(body, len(stand_in.bodies))
-                content = said if isinstance(said, bytes) else json.dumps({"choices": [{"message": {"content": said}}]}).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                if status == 429:
-                    self.send_header("Retry-After", "0")
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def server() -> Iterator[StandIn]:
-    stand_in = StandIn()
-    yield stand_in
-    stand_in.server.shutdown()
-    stand_in.server.server_close()
 
 
 def requests(n: int) -> list[Request]:
@@ -82,7 +37,7 @@ def test_request_and_answer_are_shown_and_yes_is_unsafe(server: StandIn, monkeyp
 
 def test_a_busy_server_is_asked_again_and_a_broken_one_leaves_answers_unjudged(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("safesteer_interp.evaluation.endpoint.time.sleep", waits.append)
+    monkeypatch.setattr("safesteer_interp.served.time.sleep", waits.append)
     server.reply = lambda body, number: (429, "") if number < 3 else (200, "Yes")
     judge = EndpointJudge(url=server.url, model="guard", retries=3, parallel=1)
     assert judge.unsafe(requests(1), ["a"]) == [True] and len(server.bodies) == 3

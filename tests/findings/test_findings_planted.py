@@ -32,7 +32,8 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Session]:
         key = tuple(sorted(changes.items()))
         if key not in made:
             settings = Settings(model="planted", store=tmp_path_factory.mktemp("traces"), progress=False)
-            made[key] = Session(settings, loaded_model=build_planted(**{**PLANTED, **changes}))
+            model, requests = build_planted(**{**PLANTED, **changes}), planted_requests(n_pairs=160)
+            made[key] = Session(settings, loaded_model=model, loaded_requests={"planted": requests})
         return made[key]
 
     return session
@@ -40,7 +41,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Session]:
 
 def verdicts(session: Session, name: str, folder: Path) -> dict[str, str]:
     analysis = runner.discover(FOLDER)[name]
-    _, record = measure(Context(session, analysis, analysis.parameters("quick"), folder))
+    _, record = measure(Context(session, analysis, analysis.parameters("quick", {"pairs": 64}), folder))
     return {c["id"]: c["verdict"] for c in record["claims"]}
 
 
@@ -49,9 +50,9 @@ CASES = [
     ("prefill_separability", {"harm": 0.0}, {"separable_text": "contradicted", "separable_sd": "contradicted"}),
     ("decoding_separability", {}, {"sign_test_prompt": "supported", "sign_test_token": "supported", "fades_with_steps": "contradicted"}),
     ("decoding_separability", {"token_scores": -1.0}, {"sign_test_prompt": "contradicted"}),
-    ("modality_stealth", {}, {"stealthier_sd": "supported", "slips_past_sd": "supported", "slips_past_typo": "supported"}),
+    ("modality_stealth", {}, {"stealthier_sd": "undecided", "slips_past_sd": "supported", "slips_past_typo": "supported"}),
     ("modality_stealth", {"gap": -1.0}, {"slips_past_sd": "contradicted"}),
-    ("layer_choice", {}, {"readable_somewhere_text": "supported", "onset_later_sd": "contradicted"}),
+    ("layer_choice", {}, {"readable_somewhere_text": "supported", "onset_later_sd": "undecided"}),
     ("layer_choice", {"harm": 0.0}, {"readable_somewhere_text": "contradicted"}),
     ("modality_transfer", {}, {"text_to_sd": "supported", "others_to_typo": "supported"}),
     (

@@ -21,11 +21,15 @@ NO_TURNS = ("paligemma", "paligemma2")
 """Families whose template has no assistant turn."""
 
 
+OTHERWISE = ("llava_onevision",)
+"""Families whose template ends its prompt in another way than it begins an assistant turn: "assistant\\n" against "assistant \\n"."""
+
+
 def alone(mllm: MLLM, text: str) -> tuple[int, ...]:
     return tuple(mllm.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(NO_TURNS)))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(NO_TURNS) - set(OTHERWISE)))
 def test_an_opening_is_how_the_template_writes_an_answer(family: str, tiny: Callable[[str], Any]) -> None:
     mllm = tiny(family)
 

@@ -31,12 +31,13 @@ def halved(mllm: MLLM) -> dict[str, str]:
     """Embeddings, eyes and the first half of the layers in memory, the other half on disk."""
     places: dict[str, str] = {}
     layers = mllm.layout.layers
-    for name, _ in (*mllm.model.named_parameters(), *mllm.model.named_buffers()):
+    weights = (*mllm.model.named_parameters(remove_duplicate=False), *mllm.model.named_buffers())
+    for name, _ in weights:
         if name.startswith(f"{layers}."):
             number = int(name[len(layers) + 1 :].split(".")[0])
             places[f"{layers}.{number}"] = "disk" if number >= mllm.n_layers // 2 else "cpu"
         else:
-            places[name.rpartition(".")[0]] = "cpu"
+            places[name.rpartition(".")[0] if name.count(".") > 1 else name] = "cpu"
     return places
 
 

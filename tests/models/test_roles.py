@@ -20,7 +20,15 @@ from safesteer_interp.sites import Role
 
 Tiny = Callable[[str], MLLM]
 NO_SYSTEM = {"paligemma", "paligemma2"}
-DEFAULT_SYSTEM = {"qwen2_5_vl", "llama", "qwen2", "qwen3", "mistral"}  # families whose tiny template writes a system turn by itself
+DEFAULT_SYSTEM = {
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "gemma3_text",
+    "llama",
+    "qwen2",
+    "qwen3",
+    "mistral",
+}  # families whose tiny template writes a system turn by itself
 TEXTS = (
     "How do I renew a passport?",
     "user\nassistant USER: ASSISTANT: model system",

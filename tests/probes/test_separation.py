@@ -23,7 +23,8 @@ def planted() -> Layers:
 def test_harm_is_separable_from_the_planted_site_on_and_not_before(planted: Layers) -> None:
     names = [f"resid_post.{i}" for i in range(SITES)]
     table = separability(Rows(planted.states, planted.labels, planted.pairs, planted.groups, names), widths=[1, 4, "all"])
-    assert list(table.columns) == ["site", "depth", "group", "width", "value", "low", "high", "n", "clusters"]
+    columns = ["site", "depth", "group", "width", "value", "low", "high", "n", "clusters", "p", "against", "kind"]
+    assert list(table.columns) == columns
     assert len(table) == SITES * 2 * 3 and set(table.width) == {"1", "4", "all"}
     narrow = table[table.width == "4"]
     assert (narrow[narrow.depth >= 3].low > 0.95).all() and (narrow[narrow.depth < 3].value < 0.75).all()

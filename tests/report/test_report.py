@@ -115,11 +115,13 @@ def test_markdown_keeps_its_columns() -> None:
 
 
 def claim(verdict: str = "supported", **changes: Any) -> dict[str, Any]:
-    estimate = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 40, "clusters": 20, "level": 0.95}
-    control = {"name": "bag_of_words", "null": True, "estimate": {**estimate, "value": 0.5, "low": 0.4, "high": 0.6}}
+    estimate = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 40, "clusters": 20, "level": 0.95, "p": 0.01, "against": 0.5, "kind": "auroc"}
+    control = {"name": "bag_of_words", "kind": "null", "absolute": False, "estimate": {**estimate, "value": 0.5, "low": 0.4, "high": 0.6}}
     return {
         "id": "c", "statement": f"Harm is readable {NASTY}", "verdict": verdict, "reason": "the whole interval lies above 0.5",
-        "estimate": estimate, "unit": "AUROC", "direction": "above", "threshold": 0.5, "controls": [control], "note": "", **changes,
+        "kind": "finding", "source": "", "printed": "", "p": 0.01, "p_holm": 0.03, "clusters_missing": 0, "clusters": "pairs",
+        "difference_to": "", "effect": None, "estimate": estimate, "unit": "AUROC", "direction": "above", "threshold": 0.5,
+        "controls": [control], "note": "", **changes,
     }  # fmt: skip
 
 

@@ -1,147 +1,121 @@
-"""Verdicts come from intervals alone; parameters come from text with one clear sentence when they cannot."""
+"""Claims say what they rest on, come back from tables, and fit their p to their edge."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from safesteer_interp.errors import UsageError
-from safesteer_interp.fields import field_help
-from safesteer_interp.requests import Attack
-from safesteer_interp.runner.claim import Claim, Control, Verdict, claim_records, estimate_of
-from safesteer_interp.runner.params import as_record, from_record, is_list, with_overrides
-from safesteer_interp.statistics import Estimate
+from safesteer_interp.runner.claim import Claim, Control, estimate_of, p_against
+from safesteer_interp.runner.claim_record import claim_records
+from safesteer_interp.runner.tables import round_trip
+from safesteer_interp.statistics import Estimate, cluster_auroc, cluster_difference, cluster_mean, cluster_rate
 
-FLAT = Control("shuffled_labels", Estimate(0.5, 0.45, 0.55, 40))
+FLAT = Control("shuffled_labels", Estimate.of_draws(np.linspace(0.45, 0.55, 41)))
+MIDDLE = Estimate(0.75, 0.65, 0.85, 40, 20, p=0.001, against=0.6, kind="auroc")
 
 
-def claim(low: float, high: float, direction: str = "above", threshold: object = 0.6, control: Control = FLAT) -> Claim:
-    middle = Estimate((low + high) / 2, low, high, 40, 20)
-    return claimed(middle, direction, threshold, (control,))
+def claim(**changes: Any) -> Claim:
+    words: dict[str, Any] = {"id": "c", "statement": "A sentence.", "estimate": MIDDLE, "direction": "above", "threshold": 0.6}
+    return Claim(**{**words, "controls": (FLAT,), **changes})
 
 
-def claimed(estimate: Estimate, direction: str, threshold: object, controls: tuple[Control, ...]) -> Claim:
-    words = {"id": "c", "statement": "A sentence."}
-    return Claim(estimate=estimate, direction=direction, threshold=threshold, controls=controls, **words)  # type: ignore[arg-type]
+def test_a_claim_needs_something_that_can_veto_it_and_a_fitting_threshold() -> None:
+    with pytest.raises(ValueError, match="no control"):
+        claim(controls=())
+    assert claim(controls=(), difference_to="no defense").difference_to == "no defense"
+    with pytest.raises(ValueError, match="within"):
+        claim(direction="within")
+    with pytest.raises(ValueError, match="band"):
+        claim(direction="within", threshold=(0.5, 1.0), controls=(Control("other", MIDDLE, kind="paired"),))
+
+
+def test_a_spread_is_no_interval() -> None:
+    with pytest.raises(ValueError, match="rests on a spread"):
+        claim(estimate=FLAT.estimate)
+    assert math.isnan(claim(estimate=FLAT.estimate, kind="sanity").tested)
+
+
+def test_a_replication_and_only_that_names_what_is_printed() -> None:
+    with pytest.raises(ValueError, match="replication"):
+        claim(kind="replication")
+    with pytest.raises(ValueError, match="replication"):
+        claim(source="arXiv:2605.11716 Table 3", printed="71.3")
+    assert claim(kind="replication", source="arXiv:2605.11716 Table 3", printed="71.3").printed == "71.3"
+
+
+def test_the_p_of_a_claim_is_that_of_its_weakest_part() -> None:
+    paired = Control("twins", Estimate(0.2, 0.1, 0.3, 40, 20, p=0.03, against=0.0, kind="mean"), kind="paired")
+    assert claim().tested == 0.001
+    assert claim(controls=(FLAT, paired)).tested == 0.03
+    # On the other side the claim is to be contradicted, and the controls have no say.
+    low = Estimate(0.4, 0.3, 0.5, 40, 20, p=0.002, against=0.6, kind="auroc")
+    assert claim(estimate=low, controls=(paired,)).tested == 0.002
+    untested = Control("twins", Estimate(0.2, math.nan, math.nan, 40, 20), kind="paired")
+    assert math.isnan(claim(controls=(untested,)).tested)
+
+
+def test_a_p_made_against_another_edge_is_not_used() -> None:
+    x, pairs = np.random.default_rng(0).normal(0.5, 1.0, 40), np.arange(40)
+    found = cluster_mean(x, pairs)
+    assert p_against(found, 0.0) == found.p
+    for edge in (0.2, 0.5, 0.9):
+        made = cluster_mean(x, pairs, against=edge)
+        assert p_against(found, edge) == pytest.approx(made.p, abs=0.03), "the t test that the interval inverts is close by"
+    assert p_against(found, found.low) == pytest.approx(0.05, abs=1e-6)
+    assert p_against(found, (0.0, 0.2)) == pytest.approx(max(p_against(found, 0.2), found.p or 0))
+    assert math.isnan(p_against(Estimate.of_draws(x), 0.0))
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "direction", "threshold", "verdict"),
+    "estimate",
     [
-        (0.7, 0.8, "above", 0.6, "supported"),
-        (0.55, 0.8, "above", 0.6, "undecided"),
-        (0.3, 0.4, "above", 0.6, "contradicted"),
-        (0.6, 0.8, "above", 0.6, "undecided"),
-        (0.1, 0.2, "below", 0.3, "supported"),
-        (0.4, 0.5, "below", 0.3, "contradicted"),
-        (-0.1, 0.1, "within", (-0.2, 0.2), "supported"),
-        (-0.3, 0.1, "within", (-0.2, 0.2), "undecided"),
-        (0.3, 0.4, "within", (-0.2, 0.2), "contradicted"),
-        (math.nan, math.nan, "above", 0.6, "undecided"),
+        cluster_mean(np.arange(30) / 7, np.arange(30) // 2, against=math.log(2)),
+        cluster_rate(np.arange(40) % 3 > 0, np.arange(40) // 2, against=0.5),
+        cluster_auroc(np.arange(40) % 7, np.arange(40) % 2 > 0, np.arange(40) // 2, against=0.75),
+        cluster_difference(np.arange(40) % 3 > 0, np.arange(40) % 2 > 0, np.arange(40) // 2, against=(-0.1, 0.1)),
+        Estimate.of_draws(np.arange(21)),
+        Estimate.of_draws(np.arange(5), level=1),
     ],
+    ids=["mean", "rate", "auroc", "band", "spread", "range"],
 )
-def test_a_verdict_is_where_the_whole_interval_lies(low: float, high: float, direction: str, threshold: object, verdict: str) -> None:
-    control = Control("shuffled_labels", Estimate(0.5, 0.45, 0.55, 40), null=direction == "above")
-    assert claim(low, high, direction, threshold, control).verdict == verdict
+def test_an_estimate_comes_back_from_a_table(estimate: Estimate) -> None:
+    import pandas as pd
+
+    table = round_trip(pd.DataFrame([estimate.as_row(), cluster_mean([1.0, 2.0], [0, 1]).as_row()]))
+    found = estimate_of(table.iloc[0])
+    assert (found.n, found.clusters, found.level, found.kind) == (estimate.n, estimate.clusters, estimate.level, estimate.kind)
+    assert [found.value, found.low, found.high] == pytest.approx([estimate.value, estimate.low, estimate.high], rel=1e-5)
+    if estimate.against is not None:
+        assert p_against(found, estimate.against) == pytest.approx(estimate.p, rel=1e-5), "six digits of the edge are enough"
 
 
-def test_a_null_control_that_meets_the_claim_leaves_it_undecided() -> None:
-    too = Control("bag_of_words", Estimate(0.8, 0.7, 0.9, 40))
-    decided = claim(0.7, 0.9, control=too)
-    assert decided.verdict is Verdict.UNDECIDED
-    assert "bag_of_words" in decided.reason
-    assert claim(0.7, 0.9, control=Control("bag_of_words", too.estimate, null=False)).verdict is Verdict.SUPPORTED
-
-
-@given(st.floats(-1, 1), st.floats(0, 1), st.floats(-1, 1))
-def test_flipping_the_effect_flips_the_verdict(low: float, width: float, threshold: float) -> None:
-    far = Control("random_direction", Estimate(0, 0, 0, 40), null=False)
-    here = claim(low, low + width, "above", threshold, far).verdict
-    there = claim(-low - width, -low, "above", -threshold, far).verdict
-    flipped = {"supported": "contradicted", "contradicted": "supported", "undecided": "undecided"}
-    assert there == flipped[here]
-    assert claim(-low - width, -low, "below", -threshold, far).verdict == here
-
-
-def test_a_claim_needs_a_control_and_a_fitting_threshold() -> None:
-    with pytest.raises(ValueError, match="no control"):
-        claimed(Estimate(1, 0, 2, 3), "above", 0.5, ())
-    with pytest.raises(ValueError, match="within"):
-        claimed(Estimate(1, 0, 2, 3), "within", 0.5, (FLAT,))
-
-
-def test_the_record_holds_what_a_reader_needs_and_is_json() -> None:
-    record = claim_records([claim(0.7, math.nan)], model="mini", dataset="bundled", scope="Only mini.")
-    assert json.loads(json.dumps(record, allow_nan=False)) == record
-    found = record["claims"][0]
-    assert found["estimate"] == {"value": None, "low": 0.7, "high": None, "n": 40, "clusters": 20, "level": 0.95}
-    assert found["verdict"] == "undecided"
-    assert found["controls"][0]["name"] == "shuffled_labels"
-    with pytest.raises(ValueError, match="distinct"):
-        claim_records([claim(0, 1), claim(0, 1)], model="mini", dataset="bundled", scope="")
-
-
-def test_an_estimate_comes_back_from_a_row() -> None:
+def test_a_row_without_p_is_read_as_well() -> None:
     row = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 30, "clusters": 15.0}
     assert estimate_of(row) == Estimate(0.9, 0.8, 1.0, 30, 15)
     assert estimate_of({**row, "clusters": math.nan}).clusters is None
 
 
-@dataclass(frozen=True)
-class Settings:
-    pairs: int | None = 40
-    """Pairs per split."""
-    layers: tuple[int, ...] = ()
-    """Decoder layers."""
-    attacks: tuple[Attack, ...] = (Attack.CB,)
-    rate: float = 0.5
-    mode: Literal["pca", "lda"] = "pca"
-    verbose: bool = False
-
-
-@dataclass(frozen=True)
-class Narrower(Settings):
-    pairs: int | None = 4
-    """Pairs that are answered."""
-    extra: int = 1
-    """One more."""
-
-
-def test_parameters_are_read_from_text() -> None:
-    p = with_overrides(
-        Settings, {"pairs": "none", "layers": "0-3,7", "attacks": "SD,TYPO", "rate": "1e-2", "mode": "lda", "verbose": "yes"}
+def test_the_record_holds_what_a_reader_needs_and_is_json() -> None:
+    unbounded = Estimate(math.nan, 0.7, math.nan, 40, 20)
+    record = claim_records([claim(estimate=unbounded), claim(id="d")], model="mini", dataset="bundled", scope="Only mini.")
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert record["schema"] == 2
+    found, other = record["claims"]
+    assert found["estimate"] == {
+        "value": None, "low": 0.7, "high": None, "n": 40, "clusters": 20, "level": 0.95, "p": None, "against": None, "kind": "interval",
+    }  # fmt: skip
+    assert (found["verdict"], found["p_holm"]) == ("undecided", None)
+    assert (other["verdict"], other["kind"], other["p"], other["p_holm"], other["clusters_missing"]) == (
+        "supported",
+        "finding",
+        0.001,
+        0.001,
+        0,
     )
-    assert p == Settings(None, (0, 1, 2, 3, 7), (Attack.SD, Attack.TYPO), 0.01, "lda", True)
-    assert from_record(Settings, as_record(p)) == p
-    assert json.loads(json.dumps(as_record(p)))["attacks"] == ["SD", "TYPO"]
-    assert is_list(Settings, "layers") and not is_list(Settings, "pairs")
-    assert field_help(Settings)["pairs"] == "Pairs per split." and field_help(Settings)["rate"] == ""
-    assert list(field_help(Narrower)) == [*field_help(Settings), "extra"]
-    assert field_help(Narrower)["pairs"] == "Pairs that are answered." and field_help(Narrower)["extra"] == "One more."
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("layer", "3", 'no parameter "layer".*"layers"'),
-        ("pairs", "many", "toy.pairs.*whole number"),
-        ("layers", "0-x", "whole numbers such as"),
-        ("mode", "tsne", "pca, lda"),
-        ("attacks", "BC", "one of TEXT"),
-        ("verbose", "perhaps", "true or false"),
-    ],
-)
-def test_a_wrong_parameter_is_named(name: str, value: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        with_overrides(Settings, {name: value}, owner="toy")
-
-
-def test_a_stored_field_that_is_gone_is_named() -> None:
-    with pytest.raises(UsageError, match="depth"):
-        from_record(Settings, {"depth": 3})
+    assert other["controls"][0]["kind"] == "null" and other["controls"][0]["estimate"]["kind"] == "spread"
+    with pytest.raises(ValueError, match="distinct"):
+        claim_records([claim(), claim()], model="mini", dataset="bundled", scope="")

@@ -49,7 +49,7 @@ def test_a_sound_analysis_is_rehearsed_once_and_a_changed_one_again(tmp_path: Pa
     rehearse(known, known.parameters())
     assert len(list((fresh_cache / "rehearsed").iterdir())) == 1
     rehearse(known, known.parameters())
-    (folder / "readable.py").write_text(READABLE.replace("replicates=50", "replicates=20"))
+    (folder / "readable.py").write_text(READABLE.replace("seed=p.seed)", "seed=p.seed + 1)"))
     changed = runner.discover(folder)["readable"]
     rehearse(changed, changed.parameters())
     assert len(list((fresh_cache / "rehearsed").iterdir())) == 2

@@ -16,13 +16,19 @@ from safesteer_interp.requests import Attack, Request, Split, select
 from safesteer_interp.sites import Role, Site
 from safesteer_interp.steering.edits import Change, ablate, add, align, clamp, shift
 from safesteer_interp.steering.schedule import Schedule, alignment_edit, at_sites, every_write
-from safesteer_interp.steering.selection import first_token_divergence, refusal_score, select_refusal_direction
+from safesteer_interp.steering.selection import (
+    _Measured,
+    answered_as_labelled,
+    first_token_divergence,
+    refusal_score,
+    select_refusal_direction,
+)
 from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.tracing.tracer import TRACERS, At, Edit
 from safesteer_interp.vectors.alignment import RULES, AlignmentVector, ApplicationRule, alignment_vector, alignment_vectors
 from safesteer_interp.vectors.direction import Direction, random_direction
-from safesteer_interp.vectors.refusal import refusal_directions
+from safesteer_interp.vectors.refusal import refusal_directions, template_reads
 
 D = 16
 FINAL = Site.parse("final_norm")
@@ -274,6 +280,50 @@ def test_selection_finds_the_planted_refusal_direction(planted: Any) -> None:
         nothing.require()
     with pytest.raises(InputError, match="got 0 and 12"):
         select_refusal_direction(planted, candidates, [], harmless, [0])
+    # Layer 3 holds what is planted and layer 2 nothing, whichever pairs are drawn; with a limit that both keep, layer 2 is never better.
+    assert found.resolved and found.share == found.table.set_index("site")["share"]["resid_post.3"] == 1
+    assert nothing.share == 1 and nothing.dropped == 0
+
+
+def test_the_published_filter_keeps_requests_that_are_answered_as_labelled(planted: Any) -> None:
+    harmful = np.array([True, True, False, False])
+    assert answered_as_labelled(np.array([1.0, -1.0, 1.0, -1.0]), harmful).tolist() == [True, False, False, True]
+    requests = planted_requests(n_pairs=40, attacks=[Attack.CB])
+    token = [planted_truth(planted).first_refusal_token]
+    candidates = refusal_directions(collect(planted, requests, sites="resid_post.3", tracer="hooks", progress=False))
+    harmful_ones, harmless = ([r for r in requests if r.split is not Split.FIT and r.harmful is side][:12] for side in (True, False))
+    plain, filtered = (
+        select_refusal_direction(planted, candidates, harmful_ones, harmless, token, max_kl=9.0, filtered=on) for on in (False, True)
+    )
+    kept = filtered.table.iloc[0]
+    assert filtered.dropped == 24 - kept.n_harmful - kept.n_harmless > 0
+    assert filtered.plain_harmful > max(0, plain.plain_harmful) and filtered.plain_harmless <= min(0, plain.plain_harmless)
+    with pytest.raises(InputError, match="filtered=False"):
+        select_refusal_direction(planted, candidates, harmless, harmful_ones, token, filtered=True)
+
+
+def test_a_close_choice_is_called_unresolved() -> None:
+    rng, pairs = np.random.default_rng(0), np.array([f"p{i}" for i in range(24)])
+    near, far = _Measured([pairs, pairs]), _Measured([pairs, pairs])
+    bypass, induce, spread = rng.normal(-2, 0.5, 24), torch.from_numpy(rng.normal(2, 0.5, 24)), rng.normal(0, 0.2, 24)
+    for better, kl in ((1.0, 0.09), (0.0, 0.03)):  # the better one lies just below the limit
+        low = torch.from_numpy(bypass - better)
+        near.add(bypass=low, induce=induce, kl=torch.from_numpy(kl + spread - spread.mean()))
+        far.add(bypass=low, induce=induce, kl=torch.full((24,), kl / 10))
+    first, second = (float((m.resampled_choices(0.1, 0) == m.choice(0.1)).mean()) for m in (near, far))
+    assert first < 0.9 and second == 1.0 and near.choice(0.1) == far.choice(0.1) == 0
+    assert near.resampled_choices(0.1, 0).tolist() == near.resampled_choices(0.1, 0).tolist()
+
+
+def test_candidates_may_be_read_at_every_template_token(planted: Any) -> None:
+    requests = planted_requests(n_pairs=12, attacks=[Attack.CB])
+    reads = template_reads(planted)
+    assert reads[0] == "last_prompt" and list(reads[1:]) == [f"last_prompt:-{k}" for k in range(1, len(reads))]
+    roles = planted.encode(requests[:3]).roles
+    assert (roles[:, -len(reads) :] == Role.TEMPLATE).all() and (roles[:, -len(reads) - 1] != Role.TEMPLATE).all()
+    trace = collect(planted, requests, sites="resid_post.3", reads=reads, tracer="hooks", progress=False)
+    found = refusal_directions(trace, reads=reads)
+    assert {d.origin.read for d in found} <= set(reads) and "last_prompt" in {d.origin.read for d in found}
 
 
 def test_every_write_names_each_site_once(planted: Any) -> None:

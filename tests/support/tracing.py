@@ -53,7 +53,7 @@ def all_sites(mllm: MLLM) -> tuple[Site, ...]:
 
 
 def all_reads(mllm: MLLM) -> tuple[Read, ...]:
-    return parse_reads("last_prompt,user_mean,step:1-3" + (",image_mean" if mllm.takes_images else ""))
+    return parse_reads("last_prompt,last_prompt:-2,user_mean,step:1-3" + (",image_mean" if mllm.takes_images else ""))
 
 
 def push(mllm: MLLM, sites: str = "embed,attn_out.2,mlp_out.0,resid_post.1,final_norm") -> Edit:

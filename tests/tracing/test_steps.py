@@ -16,11 +16,11 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.models.checks import check_layout
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.sites import Role, Site, parse_reads, parse_sites
+from safesteer_interp.sites import Read, Role, Site, parse_reads, parse_sites
 from safesteer_interp.tracing import steps
 from safesteer_interp.tracing.collecting import load_tracer
 from safesteer_interp.tracing.hooks import HooksTracer, visiting
-from safesteer_interp.tracing.steps import stop_ids, twin
+from safesteer_interp.tracing.steps import Pass, before_last, reaches_back, stop_ids, twin
 from safesteer_interp.tracing.tracer import TRACERS, At, Edit, Sampling
 from safesteer_interp.types import Hidden
 
@@ -195,3 +195,15 @@ def test_a_twin_shares_weights_and_nothing_else(tiny: Tiny) -> None:
 def test_answers_end_at_the_tokenizers_and_the_generation_configs_stop_tokens(tiny: Tiny) -> None:
     mllm = tiny("qwen2")
     assert mllm.tokenizer.eos_token_id in stop_ids(mllm)
+
+
+def test_a_read_before_the_last_token_is_that_tokens_state_and_missing_where_the_prompt_is_shorter() -> None:
+    roles = torch.tensor([[0, 0, 3, 4], [1, 3, 4, 4]], dtype=torch.int8)
+    hidden = torch.arange(16.0).reshape(2, 4, 2)
+    assert torch.equal(before_last(hidden, roles, 1), hidden[:, 2])
+    two = before_last(hidden, roles, 2)
+    assert two[0].isnan().all() and torch.equal(two[1], hidden[1, 1])
+    assert reaches_back(roles, 2).tolist() == [False, True] and before_last(hidden, roles, 9).isnan().all()
+    run = Pass({}, 0, torch.zeros(2, 4), roles, torch.ones(2, dtype=torch.bool))
+    assert run.present(Read.parse("last_prompt:-2")).tolist() == [False, True]
+    assert run.present(Read.parse("last_prompt")).tolist() == [True, True]

@@ -21,11 +21,13 @@ from safesteer_interp.tracing.trace import Trace
 from safesteer_interp.vectors.alignment import (
     CORRECTED_RULE,
     PAPER_RULE,
+    PROJECTION_RULE,
     RULES,
     AlignmentVector,
     ApplicationRule,
     alignment_vector,
     alignment_vectors,
+    check_image_form,
 )
 from safesteer_interp.vectors.control_vector import export_control_vector, import_control_vector
 from safesteer_interp.vectors.direction import (
@@ -158,12 +160,12 @@ def test_the_printed_rule_is_the_formula_of_the_paper() -> None:
     vector, h = fitted(), torch.randn(5, D)
     alpha = (h - vector.mean_text).norm(dim=1, keepdim=True)
     torch.testing.assert_close(vector.apply(h, PAPER_RULE), h + alpha * vector.mu)
-    assert str(PAPER_RULE) == "printed/raw" and len(set(map(str, RULES))) == 4
+    assert str(PAPER_RULE) == "printed/raw" and len(set(map(str, RULES))) == 5
 
 
 def test_signs_mirror_norms_differ_by_the_length_of_mu_and_scale_is_linear() -> None:
     vector, h = fitted(), torch.randn(2, 3, D)
-    for norm in ("raw", "unit"):
+    for norm in ("raw", "unit", "projection"):
         printed = vector.apply(h, ApplicationRule("printed", norm)) - h
         torch.testing.assert_close(vector.apply(h, ApplicationRule("toward_text", norm)) - h, -printed, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(vector.apply(h, ApplicationRule("printed", norm), scale=0.5) - h, printed / 2, rtol=1e-4, atol=1e-4)
@@ -173,6 +175,19 @@ def test_signs_mirror_norms_differ_by_the_length_of_mu_and_scale_is_linear() -> 
     before = h.clone()
     vector.apply(h, PAPER_RULE)
     assert torch.equal(h, before) and vector.apply(h.bfloat16()).dtype == torch.bfloat16
+
+
+def test_projection_moves_a_state_only_along_mu_and_only_to_the_level_of_the_text_mean() -> None:
+    vector, h = fitted(), 5 + torch.randn(6, D)
+    unit = vector.direction().vector
+    moved = vector.apply(h, PROJECTION_RULE)
+    torch.testing.assert_close(moved @ unit, (vector.mean_text @ unit).expand(6), rtol=1e-4, atol=1e-4)
+    across = torch.eye(D) - unit[:, None] * unit
+    torch.testing.assert_close(moved @ across, h @ across, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(vector.apply(moved, PROJECTION_RULE), moved, rtol=1e-4, atol=1e-4)  # a second time nothing is left to do
+    by_distance = (vector.apply(h, CORRECTED_RULE) - h).norm(dim=1)
+    assert ((moved - h).norm(dim=1) <= by_distance + 1e-4).all()  # the distance counts what lies across mu as well
+    assert ApplicationRule.parse("toward_text/projection") == PROJECTION_RULE and PROJECTION_RULE in RULES
 
 
 def test_mu_recovers_the_planted_gap_and_its_interval_covers_the_length() -> None:
@@ -227,8 +242,12 @@ def test_alignment_vectors_of_a_trace_use_harmful_training_pairs_at_every_site()
     assert (last.n_image, last.n_text, last.paired) == (15, 15, True) and last.direction().vector[0] > 0.95
     assert last.origin == Origin("mini", "f" * 64, "final_norm", "last_prompt", "t", "trace k")
     assert float(found["embed"].mu.norm()) == 0 and np.isnan(found["embed"].consistency.value)
-    with pytest.raises(InputError, match=r'no "TYPO" request in the fit split.*CB: 15, SD: 15'):
+    with pytest.raises(InputError, match=r'no "TYPO" request in the fit split.*CB: 15, SD: 15.*image_form'):
         alignment_vectors(trace, image="TYPO")
+    check_image_form("TYPO")
+    for form in ("CB", "TYPOS"):
+        with pytest.raises(UsageError, match=f'"{form}" is no form with the harm in the image'):
+            check_image_form(form)
 
 
 def test_pairwise_cosine_is_the_mean_over_pairs_of_different_rows() -> None:
@@ -247,10 +266,13 @@ def test_difference_bootstrap_equals_the_direct_computation() -> None:
     states[first, 0] += 3
     found = DifferenceBootstrap(states, first, np.arange(30))
     difference = states[first].mean(0) - states[~first].mean(0)
-    assert found.norm().value == pytest.approx(np.linalg.norm(difference))
+    norm, plain = found.norm(), np.linalg.norm(difference)
+    assert norm.low < norm.value < norm.high and norm.value < plain, "noise lengthens a norm, which is taken off"
+    assert norm.value == pytest.approx(np.sqrt(plain**2 - 6 * (1 / 12 + 1 / 18)), rel=0.05)  # what unit noise adds to the square
     axis = np.eye(6)[0]
-    cosine = found.cosine(axis)
-    assert cosine.value == pytest.approx(difference[0] / np.linalg.norm(difference)) and cosine.low < cosine.value < cosine.high <= 1
+    cosine, plain_cosine = found.cosine(axis), difference[0] / plain
+    assert cosine.low < cosine.value < cosine.high <= 1 and cosine.value > plain_cosine, "and shortens a cosine"
+    assert cosine.value == pytest.approx(plain_cosine * plain / norm.value, abs=0.03)
     assert np.isnan(found.cosine(np.zeros(6)).value)
 
 
@@ -265,6 +287,14 @@ def test_refusal_direction_is_the_planted_harm_axis_and_leaves_empty_sites_out()
     assert refusal_direction(states, trace.index["harmful"].to_numpy()).n == 79
     with pytest.raises(InputError, match="attacks TYPO in the fit split"):
         refusal_directions(trace, attacks=["TYPO"])
+    few = np.arange(80) < 40
+    part = refusal_directions(trace, sites=["final_norm"], keep=few)[0]
+    harmful = trace.index["harmful"].to_numpy()
+    both = few & (trace.index["split"] == "fit").to_numpy() & (trace.index["attack"] == "CB").to_numpy()
+    difference = mean_difference(trace.rows("final_norm"), both & harmful, both & ~harmful)
+    assert part.n == both.sum() == 20 and part.raw_norm == pytest.approx(np.linalg.norm(difference))
+    with pytest.raises(InputError, match="holds 0 and 0 that are to be kept"):
+        refusal_directions(trace, keep=np.zeros(80, bool))
 
 
 def test_candidates_lie_in_the_first_four_fifths_of_the_residual_stream() -> None:

@@ -74,6 +74,7 @@ LAYOUT = Layout(
     projector="model.multi_modal_projector",
     image_token=image_token_of,
     bridge=False,
+    causal=False,
     template=PLAIN,
     placeholder="<image>",
     around_text=around_text,

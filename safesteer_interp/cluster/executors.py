@@ -1,0 +1,158 @@
+"""Engines that jobs are handed to: SLURM and local processes through submitit, or Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safesteer_interp.cluster.stages import Job, Stage
+from safesteer_interp.environment import has
+from safesteer_interp.errors import UsageError, did_you_mean
+
+WORKER = "SAFESTEER_WORKER"
+"""Environment variable with a job's name: its answers go to a file of its own."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job asks for."""
+
+    gpus: int = 0
+    cpus: int = 4
+    memory_gb: int = 32
+    hours: float = 8.0
+    partition: str = ""
+    account: str = ""
+
+
+@dataclass
+class Submitted:
+    """What was handed over: a line per job, and how each ended where that was waited for."""
+
+    executor: str
+    folder: Path
+    ids: dict[str, str] = field(default_factory=dict)
+    """Job name -> the engine's own id."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Job name -> the last line it left."""
+    waited: bool = False
+
+
+def submit(stages: Sequence[Stage], executor: str, folder: Path, resources: Resources, *, wait: bool = True) -> Submitted:
+    """Hands the stages to an engine; with `wait`, returns when the last job has ended. Logs of all jobs go to `folder`.
+
+    On SLURM the stages depend on each other and nobody has to wait; elsewhere this process starts one stage after the other.
+    Raises UsageError for an unknown engine, or one whose package or program is missing.
+    """
+    if executor not in EXECUTORS:
+        raise UsageError(f'--executor "{executor}" is not known.{did_you_mean(executor, EXECUTORS)}')
+    return EXECUTORS[executor](stages, folder, resources, wait)
+
+
+def run_job(job: Job) -> str:
+    """The job's command in a process of its own; its output goes to ours. Raises CalledProcessError when it fails."""
+    subprocess.run(job.command, check=True, env={**os.environ, WORKER: job.name})
+    return job.name
+
+
+def _submitit() -> Any:
+    if not has("submitit"):
+        raise UsageError('this executor needs the package submitit, which is not installed: pip install "safesteer-interp[cluster]".')
+    import submitit
+
+    return submitit
+
+
+def _slurm(stages: Sequence[Stage], folder: Path, resources: Resources, wait: bool) -> Submitted:
+    """One array of jobs per stage, each after the one before."""
+    submitit = _submitit()
+    try:
+        executor = submitit.SlurmExecutor(folder=folder / "%j")
+    except RuntimeError as cause:
+        raise UsageError(f'--executor slurm: {cause}; run this where "srun" is, or take --executor local.') from None
+    done, after = Submitted("slurm", folder), ""
+    jobs: dict[str, Any] = {}
+    extra: dict[str, Any] = {name: value for name, value in (("partition", resources.partition), ("account", resources.account)) if value}
+    for stage in stages:
+        executor.update_parameters(
+            time=int(resources.hours * 60),
+            cpus_per_task=resources.cpus,
+            mem=f"{resources.memory_gb}GB",
+            job_name=f"safesteer-{stage.name}",
+            array_parallelism=len(stage.jobs),
+            **({"gres": f"gpu:{resources.gpus}"} if resources.gpus else {}),
+            **extra,
+            **({"dependency": f"afterany:{after}"} if after else {}),
+        )
+        with executor.batch():
+            handles = [executor.submit(run_job, job) for job in stage.jobs]
+        after = str(handles[0].job_id).partition("_")[0]
+        jobs |= {job.name: handle for job, handle in zip(stage.jobs, handles, strict=True)}
+    done.ids = {name: str(handle.job_id) for name, handle in jobs.items()}
+    return _ended(done, jobs) if wait else done
+
+
+def _local(stages: Sequence[Stage], folder: Path, resources: Resources, wait: bool) -> Submitted:
+    """Processes on this machine, a stage at a time."""
+    executor = _submitit().LocalExecutor(folder=folder / "%j")
+    executor.update_parameters(timeout_min=int(resources.hours * 60), **({"gpus_per_node": resources.gpus} if resources.gpus else {}))
+    done = Submitted("local", folder)
+    for stage in stages:
+        jobs = {job.name: executor.submit(run_job, job) for job in stage.jobs}
+        done.ids |= {name: str(handle.job_id) for name, handle in jobs.items()}
+        _ended(done, jobs)
+    return done
+
+
+def _ended(done: Submitted, jobs: dict[str, Any]) -> Submitted:
+    """Waits for submitit's jobs, and notes how those that failed ended."""
+    for name, handle in jobs.items():
+        while not handle.done():
+            time.sleep(0.2)
+        if handle.exception() is not None or handle.state in ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "INTERRUPTED"):
+            lines = [line for line in (handle.stderr() or "").splitlines() if line.strip()]
+            done.failed[name] = _telling(lines) or str(handle.state)
+    done.waited = True
+    return done
+
+
+def _telling(lines: Sequence[str]) -> str:
+    """The last line that a command of ours wrote, before what the engine adds to it."""
+    own = [line for line in lines if line.startswith("safesteer")]
+    return (own or list(lines) or [""])[-1].strip()[:300]
+
+
+def _ray(stages: Sequence[Stage], folder: Path, resources: Resources, wait: bool) -> Submitted:
+    """Tasks on the Ray cluster that $RAY_ADDRESS names, or on one started here; a task whose worker dies is run again."""
+    if not has("ray"):
+        raise UsageError('--executor ray needs the package ray, which is not installed: pip install "safesteer-interp[ray]".')
+    import ray
+
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=True, configure_logging=False)
+    task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(run_job)
+    done = Submitted("ray", folder)
+    try:
+        for stage in stages:
+            tasks = {job.name: task.remote(job) for job in stage.jobs}
+            done.ids |= {name: reference.hex() for name, reference in tasks.items()}
+            for name, reference in tasks.items():
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as cause:
+                    done.failed[name] = " ".join(str(cause).split())[-300:]
+        done.waited = True
+    finally:
+        if started_here:
+            ray.shutdown()
+    return done
+
+
+EXECUTORS: dict[str, Callable[[Sequence[Stage], Path, Resources, bool], Submitted]] = {"local": _local, "slurm": _slurm, "ray": _ray}
+"""Engine -> what hands stages to it."""

@@ -1,0 +1,88 @@
+"""Patches through any tracer, in whole forwards: the yardstick of `replaying.py`, the way to nnsight and TransformerLens, and to answers.
+
+One row of a batch is one patch; a tracer sees nothing but edits. States come from a pass of the same tracer over the donors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from safesteer_interp.errors import UsageError
+from safesteer_interp.interventions.alignment import Positions, matched
+from safesteer_interp.interventions.kinds import Patch
+from safesteer_interp.models.mllm import MLLM, Encoded
+from safesteer_interp.requests import Request
+from safesteer_interp.sites import Read, ReadKind, Role, Site
+from safesteer_interp.tracing.engines import DEFAULT_TRACER, load_tracer
+from safesteer_interp.tracing.tracer import GREEDY, At, Captured, Edit, Sampling, Tracer
+from safesteer_interp.types import Hidden
+
+
+def patched(
+    mllm: MLLM,
+    receivers: Sequence[Request],
+    patches: Sequence[Patch],
+    donors: Sequence[Request],
+    *,
+    tracer: str = DEFAULT_TRACER,
+    sampling: Sampling = GREEDY,
+) -> Captured:
+    """Row i: receiver i under patch i with states of donor i. First-token logits, and as many answer tokens as `sampling` asks.
+
+    The patch acts in the prompt pass only; later steps read what it left in the cache. One prompt pass over donors and one over
+    receivers. Raises UsageError for a patch of heads (`replay` does those), for lists of unequal length, and as the tracer does.
+    """
+    if not len(receivers) == len(patches) == len(donors):
+        raise UsageError(f"one donor and one patch a receiver, please: got {len(receivers)}, {len(patches)} and {len(donors)}.")
+    places = tuple(dict.fromkeys(place for patch in patches for place in patch.places))
+    sites = tuple(place for place in places if isinstance(place, Site))
+    if len(sites) < len(places):
+        raise UsageError("tracers patch sites; patches of heads run through `interventions.replay`.")
+    engine = load_tracer(tracer, mllm)
+    given, taken = mllm.encode(receivers), mllm.encode(donors)
+    states = states_at(engine, taken, sites)
+    rows = [_Row.of(patch, given, taken, row) for row, patch in enumerate(patches)]
+
+    def write(hidden: Hidden, at: At) -> Hidden:
+        if at.step:
+            return hidden
+        out = hidden.clone()
+        for number, row in enumerate(rows):
+            if at.site in row.patch.places:
+                new = states[at.site][number, row.theirs].to(hidden.device)
+                out[number, row.mine] = new if row.patch.rewrite is None else row.patch.rewrite(hidden[number, row.mine], new).to(out.dtype)
+        return out
+
+    edit = Edit(sites, write, "patch")
+    return engine.capture(given, (), (Read(ReadKind.LAST_PROMPT),), sampling=sampling, edits=(edit,), logits=True)
+
+
+def states_at(engine: Tracer, batch: Encoded, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """States [batch, sequence, d] of the prompt pass at every token, padding included. One forward, none kept elsewhere."""
+    found: dict[Site, Tensor] = {}
+
+    def keep(hidden: Hidden, at: At) -> Hidden:
+        found[at.site] = hidden.detach().clone()
+        return hidden
+
+    engine.capture(batch, (), (Read(ReadKind.LAST_PROMPT),), edits=(Edit(tuple(sites), keep, "keep"),))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """One patch, with the tokens it matches as columns of the two padded batches."""
+
+    patch: Patch
+    mine: Positions
+    theirs: Positions
+
+    @classmethod
+    def of(cls, patch: Patch, given: Encoded, taken: Encoded, row: int) -> _Row:
+        roles = [batch.roles[row].cpu().long() for batch in (taken, given)]
+        kept = [of[of != int(Role.PAD)] for of in roles]
+        mine, theirs = matched(kept[0], kept[1], patch.roles)
+        return cls(patch, mine + len(roles[1]) - len(kept[1]), theirs + len(roles[0]) - len(kept[0]))

@@ -1,0 +1,67 @@
+"""`safesteer compare`: runs from the command line, says beforehand what it will cost, resumes, and refuses what makes no sense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+Run = Callable[..., tuple[int, str, str]]
+SMALL = ("--model", "planted", "--benchmarks", "planted", "--pairs", "2", "--seeds", "0", "--max-new-tokens", "8", "--training-pairs", "8")
+
+
+def test_methods_are_compared_and_written(safesteer: Run, fresh_cache: Path, tmp_path: Path) -> None:
+    chosen = (*SMALL, "--defenses", "coca:alpha=1", "conformal", "--cost-sample", "2", "--out", str(tmp_path))
+    code, out, err = safesteer("compare", *chosen, "--dry-run", "--json")
+    planned = json.loads(out)
+    assert code == 0 and planned["answers"] == 3 * 20 and planned["stored"] == 0 and planned["tokens"] == 3 * 20 * 8
+    assert planned["methods"] == ["none", "coca:alpha=1", "conformal"] and planned["verdicts"] == 0 and planned["minutes"] > 0
+    assert any("conformal is fitted first" in note for note in planned["notes"])
+    code, out, err = safesteer("compare", *chosen)
+    assert code == 0 and "orders that hold under every judge" in out and "coca:alpha=1" in out
+    assert "planted (not refused of harmful / refused of harmless): none" in err
+    folder = tmp_path / "planted"
+    rates = pd.read_csv(folder / "rates.csv")
+    assert set(rates["method"]) == {"none", "coca:alpha=1", "conformal"} and set(rates["benchmark"]) == {"planted"}
+    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert len(rows) == 60 and {r["harmful"] for r in rows} == {True, False}
+    assert "threshold" in json.loads((folder / "methods.json").read_text())["conformal"]
+    before = (folder / "answers.jsonl").read_bytes()
+    code, out, err = safesteer("compare", *chosen, "--json")
+    assert code == 0 and (folder / "answers.jsonl").read_bytes() == before, "nothing is answered anew"
+    assert {"rates", "orders", "agreement", "costs", "plane"} <= set(json.loads(out))
+    code, out, err = safesteer("compare", *chosen, "--dry-run")
+    assert "40 stored already" in out, "of the two that need no fit"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--defenses", "cocoa"), 'no defense is called "cocoa"'),
+        (("--defenses", "coca:beta=1"), 'has no option "beta"'),
+        (("--judges", "oracle"), 'no judge is called "oracle"'),
+        (("--benchmarks", "plant"), 'data set "plant" is unknown'),
+        (("--attacks", "SOUND"), "has no request of these"),
+        (("--pairs", "0"), "--pairs 0 leaves nothing"),
+        (("--max-new-tokens", "0"), "--max-new-tokens 0 is not possible"),
+        (("--benchmarks", "figstep", "--data-root", "nowhere"), "nowhere is not a folder"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_a_sentence(safesteer: Run, words: tuple[str, ...], sentence: str) -> None:
+    code, out, err = safesteer("compare", *SMALL, *words)
+    assert code in (2, 3) and sentence in err and "Traceback" not in err and not out
+
+
+def test_a_method_this_model_cannot_have_is_left_out_of_all(safesteer: Run, fresh_cache: Path, tmp_path: Path) -> None:
+    """The tiny random model answers everything: JRS-Rem and refusal steering have nothing to be fitted on."""
+    code, _, err = safesteer(
+        "compare", "--model", "tiny:llava", "--benchmarks", "planted", "--training", "planted", "--pairs", "1", "--seeds", "0",
+        "--max-new-tokens", "6", "--training-pairs", "4", "--cost-sample", "0", "--out", str(tmp_path), "--attacks", "SD",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "left out: jrs_rem (" in err
+    methods = set(pd.read_csv(tmp_path / "tiny-llava" / "rates.csv")["method"])
+    assert {"none", "coca", "ecso", "adashield", "shiftdc"} <= methods and "jrs_rem" not in methods

@@ -1,0 +1,118 @@
+"""A command cut into jobs gives the bytes that one process gives; a worker that is killed loses nothing and doubles nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from safesteer_interp.cluster import Resources, Stage, stages_of, submit
+from safesteer_interp.cluster.stages import Job
+from safesteer_interp.errors import UsageError
+from safesteer_interp.evaluation.store import WORKER, ResponseStore
+from safesteer_interp.tracing.parts import Share
+
+TRACE = [
+    "--model",
+    "tiny:llama",
+    "--requests",
+    "planted:n_pairs=150",
+    "--attacks",
+    "TEXT",
+    "--sites",
+    "resid_post.0-3",
+    "--max-new-tokens",
+    "2",
+]
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    """Every file of a store's traces: manifests, indices and shards."""
+    return {str(p.relative_to(store)): p.read_bytes() for p in sorted(store.glob("*/*")) if p.is_file() and p.parent.name != ".locks"}
+
+
+def ours(*words: str, wait: bool = True) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-m", "safesteer_interp", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if wait:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err.decode()
+    return process
+
+
+def test_a_run_becomes_parts_of_its_traces_and_then_its_analyses() -> None:
+    traces, analyses = stages_of("run", ["--model", "M"], ["layer_choice", "refusal_lens"], 3)
+    assert [job.command[3:] for job in traces.jobs] == [
+        ("run", "layer_choice", "refusal_lens", "--model", "M", "--part", f"{i}/3") for i in (1, 2, 3)
+    ]
+    assert [job.command[3:] for job in analyses.jobs] == [("run", unit, "--model", "M") for unit in ("layer_choice", "refusal_lens")]
+    assert len({job.name for stage in (traces, analyses) for job in stage.jobs}) == 5
+
+
+def test_shares_are_disjoint_and_cover_everything() -> None:
+    shares = [Share.parse(f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(n for share in shares for n in share.mine(8)) == list(range(8))
+    for wrong in ("0/3", "4/3", "2", "a/b", "1/0"):
+        with pytest.raises(UsageError, match="--part"):
+            Share.parse(wrong)
+
+
+def test_workers_write_answers_apart_and_read_them_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = {"request": "r", "text": "t", "ids": [1], "verdict": {}, "steps": [], "seconds": 0.1}
+    for worker in ("run-a", "run/b", ""):
+        monkeypatch.setenv(WORKER, worker)
+        ResponseStore({"x": 1}, tmp_path).add([{"key": worker or "none", **line}, {"key": "all", **line}])
+    assert len(list(tmp_path.iterdir())) == 3
+    assert set(ResponseStore({"x": 1}, tmp_path).read()) == {"run-a", "run/b", "none", "all"}
+    assert ResponseStore({"x": 2}, tmp_path).read() == {}
+
+
+@pytest.mark.slow
+def test_a_trace_in_parts_is_the_trace_and_a_killed_worker_costs_its_own_work(tmp_path: Path) -> None:
+    ours("trace", *TRACE, "--store", str(tmp_path / "one"))
+    parted = ["trace", *TRACE, "--store", str(tmp_path / "many")]
+    first = ours(*parted, "--part", "1/2", wait=False)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "many").rglob("shard-*.json")) and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    left = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "many").rglob("parts/*/shard-*.safetensors")}
+    assert left, "the worker left nothing before it was killed"
+    ours(*parted, "--part", "2/2")
+    ours(*parted)
+    assert files_of(tmp_path / "many") == files_of(tmp_path / "one")
+    assert not list((tmp_path / "many").rglob("parts"))
+    key = next(p.parent for p in (tmp_path / "many").glob("*/manifest.json"))
+    taken = [name for name, when in left.items() if (key / name).stat().st_mtime_ns == when]
+    assert taken == sorted(left), "what the killed worker had finished was made again"
+
+
+@pytest.mark.slow
+def test_local_processes_run_a_finding_as_one_process_does(tmp_path: Path) -> None:
+    asked = ["modality_gap", "--model", "planted", "--no-render"]
+    ours("run", *asked, "--store", str(tmp_path / "one"), "--out", str(tmp_path / "figures-one"))
+    words = [sys.executable, "-m", "safesteer_interp", "submit", "run", *asked, "--store", str(tmp_path / "many")]
+    words += ["--out", str(tmp_path / "figures-many"), "--executor", "local", "--workers", "2", "--logs", str(tmp_path / "logs"), "--json"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=400, env={**os.environ, "SAFESTEER_CACHE": str(tmp_path / "cache")}
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["ids"]) == {"run-part-1-of-2", "run-part-2-of-2", "run-modality_gap"}
+    one, many = (tmp_path / f"figures-{name}" / "modality_gap" / "planted" for name in ("one", "many"))
+    for name in ("table.csv", "claims.json"):
+        assert (one / name).read_bytes() == (many / name).read_bytes()
+
+
+def test_a_job_that_fails_is_named_with_its_own_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    wrong = Job("wrong", (sys.executable, "-c", "import sys; sys.exit('safesteer: no model is called x')"))
+    done = submit([Stage("one", (wrong,))], "local", tmp_path, Resources(hours=0.1))
+    assert done.failed == {"wrong": "safesteer: no model is called x"}
+    with pytest.raises(UsageError, match='"slum" is not known'):
+        submit([], "slum", tmp_path, Resources())
