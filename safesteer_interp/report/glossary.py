@@ -47,10 +47,6 @@ _PLAIN = {"pair", "twin"}
 """Words of everyday use: on the glossary page, and left unmarked elsewhere."""
 _MARKED = sorted(set(GLOSSARY) - _PLAIN, key=lambda word: (-len(word), word))
 _WORDS = re.compile(r"(?<![\w.:-])(" + "|".join(map(re.escape, _MARKED)) + r")(s?)(?![\w-])")
-    r"(?<![\w.:-])("
-    + "|".join(re.escape(w) for w in sorted(set(GLOSSARY) - _PLAIN, key=lambda w: (len(w), w), reverse=True))
-    + r")(s?)(?![\w-])"
-)
 
 
 def anchor(word: str) -> str:

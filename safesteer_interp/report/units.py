@@ -19,6 +19,6 @@ def counted(record: Mapping[str, Any]) -> str:
     n, clusters = int(estimate["n"]), estimate["clusters"]
     if clusters is None:
         return f"n = {n}"
-    unit = unit_of(record)
+    unit = "draws" if estimate.get("kind") == "spread" else unit_of(record)
     named = unit.removesuffix("s") if int(clusters) == 1 else unit
     return f"n = {n} {named}" if int(clusters) == n else f"n = {n}, {clusters} {named}"

@@ -95,14 +95,8 @@
   }
 
   if (choice) {
-    const names = all("option", choice).map((option) => option.value);
-    if (!names.includes(model)) {
-      // A model that this page has not: it is said, and kept for the next page.
-      choice.selectedIndex = model ? -1 : 0;
-      model = model || names[0];
-    } else {
-      choice.value = model;
-    }
+    // Nothing is chosen at first; a model that this page has not is said, and kept for the next page.
+    choice.selectedIndex = model ? all("option", choice).findIndex((option) => option.value === model) : 0;
     choice.addEventListener("change", () => {
       model = choice.value;
       keep();

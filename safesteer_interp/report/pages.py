@@ -11,55 +11,27 @@ from collections import Counter
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib.resources import files as resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from safesteer_interp.errors import InputError
 from safesteer_interp.files import write_text
 from safesteer_interp.report.claims import KINDS, VERDICTS
-from safesteer_interp.report.conclusions import Answer, conclude
 from safesteer_interp.report.differences import compare
 from safesteer_interp.report.glossary import GLOSSARY, anchor, marked
 from safesteer_interp.report.paper import ITEMS
-from safesteer_interp.report.records import Finding, collect_findings
-from safesteer_interp.report.replication import Row, keys_of, replication_rows
+from safesteer_interp.report.readme import overview
+from safesteer_interp.report.records import Finding
+from safesteer_interp.report.replication import keys_of
+from safesteer_interp.report.results import Results
 
 PAGES = {"index.html": "Findings", "replication.html": "The paper, item by item", "models.html": "Models side by side",
          "glossary.html": "Glossary"}  # fmt: skip
 """Pages that stand beside the findings' folders, and what links call them."""
 _MARK = '<meta name="generator" content="safesteer report">'
-
-
-class Results:
-    """All results below a folder, and what is computed from them for every page."""
-
-    def __init__(self, figures: Path) -> None:
-        """Raises InputError when there is nothing to show, or a file is damaged."""
-        self.findings, self.checks = collect_findings(figures)
-        if not self.findings and not self.checks:
-            raise InputError(f"no result below {figures}; make some with `safesteer run`.")
-        self.models = list(dict.fromkeys(e.name for f in self.findings for e in f.entries))
-        self.models.sort(key=lambda name: name != "mini")
-
-    def claims(self, model: str) -> dict[str, dict[str, dict[str, Any]]]:
-        """Finding -> claim id -> claim, on one model (and data set, where it has another than the usual one)."""
-        found = {f.id: {c["id"]: c for e in f.entries if e.name == model for c in e.claims} for f in self.findings}
-        return {name: its for name, its in found.items() if its}
-
-    def slug(self, finding: str, model: str) -> str:
-        """What the anchors of a finding's claims on a model begin with."""
-        return next(e.slug for f in self.findings if f.id == finding for e in f.entries if e.name == model)
-
-    def answers(self, model: str) -> list[Answer]:
-        """The conclusions on one model."""
-        return conclude(self.claims(model), {other: self.claims(other) for other in self.models if other != model})
-
-    def replication(self, model: str) -> list[Row]:
-        """The paper item by item, on one model."""
-        return replication_rows(self.claims(model), {f.id: f.replicates for f in self.findings})
 
 
 def build(figures: Path = Path("figures")) -> Path:
@@ -69,7 +41,7 @@ def build(figures: Path = Path("figures")) -> Path:
     """
     figures = Path(figures)
     results = Results(figures)
-    pages = {**_main_pages(results), **_finding_pages(results)}
+    pages = {**_main_pages(results), **_finding_pages(results), "README.md": overview(results)}
     for name, text in pages.items():
         write_text(figures / name, text)
     for path in sorted(figures.glob("*/*.html")):
@@ -80,11 +52,12 @@ def build(figures: Path = Path("figures")) -> Path:
 
 def _main_pages(results: Results) -> dict[str, str]:
     environment = _environment("")
-    shared = {"results": results, "verdicts": VERDICTS, "kinds": KINDS, "items": ITEMS}
+    compared = compare(results.findings, results.models)
+    shared = {"verdicts": VERDICTS, "kinds": KINDS, "items": ITEMS}
     said = {
         "index.html": {"answers": {m: results.answers(m) for m in results.models}, "totals": _totals(results)},
         "replication.html": {"rows": {m: results.replication(m) for m in results.models}},
-        "models.html": {"compared": compare(results.findings, results.models)},
+        "models.html": {"compared": compared, "grouped": [list(rows) for _, rows in groupby(compared, key=lambda row: row.finding.id)]},
         "glossary.html": {"words": GLOSSARY},
     }
     return {name: _render(environment, name, results, title=PAGES[name], page=name, **shared, **said[name]) for name in PAGES}
@@ -109,33 +82,33 @@ def _measured(finding: Finding) -> list[str]:
 
 def _totals(results: Results) -> dict[str, dict[str, int]]:
     """Model -> verdict -> how many claims, checks of the machinery left out."""
-    return {
-        m: dict(sum((Counter(e.counts) for f in results.findings for e in f.entries if e.name == m), Counter())) for m in results.models
-    }
+    found: dict[str, Counter[str]] = {model: Counter() for model in results.models}
+    for entry in (e for f in results.findings for e in f.entries):
+        found[entry.name].update(entry.counts)
+    return {model: dict(counts) for model, counts in found.items()}
 
 
 def _environment(root: str) -> Environment:
     environment = Environment(
         loader=PackageLoader("safesteer_interp.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {
-        "cite": _cite,
-        "marked": lambda text: marked(str(text), root),
-        "anchor": anchor,
-        "named": lambda text: marked(str(text), None),
-        "paper_items": keys_of,
-    }
-    environment.globals |= {"root": root, "pages": PAGES, "generator": Markup(_MARK)}
+    environment.filters |= {"cite": _cite, "anchor": anchor, "paper_items": keys_of}
+    environment.filters |= {"marked": lambda text: marked(str(text), root), "named": lambda text: marked(str(text), None)}
+    environment.globals |= {"switch": False, "side_by_side": False, "root": root, "pages": PAGES, "generator": Markup(_MARK)}
     return environment
 
 
 def _render(environment: Environment, name: str, results: Results, **said: Any) -> str:
-    style, script = (
-        resources("safesteer_interp.report").joinpath(f"templates/gallery.{kind}").read_text("utf-8") for kind in ("css", "js")
-    )
-    style, script = f"\n{style}", f"\n{script}"
+    folder = resources("safesteer_interp.report") / "templates"
+    style, script = (folder.joinpath(f"gallery.{kind}").read_text("utf-8") for kind in ("css", "js"))
     policy = f"default-src 'none'; img-src 'self' file: data:; style-src {_hash(style)}; script-src {_hash(script)}"
-    given: Mapping[str, Any] = {"models": results.models, "findings": results.findings, "checks": results.checks, **said}
+    given: Mapping[str, Any] = {
+        "results": results,
+        "models": results.models,
+        "findings": results.findings,
+        "checks": results.checks,
+        **said,
+    }
     return environment.get_template(f"{name}.j2").render(style=Markup(style), script=Markup(script), policy=Markup(policy), **given)
 
 
