@@ -33,13 +33,13 @@ $(STAMP): pyproject.toml constraints.txt requirements-mini.txt
 
 figures: setup  ## every figure, table and claim on MODEL, then the gallery figures/index.html
 	$(OFFLINE) $(BIN)/safesteer run --all --model $(MODEL) --profile $(PROFILE)
-	$(OFFLINE) $(BIN)/safesteer report
+	$(OFFLINE) $(BIN)/safesteer report --readme README.md
 
 test: setup  ## the test suite, but for what takes longest (make test-slow)
-	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test-slow: setup  ## the tests that take longest: training scaled down, the wheel, notebooks, fuzz, kills
-	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadgroup
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test-speed: setup  ## the tests that assert times, on a quiet machine
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -m speed -n 0

@@ -22,18 +22,25 @@ PAPER_ATTACKS = (Attack.CB, Attack.SD, Attack.TYPO)
 """The columns of SafeSteer's Table 3; the rate over all of them is its "All"."""
 
 
+AS_PUBLISHED: dict[str, Any] = {"seeds": 3, "new_tokens": 128}
+"""What the full profile samples: answers of at most 128 tokens (arXiv 2605.11716 section 5.1)."""
+MARGIN, COARSE_MARGIN = 1e-3, 1.0
+"""Scores of the probe (log-odds) this near its boundary may fall on either side of it when answers are made: in other batches, and in a
+number format of fewer digits than the float32 that prompts are traced in."""
+
+
 @dataclass(frozen=True)
 class AnsweringParams:
     """What every analysis of answers lets a user choose; the quick profile's sizes."""
 
     pairs: int | None = 32
     """Pairs per split that probe, vector and direction are fitted on and that prompt states are measured on."""
-    answer_pairs: int | None = 6
+    answer_pairs: int | None = 24
     """Test pairs whose requests are answered under every condition."""
-    seeds: int = 3
+    seeds: int = 2
     """Samples per request and condition, at temperature 1."""
-    new_tokens: int = 128
-    """Longest answer, in tokens; 128 as in the paper (arXiv 2605.11716 section 5.1)."""
+    new_tokens: int = 32
+    """Longest answer, in tokens: a refusal is decided in the first dozen. The full profile's is the paper's (`AS_PUBLISHED`)."""
     batch: int = 96
     """Answers per batch."""
     seed: int = 0
@@ -108,13 +115,12 @@ def answered_together(ctx: Context, p: AnsweringParams, conditions: Sequence[Any
     """
     from safesteer_interp.defenses.defense import Settings
     from safesteer_interp.evaluation.harness import judged, respond
-    from safesteer_interp.evaluation.refusal_strings import RefusalStrings
     from safesteer_interp.tracing.tracer import Sampling
 
     settings = Settings(Sampling(max_new_tokens=p.new_tokens, temperature=1.0), batch_size=p.batch, explain=explain)
     session = ctx.session.settings
     answers = respond(ctx.answerer, conditions, settings=settings, root=session.responses, progress=session.progress)
-    return judged(answers, RefusalStrings("prefixes"))  # the strings that the published numbers were counted by
+    return judged(answers)  # by the suite's own rules of declining: lists of prefixes miss models that refuse in many words
 
 
 def perplexities(ctx: Context, p: Batched, requests: Sequence[Request], answers: pd.DataFrame) -> list[float]:
@@ -124,6 +130,11 @@ def perplexities(ctx: Context, p: Batched, requests: Sequence[Request], answers:
     known = {r.id: r for r in requests}
     asked, root = [known[i] for i in answers["request"]], ctx.session.settings.responses
     return perplexities_stored(ctx.answerer, asked, list(answers["ids"]), batch_size=p.batch, root=root)
+
+
+def margin(ctx: Context) -> float:
+    """How near the probe's boundary a traced score leaves open what the defense will say of the request."""
+    return MARGIN if ctx.session.answer_dtype == "float32" else COARSE_MARGIN
 
 
 def to_answer(p: AnsweringParams, name: str, defense: Any, requests: Sequence[Request], seeds: int | None = None) -> Any:

@@ -116,8 +116,8 @@ def checks() -> pd.DataFrame:
         for part, method in (("full", "safesteer"), ("without both", "none")):
             rows.append(_check("same", f"{model}, {part}", parts[part][3], TABLE_1[model][method][1], 0.0051))
     for model, methods in TABLE_1.items():
-        for method, values in methods.items():
-            for benchmark, value in zip(COLUMNS, values, strict=True):
+        for method, scores in methods.items():
+            for benchmark, value in zip(COLUMNS, scores, strict=True):
                 if benchmark in DENOMINATORS:
                     n = DENOMINATORS[benchmark]
                     rows.append(_check("count", f"{model}, {method}: {benchmark}", value, 100 * round(value * n / 100) / n, 0.0051))

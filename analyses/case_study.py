@@ -23,7 +23,7 @@ PREFERENCE, REPLACED = "refusal openings over other candidates", "tokens replace
 
 @dataclass(frozen=True)
 class Params(GuidedParams):
-    answer_pairs: int | None = 8
+    answer_pairs: int | None = 24
     """Test pairs whose requests are answered; the examples are chosen among these."""
     seeds: int = 1
     """Samples per request: tokens are counted here, not answers."""

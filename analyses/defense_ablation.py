@@ -16,6 +16,7 @@ from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import (
+    AS_PUBLISHED,
     PAPER_ATTACKS,
     GuidedParams,
     answered,
@@ -23,6 +24,7 @@ from ._answering import (
     by_chance,
     demand_both_kinds,
     fitted,
+    margin,
     test_spec,
     to_answer,
     training_spec,
@@ -33,8 +35,6 @@ from ._shared import row
 
 PARTS = ("safesteer", "no_probe", "no_msav")
 CONTROL_OF = {"safesteer": "random_both", "no_probe": "random_vector", "no_msav": "random_probe"}
-MARGIN = 1e-3
-"""Scores this near the probe's boundary may fall on either side of it in another batch."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _responses(ctx: Context, p: Params, base: Any, fits: dict[str, Any], request
     defense, token for token: those answers are not generated twice.
     """
     states = ctx.trace(test_spec(p)).rows("final_norm", "last_prompt")
-    moves = base.prompt_probe.decision_at(states, np.zeros(len(states), dtype=int)) > -MARGIN
+    moves = base.prompt_probe.decision_at(states, np.zeros(len(states), dtype=int)) > -margin(ctx)
     moved = [r for r, m in zip(requests, moves, strict=True) if m]
     everywhere, parts, controls = _conditions(base, fits, p)
     controlled = requests if p.all_controls else [r for r in requests if r.harmful and r.attack.in_image]
@@ -299,7 +299,9 @@ ANALYSIS = Analysis(
     requires_images=True,
     attacks=PAPER_ATTACKS,
     data=COMPARED,
-    profiles={"full": {"pairs": None, "answer_pairs": None, "other_fits": True, "all_controls": True, "perplexity_seeds": 3}},
+    profiles={
+        "full": AS_PUBLISHED | {"pairs": None, "answer_pairs": None, "other_fits": True, "all_controls": True, "perplexity_seeds": 3}
+    },
     order=11,
     captions={
         "figure": "Sampled answers of test pairs at temperature 1; probe and vector fitted on training pairs. Bars: 95 % over pairs. "

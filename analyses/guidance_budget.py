@@ -38,7 +38,7 @@ AXES = {"k": "candidates K", "steps": "guided tokens"}
 
 @dataclass(frozen=True)
 class Params(GuidedParams):
-    answer_pairs: int | None = 6
+    answer_pairs: int | None = 24
     """Test pairs whose requests are answered under every budget."""
     ks: tuple[int, ...] = (1, 5, 20)
     """Values of K while `steps` tokens are guided; at 1 the likeliest token is taken and no score matters."""

@@ -61,7 +61,7 @@ def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[s
 
     stages.append(("import", time.perf_counter() - begun))
     begun = time.perf_counter()
-    session, traced = _timed(runner.Settings(model=model, store=place / "traces"))
+    session, traced = _timed(runner.RunSettings(model=model, store=place / "traces"))
     name = str(session.model.name)
     stages.append(("load the model", time.perf_counter() - begun))
     drawing: list[float] = []

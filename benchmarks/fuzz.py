@@ -1,8 +1,9 @@
 """Puts malformed input through the whole suite, and looks for tracebacks, partial files and touched files of the user's.
 
-    python benchmarks/fuzz.py [--n 10000] [--seed 0] [--only NUMBER ...] [--kinds jsonl,image] [--out benchmarks/fuzz.json]
+    python benchmarks/fuzz.py [--n 10000] [--seed 0] [--start 0] [--only NUMBER ...] [--kinds jsonl,image] [--out benchmarks/fuzz.json]
 
-Case NUMBER of a seed is always the same, so that `--only` repeats a finding. A case fails when anything but a SafeSteerError or an exit
+Case NUMBER of a seed is always the same, so that `--only` repeats a finding. A run that starts where the one in `--out` ended is added to
+it, so that many cases may be run in parts. A case fails when anything but a SafeSteerError or an exit
 of the command line escapes, when a half-written file stays behind, when a file of the user's has changed, or when it takes longer than
 `LONGEST` seconds. Exit code 1 when a case failed.
 """
@@ -106,6 +107,16 @@ def run_case(number: int, seed: int, kinds: dict[str, Any], bases: Any, root: Pa
     return name, f"{wrong.strip()} {bases.note}".strip() if wrong else ""
 
 
+def keep(out: Path, record: dict[str, Any], start: int) -> None:
+    """Writes the outcome, together with that of the cases before it where they were run on their own."""
+    before = json.loads(out.read_text(encoding="utf-8")) if start and out.exists() else {}
+    if before and (before["seed"], before["next"]) == (record["seed"], start):
+        for part in ("cases", "codes"):
+            record[part] = dict(sorted((Counter(before[part]) + Counter(record[part])).items()))
+        record |= {"wrong": before["wrong"] + record["wrong"], "seconds": before["seconds"] + record["seconds"]}
+    out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     """Runs the cases and prints what was found."""
     parser = argparse.ArgumentParser(description="Malformed input through the whole suite.")
@@ -154,11 +165,11 @@ def main() -> int:
     for kind in counts:
         print(f"{kind:10} {counts[kind]:6} cases, {seconds[kind]:7.1f} s, {sum(f['kind'] == kind for f in found)} wrong")
     if bases.codes:
-        print("exit codes of command lines: " + ", ".join(f"{code}: {n}" for code, n in sorted(bases.codes.items())))
+        print("command lines by exit code: " + ", ".join(f"{code}: {n}" for code, n in sorted(bases.codes.items())))
     print(f"{counts.total()} cases of seed {chosen.seed}, {len(found)} wrong, {took:.0f} s")
     if out:
-        record = {"seed": chosen.seed, "cases": dict(counts), "wrong": found, "seconds": round(took)}
-        out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        record = {"seed": chosen.seed, "next": numbers[-1] + 1, "cases": dict(counts), "codes": dict(bases.codes), "wrong": found}
+        keep(out, {**record, "seconds": round(took)}, chosen.start)
     return 1 if found else 0
 
 

@@ -6,25 +6,23 @@ A kind is a function of (rng, the case's folder, Bases). It may raise SafeSteerE
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import io
 import json
 import random
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
-from fuzz_mutation import NAMES, NUMBERS, spoil_bytes, spoil_file, spoil_json, text, value
+from fuzz_commands import NOT_ASKED, command_line, quietly
+from fuzz_mutation import NUMBERS, spoil_bytes, spoil_file, spoil_json, text, value
 from PIL import Image
 
-from safesteer_interp.cli import COMMANDS, main
+from safesteer_interp.cli import COMMANDS
 from safesteer_interp.datasets.registry import load_requests, load_sound
 from safesteer_interp.defenses.defense import Settings
 from safesteer_interp.defenses.registry import defense_class
@@ -41,9 +39,6 @@ from safesteer_interp.tracing.store import Store
 from safesteer_interp.tracing.tracer import Sampling
 
 QUICK = Settings(Sampling(max_new_tokens=3, temperature=0.0), batch_size=8)
-NOT_ASKED = {"mini", "doctor", "submit"}
-"""Commands that train for hours, look at the whole machine, or start jobs elsewhere."""
-SLOW_FLAGS = {"remote", "all", "device", "fresh"}
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO")
 
 
@@ -55,7 +50,7 @@ class Bases:
     note: str = ""
     """What the present case does, for its finding."""
     codes: Counter[str] = field(default_factory=Counter)
-    """Exit codes of the command lines."""
+    """Commands with their exit codes."""
 
     @cached_property
     def planted(self) -> Any:
@@ -119,21 +114,6 @@ class Bases:
             root=root,
             progress=False,
         )
-
-
-def quietly(*arguments: str, stdin: str = "") -> int | str | None:
-    """The command line in this process; its output goes nowhere. Raises AssertionError when it prints a traceback."""
-    out, err, before = io.StringIO(), io.StringIO(), sys.stdin
-    sys.stdin = io.StringIO(stdin)
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            code: int | str | None = main(list(arguments))
-    except SystemExit as stop:
-        code = stop.code
-    finally:
-        sys.stdin = before
-    assert "Traceback" not in out.getvalue() + err.getvalue(), err.getvalue()[-1500:]
-    return code
 
 
 def copied(source: Path, target: Path) -> Path:
@@ -310,66 +290,16 @@ def results(rng: random.Random, folder: Path, bases: Bases) -> None:
 
 
 def command(rng: random.Random, folder: Path, bases: Bases) -> None:
-    """A command line of known flags with odd values."""
-    name = rng.choice(sorted(set(COMMANDS) - NOT_ASKED))
-    words = [name, *positional(rng, name), *flags(rng, name, folder)]
+    """A command line, sound or not, in a folder that mostly holds a result and a trace already."""
+    if rng.random() < 0.7:
+        copied(bases.figures, folder / "figures")
+        copied(bases.root / "run-store", folder / "store")
+    words = command_line(rng, rng.choice(sorted(set(COMMANDS) - NOT_ASKED)))
     lines = "\n".join(text(rng)[:200] for _ in range(2))
     bases.note = " ".join(words)[:400]
     code = quietly(*(w.replace("\0", "") if rng.random() < 0.9 else w for w in words), stdin=lines.encode("utf-8", "replace").decode())
-    bases.codes[str(code)] += 1
+    bases.codes[f"{words[0]} {code}"] += 1
     assert code in (0, 1, 2, 3, None), f"exit code {code} of {words}"
-
-
-def positional(rng: random.Random, name: str) -> list[str]:
-    known = {"list": ["models", "datasets", "sites", "x"], "run": ["prefill_separability", "nope"], "sweep": ["layer_choice"]}
-    choices = [*known.get(name, ["prefill_separability"]), text(rng)[:40]]
-    return [rng.choice(choices)] if rng.random() < 0.8 else []
-
-
-def flags(rng: random.Random, name: str, folder: Path) -> list[str]:
-    """Small settings that keep a command short, then some flags of its dataclass with any value."""
-    module = importlib.import_module(f"safesteer_interp.cli.{COMMANDS[name][0]}")
-    shape = next((c for c in vars(module).values() if dataclasses.is_dataclass(c) and c.__module__ == module.__name__), None)
-    if shape is None:
-        return []
-    hints = get_type_hints(shape)
-    known = {f.name for f in dataclasses.fields(shape)}
-    here = {
-        "model": rng.choice(("planted", "planted", "planted", "planted", "tiny:llama", rng.choice(NAMES))),
-        "out": str(folder / "figures"),
-        "figures": str(folder / "figures"),
-        "store": str(folder / "store"),
-        "requests": rng.choice(("planted", "planted", "user/q.jsonl", "user/q.jsonl", rng.choice(NAMES))),
-        "data": rng.choice(("planted", "planted", "user/q.jsonl", "user/q.jsonl", rng.choice(NAMES))),
-        "limit": "4",
-        "prompt": text(rng)[:300] or "hello",
-        "max_new_tokens": "2",
-        "defense": rng.choice(("none", "ecso", "coca", text(rng)[:20])),
-        "training_pairs": "4",
-        "set": "pairs=4",
-    }
-    words = ["--pairs", "4", "--layers", rng.choice(("0-1", "2", text(rng)[:20]))] if name == "sweep" else []
-    words += [w for key, v in here.items() if key in known for w in (f"--{key.replace('_', '-')}", v)]
-    for flagged in rng.sample(sorted(known - SLOW_FLAGS), min(len(known - SLOW_FLAGS), rng.randrange(3))):
-        words += flag(rng, flagged, hints[flagged], folder)
-    if rng.random() < 0.15:
-        words.append(text(rng)[:30])
-    return words
-
-
-def flag(rng: random.Random, field: str, hint: Any, folder: Path) -> list[str]:
-    """One flag with a value of its type, or with any."""
-    name = f"--{field.replace('_', '-')}"
-    kinds = {hint, *get_args(hint), get_origin(hint)}
-    if bool in kinds:
-        return [name] if rng.random() < 0.9 else [name, text(rng)[:20]]
-    if rng.random() < 0.3:
-        return [name, text(rng)[:60]]
-    if int in kinds or float in kinds:
-        return [name, str(rng.choice((*NUMBERS[:6], -5, 0.25, "nan", "inf", 1e300)))]
-    if Path in kinds:
-        return [name, rng.choice((str(folder / "new"), str(folder / "user/notes.txt"), "user", "nope"))]
-    return [name, rng.choice((*NAMES, "final_norm", "last_prompt", "step:5", "resid_post.45", "9-0", "all"))]
 
 
 KINDS: dict[str, tuple[Callable[[random.Random, Path, Bases], None], int]] = {

@@ -1,11 +1,12 @@
-"""Kills `trace`, `run` and `report` at random moments, and looks whether the same command resumes and ends with the same files.
+"""Kills `trace`, `run`, `compare` and `report` at random moments, and looks whether the same command resumes and ends with the same files.
 
-    python benchmarks/kills.py [--kills 50] [--seed 0] [--out benchmarks/kills.json]
+    python benchmarks/kills.py [--kills 50] [--seed 0] [--only trace,run] [--out benchmarks/kills.json]
 
-Every command first runs to its end once, undisturbed: its files are the yardstick. Then, in a folder of its own, it is started, killed
-(SIGKILL) after a random share of the time it took, and started again, until it has been killed so often as its share of `--kills` asks;
-the last start runs to its end. Nothing may be lost (every file of the yardstick is there, with its bytes), nothing doubled (no further
-file, no half-written one). `compare` joins as soon as the command exists. Exit code 1 when anything differs.
+Every command first runs to its end once, undisturbed: its files are the yardstick. Then, in a folder of its own, it is started and
+killed (SIGKILL) after a random share of the time it took, again and again. Whenever it comes to its end before the kill, its files are
+compared and it starts anew in an empty folder, so that every kill meets work. Nothing may be lost (every file of the yardstick is
+there, with its bytes) and nothing doubled (no further file, no half-written one). Commands are forked from a process that has imported
+what they need, so that kills fall into their work and not into imports. Exit code 1 when anything differs.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import json
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
-from safesteer_interp.cli import COMMANDS
+from safesteer_interp.cli import main
 
 PLANTED = ["--model", "planted", "--store", "store"]
 RUN = ["run", "prefill_separability", *PLANTED, "--out", "figures", "--set", "pairs=8"]
@@ -30,29 +32,60 @@ SCRIPTS: dict[str, list[list[str]]] = {
     "trace": [["trace", *PLANTED, "--requests", "planted", "--sites", "all", "--reads", "last_prompt"]],
     "run": [RUN],
     "report": [RUN, ["report", "--figures", "figures"]],
-}
+    "compare": [["compare", "--model", "planted", "--defenses", "ecso", "--benchmarks", "planted", "--pairs", "6", "--seeds", "0",
+                 "--max-new-tokens", "4", "--batch-size", "8", "--cost-sample", "0"]],
+}  # fmt: skip
 """Command -> what is run; the last line is the one that is killed, those before it are run to their end first."""
-if "compare" in COMMANDS:
-    SCRIPTS["compare"] = [["compare", *PLANTED, "--requests", "planted", "--limit", "16", "--max-new-tokens", "4"]]
 RUN_FACTS = ("run.json", ".lock", ".pid", ".log")
 """Names (or their ends) of files about the run itself: when it ran, who holds a lock. They differ by design."""
+HEAVY = ("torch", "transformers", "nnsight", "pandas", "sklearn.linear_model", "matplotlib.pyplot", "safesteer_interp.runner.execute",
+         "safesteer_interp.report.render", "safesteer_interp.report.gallery", "safesteer_interp.models.planted")  # fmt: skip
 
 
-def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """The command in a process of its own, in a cache of its own."""
-    environment = {**os.environ, "SAFESTEER_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
-    words = [sys.executable, "-m", "safesteer_interp", *command]
-    return subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def start(command: list[str], folder: Path) -> int:
+    """The command in a forked process of its own, in a cache of its own; its id. What it says goes to `<folder>.said`."""
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        os.chdir(folder)
+        os.environ |= {"SAFESTEER_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+        said = os.open(folder.with_suffix(".said"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        code = main(command)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 70
+    finally:
+        os._exit(code)
+
+
+def ended(child: int, seconds: float | None = None) -> int | None:
+    """Waits for a process; its exit code, or None when it still runs after so many seconds."""
+    until = None if seconds is None else time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG if until is not None else 0)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if until is not None and time.monotonic() >= until:
+            return None
+        time.sleep(0.002)
 
 
 def finish(command: list[str], folder: Path) -> float:
     """Runs a command to its end; seconds it took. Raises SystemExit, with its last words, when it fails."""
     begun = time.monotonic()
-    process = start(command, folder)
-    _, errors = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {errors.decode(errors='replace')[-800:]}")
+    check(ended(start(command, folder)), command, folder)
     return time.monotonic() - begun
+
+
+def check(code: int | None, command: list[str], folder: Path) -> None:
+    if code:
+        said = folder.with_suffix(".said").read_text(encoding="utf-8", errors="replace")
+        raise SystemExit(f"{' '.join(command)} ended with {code}: {said[-800:]}")
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -70,33 +103,44 @@ def content(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def try_kills(name: str, kills: int, rng: random.Random, root: Path) -> tuple[int, list[str]]:
-    """(kills that met a running process, what differs from the undisturbed run)."""
-    whole, killed = root / f"{name}-whole", root / f"{name}-killed"
-    *before, command = SCRIPTS[name]
-    for folder in (whole, killed):
-        folder.mkdir()
-        for step in before:
-            finish(step, folder)
-    took = finish(command, whole)
-    met = 0
-    for _ in range(kills):
-        process = start(command, killed)
-        try:
-            process.wait(rng.uniform(0.2, 1.0) * took)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            met += 1
-        process.communicate()
-    finish(command, killed)
-    expected, found = files_of(whole), files_of(killed)
+def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+    """What was lost, doubled or changed."""
     wrong = [f"lost: {path}" for path in expected if path not in found]
     wrong += [f"further: {path}" for path in found if path not in expected]
-    wrong += [f"differs: {path}" for path in expected if path in found and found[path] != expected[path]]
-    return met, [f"{name}: {what}" for what in wrong]
+    return wrong + [f"differs: {path}" for path in expected if path in found and found[path] != expected[path]]
 
 
-def main() -> int:
+def try_kills(name: str, kills: int, rng: random.Random, root: Path) -> tuple[int, list[str]]:
+    """(times it came to its end, what differed then from the undisturbed run)."""
+    *before, command = SCRIPTS[name]
+    fresh, whole, killed = (root / f"{name}-{what}" for what in ("fresh", "whole", "killed"))
+    fresh.mkdir()
+    for step in before:
+        finish(step, fresh)
+    shutil.copytree(fresh, whole)
+    took = finish(command, whole)
+    expected = files_of(whole)
+    shutil.copytree(fresh, killed)
+    met, ends = 0, 0
+    wrong: list[str] = []
+    while True:
+        child = start(command, killed)
+        code = ended(child, rng.uniform(0.02, 1.0) * took if met < kills else None)
+        if code is None:
+            os.kill(child, signal.SIGKILL)
+            ended(child)
+            met += 1
+            continue
+        check(code, command, killed)
+        ends += 1
+        wrong += differences(expected, files_of(killed))
+        if met >= kills:
+            return ends, [f"{name}: {what}" for what in wrong]
+        shutil.rmtree(killed)
+        shutil.copytree(fresh, killed)
+
+
+def run() -> int:
     """Prints a line per command and a summary."""
     parser = argparse.ArgumentParser(description="Kills at random moments.")
     parser.add_argument("--kills", type=int, default=50)
@@ -104,25 +148,28 @@ def main() -> int:
     parser.add_argument("--only", default="", help="commands, by commas")
     parser.add_argument("--out", type=Path, default=None)
     chosen = parser.parse_args()
+    for module in HEAVY:
+        import_module(module)
     root, begun = Path(tempfile.mkdtemp(prefix="safesteer-kills-")), time.monotonic()
     names = chosen.only.split(",") if chosen.only else list(SCRIPTS)
-    outcome: dict[str, int] = {}
+    outcome: dict[str, dict[str, int]] = {}
     wrong: list[str] = []
     try:
         for number, name in enumerate(names):
             share = chosen.kills // len(names) + (number < chosen.kills % len(names))
-            met, differing = try_kills(name, share, random.Random(f"{chosen.seed}-{name}"), root)
-            outcome[name] = met
+            ends, differing = try_kills(name, share, random.Random(f"{chosen.seed}-{name}"), root)
+            outcome[name] = {"kills": share, "ends": ends}
             wrong += differing
-            print(f"{name}: killed {met} times while running, of {share}; {len(differing)} differences", flush=True)
+            print(f"{name}: killed {share} times, came to its end {ends} times; {len(differing)} differences", flush=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    print("\n".join([*wrong, f"{sum(outcome.values())} kills of seed {chosen.seed}, {len(wrong)} wrong, {time.monotonic() - begun:.0f} s"]))
+    seconds, count = time.monotonic() - begun, sum(each["kills"] for each in outcome.values())
+    print("\n".join([*wrong, f"{count} kills of seed {chosen.seed}, {len(wrong)} wrong, {seconds:.0f} s"]))
     if chosen.out:
-        record = {"seed": chosen.seed, "kills": outcome, "wrong": wrong, "seconds": round(time.monotonic() - begun)}
+        record = {"seed": chosen.seed, "commands": outcome, "wrong": wrong, "seconds": round(seconds)}
         chosen.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

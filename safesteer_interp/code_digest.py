@@ -91,7 +91,7 @@ class _Closure:
             nodes = list(source.definitions[symbol] if symbol else source.statements)
             if unit == root:
                 nodes = [_without_constructors(node) if isinstance(node, ast.ClassDef) else node for node in nodes]
-            self.written[unit] = f"{symbol}: " + "".join(map(_canonical, nodes))
+            self.written[unit] = f"{symbol}: " + "".join(map(canonical, nodes))
             units += {found for node in nodes for found in _mentions(node, module, source)}
 
     def _is_own(self, module: str) -> bool:
@@ -263,26 +263,29 @@ def _without_constructors(node: ast.ClassDef) -> ast.ClassDef:
     return ast.ClassDef(node.name, node.bases, node.keywords, body, node.decorator_list)
 
 
-def _canonical(node: object) -> str:
-    """A node as text that changes when the code does, and not with layout, comments, docstrings, annotations or Python's version."""
+def canonical(node: object) -> str:
+    """A node, or a list of statements, as text that changes when the code does.
+
+    Layout, comments, docstrings, annotations of functions, error sentences and Python's version change nothing.
+    """
     if isinstance(node, list):
-        return "[" + ",".join(_canonical(part) for part in _without_strings(node)) + "]"
+        return "[" + ",".join(canonical(part) for part in _without_strings(node)) + "]"
     if isinstance(node, ast.Constant):
         return f"{type(node.value).__name__} {node.value!r}"
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-        return f"Raise({_canonical(node.exc.func)})"  # what the sentence says changes no result
+        return f"Raise({canonical(node.exc.func)})"  # what the sentence says changes no result
     if not isinstance(node, ast.AST):
         return repr(node)
     skipped = ("ctx", "type_comment", "returns", *(("annotation",) if isinstance(node, ast.arg) else ()))
     found = [(name, value) for name, value in ast.iter_fields(node) if name not in skipped and value is not None and value != []]
-    return f"{type(node).__name__}({','.join(f'{name}={_canonical(value)}' for name, value in found)})"
+    return f"{type(node).__name__}({','.join(f'{name}={canonical(value)}' for name, value in found)})"
 
 
 def _without_strings(nodes: Iterable[object]) -> list[object]:
     """Statements that are not mere strings."""
-    return [node for node in nodes if not is_string(node)]
+    return [node for node in nodes if not _is_string(node)]
 
 
-def is_string(node: object) -> bool:
+def _is_string(node: object) -> bool:
     """Whether a statement is a mere string: the docstring of a module, class or function, or the text under a field."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

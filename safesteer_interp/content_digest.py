@@ -19,6 +19,7 @@ from typing import Any
 
 from safesteer_interp.code_digest import has_source, source_digest
 from safesteer_interp.errors import UsageError
+from safesteer_interp.files import digest
 from safesteer_interp.loaded_code import closes_over_values, is_current, loaded_record
 
 
@@ -27,7 +28,7 @@ def content_digest(value: object, what: str = "value") -> str:
 
     `what` names the value in the sentence of the UsageError that is raised for anything else.
     """
-    return _hash(record_of(value, what))
+    return digest(record_of(value, what))
 
 
 def object_digest(thing: object, what: str) -> str:
@@ -37,7 +38,7 @@ def object_digest(thing: object, what: str) -> str:
     names += [name for name in getattr(thing, "__dict__", {}) if name not in names and not name.startswith("_")]
     own = [name for name in names if not isinstance(inspect.getattr_static(cls, name, None), cached_property)]
     parts = {name: record_of(getattr(thing, name), f"`{name}` of {what}") for name in own}
-    return _hash({"code": loaded_digest(cls), "fields": parts})
+    return digest({"code": loaded_digest(cls), "fields": parts})
 
 
 @lru_cache(maxsize=1024)
@@ -49,7 +50,7 @@ def loaded_digest(thing: type | FunctionType) -> str:
     """
     if has_source(thing) and is_current(thing):
         return source_digest(thing)
-    return _hash(loaded_record(thing, record_of))
+    return digest(loaded_record(thing, record_of))
 
 
 def record_of(value: Any, what: str) -> Any:
@@ -82,10 +83,6 @@ def record_of(value: Any, what: str) -> Any:
         f"{what} is a {type(value).__module__}.{type(value).__qualname__}, whose content cannot be hashed, so results made "
         "with it could not be told from others; use numbers, text, tensors, dataclasses or functions, or give its class a `fingerprint()`."
     )
-
-
-def _hash(record: Any) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _sorted(records: Any) -> list[Any]:

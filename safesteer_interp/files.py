@@ -174,28 +174,17 @@ def sha256_of(path: Path) -> str:
 
 
 def digest(record: Any) -> str:
-    """Hex SHA-256 of a record of plain values, enums, arrays and tensors (by their bytes), independent of key order.
+    """Hex SHA-256 of what JSON can hold, independent of the order of keys.
 
-    Raises UsageError for anything else: how an object prints says too little, or too much, about what it is.
+    Raises UsageError for anything else: how an object prints says too little, or too much, about what it is. For arrays, tensors and
+    objects there is `content_digest`, which makes such a record of them.
     """
-    text = json.dumps(record, sort_keys=True, ensure_ascii=False, default=_by_content)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(json.dumps(record, sort_keys=True, default=_refuse).encode()).hexdigest()
 
 
-def _by_content(value: Any) -> Any:
-    """What JSON has no form for: an array or tensor as its type, shape and the hash of its bytes."""
-    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
-        raise UsageError(
-            f"a {type(value).__name__} cannot be part of a key; give it as numbers, text, lists, dicts, arrays or tensors instead."
-        )
-    array = value
-    if hasattr(value, "detach"):  # a tensor; numpy has no bfloat16, which double holds exactly
-        held = value.detach().cpu()
-        array = (held.double() if str(value.dtype) == "torch.bfloat16" else held).numpy()
-    if array.dtype.hasobject:
-        raise UsageError("an array of Python objects cannot be part of a key; give numbers or text.")
-    content = array.tobytes()
-    return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": hashlib.sha256(content).hexdigest()}
+def _refuse(value: Any) -> Any:
+    kind = type(value).__name__
+    raise UsageError(f"{kind} objects cannot be part of a key as they are; give numbers, text, lists or dicts, or the `content_digest`.")
 
 
 def digest_files(root: Path, patterns: tuple[str, ...], *, without: tuple[str, ...] = ()) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import tempfile
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from safesteer_interp.errors import InputError
-from safesteer_interp.files import read_tensors, tensor_path, write_tensors
+from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.files import digest, read_tensors, safe_name, tensor_path, write_bytes, write_tensors
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float64).reshape(2, 3).T / 7,
@@ -61,3 +67,34 @@ def test_missing_damaged_changed_and_foreign_files_are_named(tmp_path: Path) -> 
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(InputError, match="cannot be read"):
         read_tensors(tmp_path / "folder", "thing/1")
+
+
+def test_the_hash_of_a_record_follows_its_content_and_refuses_what_json_cannot_hold() -> None:
+    assert digest({"a": 1, "b": ["é", None]}) == digest({"b": ["é", None], "a": 1})
+    assert len({digest(x) for x in ({"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": [1]}, {"a": True}, {"b": 1})}) == 6
+    for value in (object(), np.arange(3), Path("x"), {1, 2}, b"x"):
+        with pytest.raises(UsageError, match=f"{type(value).__name__} objects cannot be part of a key as they are"):
+            digest({"a": value})
+
+
+FAILING = ("tempfile.mkstemp", "os.fdopen", "os.fsync", "pathlib.Path.chmod", "pathlib.Path.replace")
+"""Every call a write makes that a disk can refuse."""
+
+
+@given(
+    before=st.none() | st.binary(max_size=40),
+    after=st.binary(max_size=40),
+    failing=st.none() | st.sampled_from(FAILING),
+    number=st.sampled_from((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS)),
+    name=st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=30).map(safe_name),
+)
+def test_a_write_is_whole_or_not_at_all(before: bytes | None, after: bytes, failing: str | None, number: int, name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        if before is not None:
+            path.write_bytes(before)
+        refusal = mock.patch(failing, side_effect=OSError(number, "the disk says no")) if failing else nullcontext()
+        with refusal, pytest.raises(InputError, match=r"written|space") if failing else nullcontext():
+            write_bytes(path, after)
+        expected = before if failing else after
+        assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == ({} if expected is None else {name: expected})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,29 @@ def test_pictures_are_turned_upright(orientation: int, suffix: str, tmp_path: Pa
     assert seen.tobytes() == upright.tobytes()
     bytes_alone = hashlib.sha256(path.read_bytes()).hexdigest()
     assert (ImageFile(path).key() == bytes_alone) == (orientation == 1)  # what was traced unturned is another picture
+
+
+TURNS = {
+    1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1), 8: np.rot90,
+}  # fmt: skip
+"""What a viewer does with stored pixels for each value of the orientation tag (EXIF 2.32, 4.6.4 A)."""
+
+
+@given(st.sampled_from(("RGB", "RGBA", "L", "LA")), st.sampled_from(tuple(TURNS)), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+def test_any_mode_size_and_orientation_is_seen_as_a_viewer_shows_it(mode: str, turn: int, width: int, height: int, seed: int) -> None:
+    """The expected pixels are computed here, without Pillow: colour over white by opacity, then turned."""
+    stored = np.random.default_rng(seed).integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
+    picture = Image.fromarray(stored[..., 0] if mode == "L" else stored, mode)
+    exif = picture.getexif()
+    exif[ORIENTATION] = turn
+    with tempfile.TemporaryDirectory() as folder:
+        picture.save(Path(folder) / "x.png", exif=exif)
+        seen = np.asarray(ImageFile(Path(folder) / "x.png").load(), dtype=float)
+    colour = stored[..., :3] if mode.startswith("RGB") else np.repeat(stored[..., :1], 3, axis=2)
+    opacity = stored[..., -1:] / 255 if mode.endswith("A") else np.ones((height, width, 1))
+    expected = TURNS[turn](colour * opacity + 255 * (1 - opacity))
+    assert seen.shape == expected.shape and np.abs(seen - expected).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])

@@ -135,7 +135,7 @@ class Chat:
         """The requests to fit on; says how long it may take where the model has not read them yet."""
         from safesteer_interp.tracing.spec import TraceSpec, pick
 
-        name = self.training or ("planted" if mllm.name == "planted" else "bundled")
+        name = self.training or mllm.usual_dataset
         requests = choose_requests(name, data_root=self.data_root)
         if not mllm.takes_images:
             requests = [request for request in requests if request.image is None]

@@ -44,7 +44,8 @@ def load_benchmarks(asked: Compare) -> list[Benchmark]:
     if "all" in names:
         root = asked.data_root or data_root()
         names = [name for name, entry in DATASETS.items() if entry.folder is None or (root is not None and (root / entry.folder).is_dir())]
-        names = [name for name in names if DATASETS[name].known_answer == (asked.model == "planted")]
+        closed = asked.model in DATASETS and DATASETS[asked.model].known_answer  # a model with known answers has a world of its name
+        names = [name for name in names if DATASETS[name].known_answer == closed]
     found = []
     for name in dict.fromkeys(names):
         try:
@@ -105,7 +106,7 @@ class Work:
             self._leave_out_white_boxes()
         for choice in self.chosen.values():
             choice.check(self.settings, None if isinstance(self.mllm, ServedMLLM) else self.mllm)
-        self.training = self.asked.training or ("planted" if self.mllm.name == "planted" else "bundled")
+        self.training = self.asked.training or self.mllm.usual_dataset
         self.benchmarks = []
         for benchmark in self.given:
             # Trained methods have seen the other parts of the data they are fitted on; of all other data nothing was seen.

@@ -53,9 +53,9 @@ def fields() -> Rows:
 def tracers() -> Rows:
     """The engines that read and edit states; all give the same numbers."""
     what = {
-        "nnsight": "default; local, or remote on NDIF with --remote",
+        "nnsight": "local, or remote on NDIF with --remote",
         "transformer_lens": "the bridge: named hook points (no adapter for PaliGemma)",
-        "hooks": "plain torch forward hooks: the yardstick",
+        "hooks": "default; plain torch forward hooks: the yardstick",
     }
     from safesteer_interp.tracing.tracer import TRACERS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safesteer_interp.cli.command import Positional, emit_json, parse, say
-from safesteer_interp.cli.settings import Settings, overrides
+from safesteer_interp.cli.run_flags import RunFlags, overrides
 from safesteer_interp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run(Settings):
+class Run(RunFlags):
     """Make the figures, tables and claims of analyses, in figures/<analysis>/<model>/: the shipped ones, and yours in ./analyses.
 
     Finished and unchanged analyses are left alone; an interrupted run resumes; one failure stops no other.
@@ -45,13 +45,13 @@ class Run(Settings):
         return execute(self, self.ids, overrides(self.set), draw=not self.no_render, rehearsal=not self.no_rehearsal)
 
 
-def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], *, draw: bool = True, rehearsal: bool = True) -> int:
-    """Runs or plans with these settings and prints the outcome."""
+def execute(flags: RunFlags, ids: Sequence[str], parameters: dict[str, Any], *, draw: bool = True, rehearsal: bool = True) -> int:
+    """Runs or plans with these flags and prints the outcome."""
     from safesteer_interp import runner
 
-    if settings.dry_run:
-        planned = runner.plan(ids, overrides=parameters, **settings.for_runner())
-        if settings.json:
+    if flags.dry_run:
+        planned = runner.plan(ids, overrides=parameters, **flags.for_runner())
+        if flags.json:
             emit_json(planned.record())
         else:
             from rich.filesize import decimal
@@ -65,9 +65,9 @@ def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], 
             print(f"{len(planned.groups)} traces to make, {decimal(planned.n_bytes)}")
         return 0
     render = render_folder if draw else None
-    options = settings.for_runner()
-    report = runner.run(ids, overrides=parameters, fresh=settings.fresh, render=render, rehearsal=rehearsal, **options)
-    if settings.json:
+    options = flags.for_runner()
+    report = runner.run(ids, overrides=parameters, fresh=flags.fresh, render=render, rehearsal=rehearsal, **options)
+    if flags.json:
         emit_json(report.record())
     else:
         print(report)
@@ -76,13 +76,13 @@ def execute(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], 
     return report.exit_code
 
 
-def share(settings: Settings, ids: Sequence[str], parameters: dict[str, Any], part: str) -> int:
+def share(flags: RunFlags, ids: Sequence[str], parameters: dict[str, Any], part: str) -> int:
     """Makes one part of the traces and says how much that was."""
     from safesteer_interp.runner import trace_share
     from safesteer_interp.tracing.parts import Share
 
-    made = trace_share(ids, share=Share.parse(part), overrides=parameters, **settings.for_runner())
-    emit_json({"part": part, "shards": made}) if settings.json else say(f"part {part}: {made} shards made.")
+    made = trace_share(ids, share=Share.parse(part), overrides=parameters, **flags.for_runner())
+    emit_json({"part": part, "shards": made}) if flags.json else say(f"part {part}: {made} shards made.")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from safesteer_interp.cli.command import Positional, emit_json, say
 from safesteer_interp.cli.run import execute, render_folder
-from safesteer_interp.cli.settings import Settings
+from safesteer_interp.cli.run_flags import RunFlags
 from safesteer_interp.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sweep(Settings):
+class Sweep(RunFlags):
     """Run one analysis over ranges of its parameters, each given as a flag of its own: --layers 0-29 --widths 1,2,4.
 
     All layers and reads come from one stored trace, so a sweep costs hardly more than a single setting. `safesteer sweep ANALYSIS
@@ -40,19 +40,19 @@ def main(arguments: Sequence[str]) -> int:
         shipped = discover()
         for asked in [shipped[word] for word in arguments if word in shipped][:1]:
             print(parameter_help(asked), end="\n\n")
-    settings, rest = tyro.cli(
+    flags, rest = tyro.cli(
         Sweep, prog="safesteer sweep", args=list(arguments), return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    known = discover(settings.analyses)
-    for cause in known.failing([settings.id]).values():
+    known = discover(flags.analyses)
+    for cause in known.failing([flags.id]).values():
         raise cause
-    ranges = parse_ranges(rest, known.choose([settings.id])[0])
-    if settings.dry_run:
-        return execute(settings, [settings.id], {f"{settings.id}.{name}": value for name, value in ranges.items()})
+    ranges = parse_ranges(rest, known.choose([flags.id])[0])
+    if flags.dry_run:
+        return execute(flags, [flags.id], {f"{flags.id}.{name}": value for name, value in ranges.items()})
     from safesteer_interp.runner import sweep
 
-    report = sweep(settings.id, ranges, fresh=settings.fresh, render=render_folder, **settings.for_runner())
-    emit_json(report.record()) if settings.json else print(report)
+    report = sweep(flags.id, ranges, fresh=flags.fresh, render=render_folder, **flags.for_runner())
+    emit_json(report.record()) if flags.json else print(report)
     for result in (r for one in report.runs for r in one.failed if r.detail):
         say(result.detail)
     return report.exit_code

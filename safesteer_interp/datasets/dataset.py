@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from safesteer_interp.requests import Request
 
+USUAL = "bundled"
+"""The data set that every real model is measured on unless another is named; folders of results leave its name out."""
+
 
 @dataclass(frozen=True)
 class Dataset:

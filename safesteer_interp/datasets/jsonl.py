@@ -25,7 +25,7 @@ FIELDS: dict[str, str] = {
     "attack": "TEXT, CB, SD, TYPO, SD_TYPO or none; missing: by form (without image TEXT, with one CB), harmless rows as their partners",
     "scenario": "a category of your own, e.g. 06-Fraud",
     "pair": "a name that a harmful row shares with its harmless twin in the same form; missing: the row is a pair of its own",
-    "split": "train, validation or test; missing: 50, 15 and 35 % of the pairs, by the hash of their name",
+    "split": "fit, validation or test; missing: 50, 15 and 35 % of the pairs, by the hash of their name",
     "intent": "the activity spelled out, for judges; missing: the text",
 }
 """Field -> what it means (`safesteer list fields`)."""

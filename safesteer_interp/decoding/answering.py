@@ -112,8 +112,8 @@ def _served(mllm: ServedMLLM, asks: Sequence[Ask], sampling: Sampling, size: int
             raise UsageError(f"{mllm.name} is behind a server, which gives neither states nor logits; this method needs them.")
     for start in range(0, len(asks), size):
         some = asks[start : start + size]
-        limits = {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens}
-        texts = mllm.answer([ask.request for ask in some], [ask.seed for ask in some], **limits)
+        temperature, longest = sampling.temperature, sampling.max_new_tokens
+        texts = mllm.answer([a.request for a in some], [a.seed for a in some], temperature=temperature, max_tokens=longest)
         yield list(range(start, start + len(some))), [Decoded(mllm.tokenizer(text)["input_ids"], text=text) for text in texts]
 
 

@@ -74,7 +74,8 @@ class PromptMemory:
 
     def _held(self, keys: Sequence[str]) -> tuple[list[tuple[Reading, list[int]]], list[int]]:
         """The readings that hold some of the prompts with the places of those they are taken for, and the places of all others."""
-        left, parts = list(range(len(keys))), []
+        left = list(range(len(keys)))
+        parts: list[tuple[Reading, list[int]]] = []
         # Where one pass holds them all, only its rows lie side by side without further padding.
         latest = list(reversed(self.readings))  # of equals the latest comes first
         for reading in sorted(latest, key=lambda held: sum(key in held.rows for key in keys), reverse=True):

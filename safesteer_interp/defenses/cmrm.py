@@ -87,7 +87,8 @@ class CMRM(StagedDefense):
         return (self._edit({site: shift.double().numpy() for site, shift in self.shifts.items()}),)
 
     def _edit(self, shifts: Mapping[Site, np.ndarray]) -> Edit:
-        moves, before = {}, 0.0
+        moves: dict[Site, Any] = {}
+        before: Any = 0.0
         for site, shift in shifts.items():
             moves[site] = vector(self.alpha * (shift - before))
             before = shift if self.increments else before

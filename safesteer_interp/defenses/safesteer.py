@@ -147,8 +147,7 @@ class SafeSteer(StagedDefense):
         """Control: an alignment vector of the same length in a random direction."""
         if self.vector is None:
             raise UsageError("this SafeSteer has no alignment vector to replace.")
-        drawn = torch.randn(self.vector.d, generator=torch.Generator().manual_seed(seed))
-        return replace(self, vector=replace(self.vector, mu=drawn / drawn.norm() * self.vector.mu.norm()))
+        return replace(self, vector=self.vector.random(seed))
 
     def guard(self, mllm: MLLM) -> None:
         """Raise UsageError when probe or vector belong to another model, site or template, or when the sign test forbids guiding."""

@@ -34,7 +34,7 @@ class Count:
         mask = kwargs.get("attention_mask")
         whole = mask is not None and getattr(mask, "ndim", 0) == 2 and mask.shape[-1] == width
         self.forwards += rows
-        self.tokens += int(mask.sum()) if whole else rows * width
+        self.tokens += int(mask.sum()) if mask is not None and whole else rows * width
 
 
 @contextmanager

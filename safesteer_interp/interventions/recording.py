@@ -93,8 +93,8 @@ def record(mllm: MLLM, request: Request) -> Recording:
         cache = DynamicCache()  # without a config: sliding layers too keep every token
         inputs = prompt_inputs(mllm.model, batch.inputs, cache) | {"logits_to_keep": 1}
         mllm.model(**inputs)
-    found.keys = [layer.keys for layer in cache.layers]  # type: ignore[misc]
-    found.values = [layer.values for layer in cache.layers]  # type: ignore[misc]
+    found.keys = [layer.keys for layer in cache.layers]
+    found.values = [layer.values for layer in cache.layers]
     return found
 
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel
 
+from safesteer_interp.content_digest import record_of
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import sha256_of
 
@@ -80,7 +81,15 @@ def processor_digest(processor: Any) -> str:
         "images": None if images is None else [type(images).__name__, _plain(images.to_dict())],
         "settings": {k: v for k, v in sorted(vars(processor).items()) if isinstance(v, (str, int, float, bool))},
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(_text(parts, "the processor")).hexdigest()
+
+
+def _text(settings: Any, what: str) -> bytes:
+    """Settings as JSON; what JSON has no form for (a number format, an array, an enum) by its content.
+
+    Raises UsageError for anything whose content cannot be known: how it prints may name an address, or cut an array short.
+    """
+    return json.dumps(settings, sort_keys=True, default=lambda value: record_of(value, f"a setting in {what} of the model")).encode()
 
 
 def _rules(backend: Tokenizer) -> str:
@@ -110,7 +119,7 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
     config = model.config.to_dict()
     for unstable in ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"):
         config.pop(unstable, None)
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(_text(config, "the config"))
     digest.update(str(model.dtype).encode())
     digest.update(processor_digest(processor).encode())
     return digest.hexdigest()

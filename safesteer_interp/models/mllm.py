@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from safesteer_interp.datasets.dataset import USUAL
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.anatomy import Anatomy
 from safesteer_interp.models.checks import check_layout
@@ -40,6 +41,11 @@ class MLLM(Anatomy):
     """Tracers built for this model, kept because two of them copy the module tree (`tracing.load_tracer`)."""
     prompts: Any = field(default=None, init=False, repr=False, compare=False)
     """Prompts it has read, while a block of `decoding.remembering_prompts` is open."""
+
+    @property
+    def usual_dataset(self) -> str:
+        """The data set that is meant where none is named: the closed world of a model with known answers, else the bundled benchmark."""
+        return self.name if self.known_answer else USUAL
 
     @classmethod
     def of(

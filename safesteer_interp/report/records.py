@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safesteer_interp.datasets.dataset import USUAL
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import read_json
-from safesteer_interp.report.claims import seen
+from safesteer_interp.report.claims import CONTROL_WORDS, VERDICTS, seen
 from safesteer_interp.report.render import COLUMN
 from safesteer_interp.report.tables import FEW_NOTE, has_flags, merged
-from safesteer_interp.runner.folders import RECORD, STATUS_FILES, USUAL
+from safesteer_interp.runner.folders import RECORD, STATUS_FILES
 from safesteer_interp.runner.tables import table_files
 
 SHOWN_ROWS = 150
@@ -97,9 +98,19 @@ _ABOUT = {"id": str, "title": str, "question": str, "replicates": str, "cites": 
 def _check_kinds(about: dict[str, Any], entry: Entry) -> None:
     """Raises TypeError for a record whose fields are there and of another kind: they are sorted, counted and grouped by."""
     fields = [(about[name], kind, name) for name, kind in _ABOUT.items()]
-    fields += [(entry.model, str, "model"), (entry.dataset, str, "data"), *((c["verdict"], str, "verdict") for c in entry.claims)]
+    fields += [(entry.model, str, "model"), (entry.dataset, str, "data")]
+    fields += [
+        (c[name], str, f"{name} of a claim")
+        for c in entry.claims
+        for name in ("id", "statement", "verdict", "reason", "unit", "note", "kind")
+    ]
     if wrong := [name for value, kind, name in fields if not isinstance(value, kind)]:
         raise TypeError(f"{wrong[0]} is of another kind")
+    known = [(c["verdict"], VERDICTS) for c in entry.claims] + [
+        (k["kind"], tuple(CONTROL_WORDS)) for c in entry.claims for k in c["controls"]
+    ]
+    if unknown := [word for word, words in known if word not in words]:
+        raise ValueError(f"{unknown[0]!r} is no verdict or control")
 
 
 def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, Any], Entry]:

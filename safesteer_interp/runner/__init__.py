@@ -8,7 +8,7 @@
 - `RunReport`: what all did
 - `PlanReport`: a plan
 - `Session`: a model with its traces and data
-- `Settings`: how it is made
+- `RunSettings`: how it is made
 - `trace_share`: one share of its traces, for several machines
 - `sweep`: one analysis over a grid of parameters
 - `SweepReport`: its table
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from safesteer_interp.runner.execute import Renderer, plan, run
     from safesteer_interp.runner.results import AnalysisResult, RunReport
     from safesteer_interp.runner.schedule import PlanReport
-    from safesteer_interp.runner.session import Session, Settings
+    from safesteer_interp.runner.session import RunSettings, Session
     from safesteer_interp.runner.sharing import trace_share
     from safesteer_interp.runner.sweeping import SweepReport, sweep
     from safesteer_interp.runner.verification import Moved, VerifyReport, verify
@@ -40,7 +40,7 @@ __getattr__, __dir__, __all__ = attach(
         "execute": ("plan", "run", "Renderer"),
         "results": ("AnalysisResult", "RunReport"),
         "schedule": ("PlanReport",),
-        "session": ("Session", "Settings"),
+        "session": ("Session", "RunSettings"),
         "sharing": ("trace_share",),
         "sweeping": ("sweep", "SweepReport"),
         "verification": ("verify", "VerifyReport", "Moved"),

@@ -26,7 +26,7 @@ from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.rehearsal import rehearse
 from safesteer_interp.runner.results import MEASURE_ERRORS, AnalysisResult, RunReport
 from safesteer_interp.runner.schedule import Job, PlanReport, TimeLeft, make_jobs
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings, Session
 from safesteer_interp.runner.tables import table_text
 from safesteer_interp.tracing.demand import Want
 
@@ -52,7 +52,7 @@ def run(
 ) -> RunReport:
     """Runs the analyses asked for (none asked: all) and writes `out/<analysis>/<model>/`.
 
-    `settings` are the fields of `session.Settings` (model, data, data_root, store, device, ...). `overrides` sets parameters:
+    `settings` are the fields of `session.RunSettings` (model, data, data_root, store, device, ...). `overrides` sets parameters:
     {"layer_choice.pairs": "20"} for one analysis, {"seed": 1} for all that have the field. A finished analysis whose inputs and
     files are unchanged is left alone unless `fresh`; one that fails is reported at the end and stops no other, and so is a request
     that cannot be used. `folder` holds analyses of your own, besides the shipped ones and those in ./analyses; `subfolder` is a
@@ -61,7 +61,7 @@ def run(
     Raises UsageError for an unknown analysis, parameter or profile, InputError for a model that cannot be loaded.
     """
     started = time.monotonic()
-    session = session or Session(Settings(**settings))
+    session = session or Session(RunSettings(**settings))
     known, wanted = discover(folder), list(ids)
     jobs = make_jobs(session, known.choose(wanted), profile, out, overrides or {}, subfolder)
     say = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False) if session.settings.progress else Console(quiet=True)
@@ -101,7 +101,7 @@ def plan(
     **settings: Any,
 ) -> PlanReport:
     """What `run` with the same arguments would trace; makes nothing. Raises as `run` does."""
-    session = session or Session(Settings(**settings))
+    session = session or Session(RunSettings(**settings))
     jobs = make_jobs(session, discover(folder).choose(ids), profile, out, overrides or {})
     specs = [spec for job in jobs if not job.excuse for spec in job.specs]
     return PlanReport(session.missing(specs), int(session.model.width), jobs)

@@ -12,14 +12,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from safesteer_interp.datasets.dataset import USUAL
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import read_json, safe_name
 
 RECORD = "provenance.json"
 STATUS_FILES = ("failed.json", "skipped.json")
 """What is left in place of a result, or beside an older one, when there is none."""
-USUAL = "bundled"
-"""The data set whose name is left out of a folder's."""
 
 
 def folder_name(model: str, dataset: str = USUAL, *, usual: str = USUAL) -> str:

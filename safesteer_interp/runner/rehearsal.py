@@ -19,7 +19,7 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.params import as_record
 from safesteer_interp.runner.results import MEASURE_ERRORS
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings, Session
 from safesteer_interp.runner.source import measuring_code
 
 MODEL = "planted"
@@ -51,7 +51,7 @@ def rehearse(analysis: Analysis, p: Any) -> None:
 def _perform(analysis: Analysis, p: Any, place: Path) -> None:
     from safesteer_interp.plotting import style
 
-    settings = Settings(model=MODEL, data=f"{MODEL}:n_pairs={PAIRS}", store=place / "traces", progress=False)
+    settings = RunSettings(model=MODEL, data=f"{MODEL}:n_pairs={PAIRS}", store=place / "traces", progress=False)
     tables, _ = measure(Context(Session(settings), analysis, p, place))
     with style():
         drawn = analysis.draw(like_returned(tables), p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from safesteer_interp.errors import BadRequestError, NotApplicableError
 from safesteer_interp.files import digest
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.requests import Request
-from safesteer_interp.runner.folders import USUAL, folder_name, model_label, thinking_label
+from safesteer_interp.runner.folders import folder_name, model_label, thinking_label
 from safesteer_interp.tracing.demand import Demand, Want
 from safesteer_interp.tracing.engines import DEFAULT_TRACER
 from safesteer_interp.tracing.spec import TraceSpec, pick
@@ -31,7 +32,7 @@ LOADING = (
 
 
 @dataclass
-class Settings:
+class RunSettings:
     """Where a run gets its model and data from, and how it computes; what is not about any one analysis."""
 
     model: str = "mini"
@@ -73,7 +74,7 @@ class Settings:
 class Session:
     """Loads the model and data sets when first needed; the states of their requests come from the trace library."""
 
-    settings: Settings
+    settings: RunSettings
     loaded_model: Any = None
     """An MLLM to use instead of loading `settings.model` (tests, notebooks)."""
     loaded_requests: dict[str, list[Request]] = field(default_factory=dict)
@@ -136,7 +137,7 @@ class Session:
     @property
     def usual_dataset(self) -> str:
         """The data set that is meant where none is named: the closed world of a model with known answers, else the bundled benchmark."""
-        return str(self.model.name) if self.known_answer else USUAL
+        return str(self.model.usual_dataset)
 
     @property
     def dataset(self) -> str:
@@ -234,3 +235,11 @@ class Session:
 
 def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def __getattr__(name: str) -> Any:
+    """`Settings`, as `RunSettings` was called, until 0.2."""
+    if name == "Settings":
+        warnings.warn("runner.session.Settings is called RunSettings now.", DeprecationWarning, stacklevel=2)
+        return RunSettings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

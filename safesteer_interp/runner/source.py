@@ -1,4 +1,7 @@
-"""Which code a result rests on: the modules an analysis imports, directly or not, hashed without comments and docstrings.
+"""Which code a result rests on: the modules an analysis imports, directly or not, hashed as `code_digest` hashes code.
+
+Methods and judges are followed definition by definition (`code_digest.source_digest`), since their stored answers are dear. A table is
+cheap beside them and reaches nearly all of the suite, its data files included, so it is followed file by file.
 
 The imports are read from the source, deferred ones included, so that nothing is run to know them. A name that a package's `__init__`
 loads when first used leads to the module its TYPE_CHECKING block names. What only draws, talks or trains mini is left out.
@@ -10,11 +13,10 @@ import ast
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 
 from safesteer_interp import analyses as shipped
-from safesteer_interp.code_digest import is_string
+from safesteer_interp.code_digest import canonical
 from safesteer_interp.files import digest, digest_files, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,11 +154,5 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=2000)
 def _meaning(path: Path, stamp: tuple[int, int]) -> str:
-    """Hash of what a file does: its syntax tree without docstrings and the strings under fields; comments are not in it anyway."""
-    tree = ast.parse(path.read_bytes())
-    for node in ast.walk(tree):
-        for name in ("body", "orelse", "finalbody"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                setattr(node, name, [n for n in block if not is_string(n)] or ([ast.Pass()] if name == "body" else []))
-    return sha256(ast.dump(tree).encode()).hexdigest()
+    """Hash of what a file does, in the form that all code is hashed in (`code_digest.canonical`)."""
+    return digest(canonical(ast.parse(path.read_bytes()).body))

@@ -17,7 +17,7 @@ from safesteer_interp.runner.discovery import discover
 from safesteer_interp.runner.execute import run
 from safesteer_interp.runner.params import is_list
 from safesteer_interp.runner.results import RunReport
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings, Session
 from safesteer_interp.runner.tables import table_text
 from safesteer_interp.sites import parse_ranges
 
@@ -77,7 +77,7 @@ def sweep(
         raise cause
     analysis = known.choose([id])[0]
     points = grid_points(analysis, grid)
-    session = session or Session(Settings(**settings))
+    session = session or Session(RunSettings(**settings))
     place = Path(out) / id / session.place
     runs, tables = [], []
     for point in points:

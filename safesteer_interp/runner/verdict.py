@@ -52,7 +52,7 @@ class Judged:
 def judge(claims: Sequence[Claim]) -> list[Judged]:
     """The verdicts of all claims of one analysis, in their order."""
     tested = [claim.tested for claim in claims]
-    adjusted = holm(tested) if tested else []
+    adjusted: Sequence[float] = holm(tested).tolist() if tested else []
     found = []
     for claim, p, p_holm in zip(claims, tested, adjusted, strict=True):
         verdict, reason = decide(claim, float(p_holm))

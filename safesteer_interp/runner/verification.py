@@ -27,7 +27,7 @@ from safesteer_interp.runner.folders import RECORD, data_label, model_label, thi
 from safesteer_interp.runner.measure import claims_of, measure
 from safesteer_interp.runner.params import from_record
 from safesteer_interp.runner.results import MEASURE_ERRORS
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings, Session
 from safesteer_interp.runner.tables import table_files
 
 RELATIVE, ABSOLUTE = 2e-3, 2e-4
@@ -159,7 +159,7 @@ def _open(
     chosen = {**formats, "thinking": record["model"].get("thinking"), **as_before, **settings}
     if retrace:
         chosen["store"] = cache_dir() / "retraced" / record["input_key"][:16]
-    return Session(Settings(**{**chosen, "model": model or name, "data": data or dataset}))
+    return Session(RunSettings(**{**chosen, "model": model or name, "data": data or dataset}))
 
 
 def compare(analysis: Analysis, place: Path, record: Mapping[str, Any], session: Session) -> list[Moved]:

@@ -164,7 +164,8 @@ def select_refusal_direction(
     drawn = measured.resampled_choices(max_kl, seed)
     table["share"] = [float((drawn == place).mean()) for place in range(len(kept))]
     share = float((drawn == best).mean())
-    return Selection(table, None if best < 0 else kept[best], *(float(side.mean()) for side in scores), dropped, share)
+    plainly = [float(side.mean()) for side in scores]
+    return Selection(table, None if best < 0 else kept[best], plainly[0], plainly[1], dropped, share)
 
 
 class _Measured:

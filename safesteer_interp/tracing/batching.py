@@ -17,7 +17,8 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.files import write_json
 from safesteer_interp.paths import cache_dir
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 AUTO = "auto"
 _FULL = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 FIRST, MOST = 8, 1024

@@ -7,11 +7,10 @@ rounding, never by meaning. The tracer's name is in, because tracers agree to fl
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from safesteer_interp.files import digest
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.tracing.demand import Demand
 from safesteer_interp.tracing.steps import stop_ids
@@ -54,5 +53,5 @@ def trace_fields(common: Mapping[str, Any], demand: Demand, contents: Sequence[s
 
 
 def trace_key(fields: Mapping[str, Any]) -> str:
-    """The first 32 hex digits of SHA-256 over the fields. Raises TypeError for a field that is no plain value."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
+    """The first 32 hex digits of SHA-256 over the fields. Raises UsageError for a field that is no plain value."""
+    return digest(fields)[:32]

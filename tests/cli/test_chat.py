@@ -7,12 +7,17 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from safesteer_interp.cli import _print_anything, main
 from safesteer_interp.cli.chat import drawn_with
 from safesteer_interp.cli.command import harmless_on_a_terminal
 from safesteer_interp.decoding.loop import StepRecord
@@ -105,14 +110,40 @@ def test_what_a_model_writes_does_nothing_to_a_terminal() -> None:
     assert shown.isprintable() is False and "\x1b" not in shown
 
 
-@pytest.mark.parametrize("page", ["cp1252", "cp932", "ascii"])
-def test_no_console_ends_a_command(page: str, tmp_path: Path) -> None:
+@given(st.text(max_size=40), st.sampled_from(("utf-8", "cp1252", "cp932", "ascii", "utf-16", "koi8-r")))
+def test_any_text_goes_to_any_console_and_moves_nothing_on_it(text: str, page: str) -> None:
+    shown = harmless_on_a_terminal(text)
+    assert all(char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and not 0x202A <= ord(char) <= 0x202E) for char in shown)
+    console = io.TextIOWrapper(io.BytesIO(), encoding=page, errors="strict")
+    with mock.patch.object(sys, "stdout", console):
+        _print_anything()
+        print(shown)
+        console.flush()
+    assert console.buffer.getvalue()
+
+
+WORDS = ("chat", "--model", "tiny:llama", "--defense", "none", "--max-new-tokens", "12")
+
+
+def asked_in(page: str) -> bytes:
+    return "Wie backe ich Brötchen → 漢?\n".encode(page, "replace")
+
+
+def test_no_console_ends_a_command(tmp_path: Path) -> None:
     program = [sys.executable, "-c", "import sys; from safesteer_interp.cli import main; sys.exit(main())"]
-    environment = {**os.environ, "PYTHONIOENCODING": page, "PYTHONUTF8": "0", "SAFESTEER_CACHE": str(tmp_path)}
-    words = ["chat", "--model", "tiny:llama", "--defense", "none", "--max-new-tokens", "12"]
-    asked = "Wie backe ich Brötchen → 漢?\n".encode(page, "replace")
-    done = subprocess.run([*program, *words], input=asked, capture_output=True, env=environment, check=False)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "SAFESTEER_CACHE": str(tmp_path)}
+    done = subprocess.run([*program, *WORDS], input=asked_in("ascii"), capture_output=True, env=environment, check=False)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr[-500:]
+
+
+@pytest.mark.parametrize("page", ["cp1252", "cp932", "ascii"])
+def test_no_code_page_ends_a_command(page: str, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = {name: io.BytesIO(asked_in(page) if name == "stdin" else b"") for name in ("stdin", "stdout", "stderr")}
+    for name, raw in streams.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding=page, errors="strict"))
+    code = main(WORDS)
+    sys.stdout.flush()
+    assert code == 0 and streams["stdout"].getvalue().strip()
 
 
 def test_the_choice_is_shown_with_the_probability_it_was_drawn_with() -> None:

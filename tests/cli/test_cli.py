@@ -16,7 +16,7 @@ import pytest
 
 from safesteer_interp.cli import COMMANDS, main, usage
 from safesteer_interp.cli.command import plain
-from safesteer_interp.cli.settings import overrides
+from safesteer_interp.cli.run_flags import overrides
 from safesteer_interp.cli.sweep import parse_ranges
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.runner.discovery import discover
@@ -186,6 +186,7 @@ def test_show_roles_accounts_for_every_token(safesteer: Run, tiny: Callable[[str
         (("report", "--figures", "nowhere"), 3, "nowhere"),
         (("sweep", "layer_choices"), 2, '"layer_choice"'),
         (("sweep", "layer_choice", "--layerz", "1"), 2, '"layers"'),
+        (("sweep", "layer_choice", "--layers", "0-40", "--model", "planted"), 2, "the model has layers 0-5"),
         (("doctor", "--only", "disc"), 2, '"disk"'),
         (("doctor", "--only", "tracers", "--family", "lava"), 2, '"llava"'),
     ],

@@ -23,7 +23,8 @@ from safesteer_interp.sites import Role, Site, SiteKind
 from safesteer_interp.tracing.tracer import At, Edit, Sampling
 
 SAMPLED = Sampling(max_new_tokens=14, temperature=1.0)
-FOUR = ("llava", "qwen2_5_vl", "gemma3", "llama")
+FOUR = ("llava", *(pytest.param(family, marks=pytest.mark.slow) for family in ("qwen2_5_vl", "gemma3", "llama")))
+"""Half a minute in all: one with images every time, the others where the slow tests run."""
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from safesteer_interp.sites import Role, Site
 from safesteer_interp.tracing.tracer import At, Edit, Sampling
 
 SAMPLED = Sampling(max_new_tokens=8, temperature=1.0)
-FAMILIES = ("llava", "qwen2_5_vl", "gemma3", "llama")
+FAMILIES = ("llama", *(pytest.param(family, marks=pytest.mark.slow) for family in ("llava", "qwen2_5_vl", "gemma3")))
+"""As in `test_loop`, of which this is the simpler half."""
 
 
 def moved(site: str, by: float) -> Edit:

@@ -15,7 +15,7 @@ from safesteer_interp.requests import Attack, Request
 from safesteer_interp.runner.analysis import like_returned
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings, Session
 
 FOLDER = Path(__file__).parents[2] / "analyses"
 SMALL = {"pairs": 20, "new_tokens": 8, "auxiliary_tokens": 4, "cost_requests": 1}
@@ -27,7 +27,7 @@ Found = tuple[dict[str, pd.DataFrame], dict[str, str], Any]
 def found(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Found]:
     """Tables, verdicts and figures of an analysis on the planted model; answers are shared."""
     store = tmp_path_factory.mktemp("store") / "traces"
-    session = Session(Settings(model="planted", store=store, progress=False), loaded_model=planted)
+    session = Session(RunSettings(model="planted", store=store, progress=False), loaded_model=planted)
 
     def measured(name: str, **settings: Any) -> Found:
         analysis = runner.discover(FOLDER)[name]

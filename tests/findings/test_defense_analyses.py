@@ -9,11 +9,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support.figures import assert_shown, axes_of, words
 
 from safesteer_interp import runner
+from safesteer_interp.plotting.panels.strips import visible
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings, Session
 from safesteer_interp.runner.verification import table_differences
 
 FOLDER = Path(__file__).parents[2] / "analyses"
@@ -34,7 +36,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Found]:
         variant = json.dumps(changes, sort_keys=True)
         if variant not in benches:
             store = tmp_path_factory.mktemp("store") / "traces"
-            benches[variant] = Session(Settings(model="planted", store=store, progress=False), loaded_model=build_planted(**changes))
+            benches[variant] = Session(RunSettings(model="planted", store=store, progress=False), loaded_model=build_planted(**changes))
         key = f"{name}{variant}{settings}"
         if key not in made:
             analysis = runner.discover(FOLDER)[name]
@@ -127,7 +129,7 @@ def test_throughput_measures_every_method_and_verify_leaves_timings_out(tmp_path
     settings = {"answer_pairs": "1", "new_tokens": "8", "repeats": "2", "pairs": "10"}
     from safesteer_interp.models.planted import build_planted
 
-    session = Session(Settings(model="planted", progress=False), loaded_model=build_planted())
+    session = Session(RunSettings(model="planted", progress=False), loaded_model=build_planted())
     report = runner.run(["throughput"], out=tmp_path, overrides=settings, session=session, folder=FOLDER)
     assert report.results[0].status == "done", report.results[0].reason
     folder = tmp_path / "throughput" / "planted"
@@ -135,7 +137,12 @@ def test_throughput_measures_every_method_and_verify_leaves_timings_out(tmp_path
     assert list(table["defense"]) == ["none", "safesteer", "ecso", "coca"]
     assert (table["ratio"] > 0).all()
     assert float(table[table["defense"] == "none"]["ratio"].iloc[0]) == 1
-    assert (pd.read_csv(folder / "fit.csv")["seconds"] > 0).all()
+    fit = pd.read_csv(folder / "fit.csv")
+    assert (fit["seconds"] > 0).all()
+    figures = drawn("throughput", {"table": table, "fit": fit})
+    assert_shown(figures, table, "tokens_per_second", "low", "high")
+    assert_shown(figures, table, "ratio", "ratio_low", "ratio_high")
+    assert_shown(figures, fit, "seconds")
     again = runner.verify(["throughput"], figures=tmp_path, folder=FOLDER, benches={"planted": session})
     assert again.exit_code == 0, str(again)
     assert "tokens_per_second" in again.left_out[0][1]
@@ -145,13 +152,57 @@ def test_throughput_measures_every_method_and_verify_leaves_timings_out(tmp_path
     assert table_differences(table, table.assign(requests=9), without=timings), "what is no timing is compared all the same"
 
 
-@pytest.mark.parametrize("name", ["defense_ablation", "guidance_budget", "case_study"])
-def test_figures_are_drawn_from_the_tables(found: Callable[..., Found], name: str) -> None:
+BARS = ("value", "low", "high")
+SHOWN: dict[str, list[tuple[str, str]]] = {
+    "defense_ablation": [
+        ("table", "measure == 'asr'"),
+        ("table", "measure == 'degenerate'"),
+        ("table", "measure == 'rr' and attack == 'all'"),
+        ("likelihood", "measure == 'difference to none'"),
+        ("scores", "fit == 'prompt'"),
+        ("premises", "premise == 'sign test'"),
+    ],
+    "guidance_budget": [
+        *(("table", f"measure == '{m}' and axis == '{a}'") for m in ("asr", "degenerate") for a in ("k", "steps")),
+        *(("table", f"measure == 'rr' and axis == '{a}' and scorer == 'probe'") for a in ("k", "steps")),
+    ],
+}
+"""Table -> the rows whose estimates and intervals some panel draws, all of them in that one."""
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_figures_show_the_numbers_of_their_tables(found: Callable[..., Found], name: str) -> None:
+    tables, _ = found(name)
+    figures = drawn(name, tables)
+    for table, rows in SHOWN[name]:
+        assert_shown(figures, tables[table].query(rows), *BARS, of=rows)
+
+
+def drawn(name: str, tables: dict[str, pd.DataFrame]) -> Any:
     from safesteer_interp.plotting import style
 
     analysis = runner.discover(FOLDER)[name]
-    tables, _ = found(name)
     with style():
-        drawn = analysis.draw(tables, analysis.parameters("quick"))
-    figures = drawn if isinstance(drawn, dict) else {"figure": drawn}
-    assert all(figure.axes for figure in figures.values())
+        return analysis.draw(tables, analysis.parameters("quick"))
+
+
+def test_the_case_study_shows_every_token_and_what_it_replaced(found: Callable[..., Found]) -> None:
+    tables, _ = found("case_study")
+    table, candidates = tables["table"], tables["candidates"]
+    figures = drawn("case_study", tables)
+    strips = [words(ax) for ax in axes_of(figures["figure"])]
+    for _, example in table.groupby("example"):
+        said = [part for row in example.itertuples() for part in [visible(row.token), *([visible(row.plain)] if row.replaced else [])]]
+        assert said in strips
+    grids = [ax for ax in axes_of(figures["candidates"]) if words(ax)]
+    assert len(grids) == len(candidates.groupby(["class", "outcome"]))
+    for ax in grids:
+        shown = {ax.texts[i].get_text(): ax.texts[i + 1].get_text() for i in range(0, len(ax.texts), 2)}
+        bold = [text.get_text() for text in ax.texts if text.get_fontweight() == "bold"]
+        fits = [
+            example
+            for _, example in candidates.groupby("example")
+            if bold == [visible(token) for token in example[example["chosen"].astype(bool)].sort_values("step")["token"]]
+            and {f"{row.score:+.1f}".replace("-", "−") for row in example.itertuples()} == {said.split()[-1] for said in shown.values()}
+        ]
+        assert fits, "the framed tokens and the scores are those of one example"

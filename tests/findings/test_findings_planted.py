@@ -15,7 +15,7 @@ from safesteer_interp.report import render_folder
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings, Session
 
 PLANTED = {"harm": 1.0, "gap": 1.0, "token_scores": 1.0}
 FOLDER = Path(__file__).parents[2] / "analyses"
@@ -31,7 +31,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Session]:
 
         key = tuple(sorted(changes.items()))
         if key not in made:
-            settings = Settings(model="planted", store=tmp_path_factory.mktemp("traces"), progress=False)
+            settings = RunSettings(model="planted", store=tmp_path_factory.mktemp("traces"), progress=False)
             model, requests = build_planted(**{**PLANTED, **changes}), planted_requests(n_pairs=160)
             made[key] = Session(settings, loaded_model=model, loaded_requests={"planted": requests})
         return made[key]

@@ -30,8 +30,8 @@ def test_an_unknown_format_is_refused() -> None:
 
 
 def test_a_run_records_the_format_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    from safesteer_interp.runner.session import Session, Settings
+    from safesteer_interp.runner.session import RunSettings, Session
 
     able: dict[str, Any] = {"avx512_bf16": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    assert Session(Settings(model="tiny:llama", dtype="auto")).dtype == "bfloat16"
+    assert Session(RunSettings(model="tiny:llama", dtype="auto")).dtype == "bfloat16"

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +61,18 @@ def test_what_is_no_model_or_no_processor_of_it(tiny: Tiny) -> None:
         MLLM.of(torch.nn.Linear(2, 2), tiny("llama").processor)
     with pytest.raises(InputError, match=r"takes images, but .* prepares none; pass what AutoProcessor"):
         MLLM.of(tiny("llava").model, tiny("llava").tokenizer)
+
+
+def test_settings_are_fingerprinted_by_content_or_refused(tiny: Tiny) -> None:
+    """A config may hold number formats and arrays; what only prints (an address, a cut array) would let two models share a fingerprint."""
+    built, found = tiny("llama"), []
+    for value in (torch.float16, torch.bfloat16, np.arange(2000), np.arange(2000) * (np.arange(2000) != 1000), {"b": 1}):
+        built.model.config.extra = value
+        found.append(MLLM.of(built.model, built.processor).fingerprint)
+    assert len({*found, built.fingerprint}) == 6
+    built.model.config.extra = object()
+    with pytest.raises(UsageError, match=r"a setting in the config of the model is a builtins\.object, whose content cannot be hashed"):
+        MLLM.of(built.model, built.processor)
 
 
 def test_weights_that_cannot_be_read_ask_for_a_fingerprint(tiny: Tiny) -> None:

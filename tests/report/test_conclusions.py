@@ -1,4 +1,4 @@
-"""Conclusions are chosen by verdicts and filled from claims; what was not measured is said to be missing; the README holds what they say."""
+"""Conclusions are chosen by verdicts and filled from claims; what was not measured is missing; the README says what they say."""
 
 from __future__ import annotations
 
@@ -51,16 +51,15 @@ def test_a_finding_without_a_named_claim_speaks_in_its_own_words_decided_ones_fi
 
 
 def test_it_says_how_many_verdicts_hold_on_every_other_model() -> None:
-    same, unlike, empty = (
-        conclude(told("supported"), {"m": other}, ASKED)[-1].sentences[0] for other in (told("supported"), told("undecided"), {})
-    )
+    there = (told("supported"), told("undecided"), {})
+    same, unlike, empty = (conclude(told("supported"), {"m": other}, ASKED)[-1].sentences[0] for other in there)
     assert same.text == "On m, 1 of the 1 claims above that were measured there have the same verdict." and same.verdict == "supported"
     assert unlike.verdict == "contradicted" and "finding, c (supported here, undecided there)" in unlike.text
     assert "none of the claims above was measured" in empty.text
     assert conclude(told("supported"), {}, ASKED)[-1].sentences[0].text == "Only one model was run."
 
 
-def test_no_sentence_holds_a_number_and_every_point_has_a_wording_for_each_verdict() -> None:
+def test_every_point_has_a_wording_for_each_verdict() -> None:
     for point in (p for q in QUESTIONS for p in q.points):
         words = [getattr(point, f.name) for f in dataclasses.fields(point) if f.name in ("supported", "contradicted", "undecided")]
         assert all(words) if point.claim else not any(words)

@@ -81,6 +81,18 @@ def test_a_record_with_a_field_of_another_kind_is_named(change: dict[str, Any], 
         build(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"verdict": "maybe"}, {"statement": None}, {"unit": 3}, {"controls": [{**claim()["controls"][0], "kind": "other"}]}, {"estimate": {}}],
+)
+def test_a_claim_as_no_run_writes_it_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    place = result(tmp_path, "prefill", "mini", order=1)
+    for record in (claim(**change), {k: v for k, v in claim().items() if k != next(iter(change))}):
+        (place / "claims.json").write_text(json.dumps({"scope": "", "model": "mini", "dataset": "bundled", "claims": [record]}))
+        with pytest.raises(InputError, match=r"prefill.mini: its records are not as `safesteer run` writes them"):
+            build(tmp_path)
+
+
 def test_nothing_of_the_data_becomes_markup(figures: Path) -> None:
     for page in pages(figures).values():
         assert len([t for t, _ in page.tags if t == "script"]) == 1, "the gallery's own"

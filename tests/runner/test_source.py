@@ -45,6 +45,7 @@ def test_every_module_that_a_finding_loads_when_it_is_measured_is_in_its_closure
         (lambda text: text + "# a comment\n", True),
         (lambda text: text.replace('"""Pairs per split."""', '"""How many pairs."""'), True),
         (lambda text: text.replace('"""Is harm readable', '"""Can harm be read'), True),
+        (lambda text: text.replace("def table(ctx, p):", "def table(ctx: object, p: object) -> object:"), True),
         (lambda text: text.replace("seed=p.seed)", "seed=p.seed + 1)"), False),
     ],
 )

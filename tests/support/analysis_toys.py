@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings, Session
 
 SHARED = "SITE = 'final_norm'\n"
 
@@ -179,5 +179,5 @@ def bench_on(model: Any, folder: Path, pairs: int = 16) -> Session:
     """A session on the known-answer model and a few of its pairs, with a trace store of its own."""
     from safesteer_interp.datasets.planted import planted_requests
 
-    settings = Settings(model="planted", store=folder / "traces", progress=False)
+    settings = RunSettings(model="planted", store=folder / "traces", progress=False)
     return Session(settings, loaded_model=model, loaded_requests={"planted": planted_requests(n_pairs=pairs)})

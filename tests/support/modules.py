@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -34,3 +35,16 @@ def importing_from(folder: Path) -> Iterator[Write]:
         sys.path.remove(str(folder))
         for name in written:
             sys.modules.pop(name, None)
+
+
+def script(path: Path) -> ModuleType:
+    """A script that lies in no package (of `benchmarks/`), as a module; what lies beside it can be imported by it."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

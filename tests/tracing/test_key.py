@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.tracing import NoiseImage
 
+from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.sites import Site
@@ -147,5 +148,5 @@ def test_what_the_template_renders_is_in_the_key(tiny: Tiny, tmp_path: Path, mon
 
 
 def test_nothing_enters_a_key_by_how_it_prints() -> None:
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with pytest.raises(UsageError, match="object objects cannot be part of a key as they are"):
         trace_key({"requests": [], "edits": [object()]})

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.files import sha256_of
+from safesteer_interp.files import sha256_of, write_json
 from safesteer_interp.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def verified_gguf() -> Path:
 def write_manifest(folder: Path, key: str) -> None:
     """Record the SHA-256 of every file in `folder`, and the key it was built from."""
     files = {p.name: sha256_of(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST}
-    (folder / MANIFEST).write_text(json.dumps({"key": key, "files": files}, indent=1) + "\n")
+    write_json(folder / MANIFEST, {"key": key, "files": files}, indent=1)
 
 
 def read_manifest(folder: Path) -> dict[str, str]:

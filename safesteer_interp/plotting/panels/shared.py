@@ -99,7 +99,7 @@ def legend_below(owner: Axes | FigureBase, *, columns: int = 4) -> None:
         figure.set_figheight(figure.get_figheight() + wanted - grown)
 
 
-def lift_legend(figure: FigureBase, share: float | None) -> None:
+def lift_legend(figure: Any, share: float | None) -> None:
     """Moves the legend of a laid-out figure up by a share of its height, off what is written at its foot; None puts it back.
 
     Only after the layout: the layout keeps room for a legend that has no place of its own, and for no other.

@@ -14,7 +14,7 @@ SETTINGS = ("model", "data", "data_root", "store", "answer_dtype", "tracer", "ba
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunFlags:
     """Where a run gets its model and data from."""
 
     model: str = "mini"
