@@ -232,7 +232,7 @@ ANALYSIS = Analysis(
     profiles={"full": {"pairs": None, "draws": 100}},
     order=4,
     captions={
-        "figure": "Probes fitted on training pairs, AUROC on test pairs; bands: 95 % over pairs. Onset: the first layer that reaches its bar.",
+        "figure": "Probes fitted on training pairs, AUROC on test pairs; bands: 95 % over pairs. Onset: first layer at its bar.",
         "image_tokens": "The same probes on the mean over image tokens: is the harm in the image's own states before the text reads them?",
     },
 )
