@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-mini.txt
 
 figures: setup  ## every figure, table and claim on MODEL, then the gallery figures/index.html
 	$(OFFLINE) $(BIN)/safesteer run --all --model $(MODEL) --profile $(PROFILE)
-	$(OFFLINE) $(BIN)/safesteer report
+	$(OFFLINE) $(BIN)/safesteer report --readme README.md
 
 test: setup  ## the test suite, but for what takes longest (make test-slow)
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder

@@ -161,15 +161,14 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.1)
-    # the embedding predicts its own token with certainty: its log-probabilities would squeeze every layer into a tenth of the axis
-    curves = t["table"][t["table"]["layer"].astype(str) != "embed"]
+    # Early layers predict nothing yet: from half depth on the few nats between the forms can be seen.
+    curves = t["table"][(t["table"]["quantity"] == "log_probability") & (t["table"]["layer"].astype(str) != "embed")]
+    layers = list(dict.fromkeys(curves["layer"].astype(str)))
+    late = curves[curves["layer"].astype(str).isin(layers[len(layers) // 2 :])]
     for ax, kind in zip(axes[:2], ("harmful", "harmless"), strict=True):
-        part = curves[(curves["quantity"] == "log_probability") & (curves["class"] == kind)]
-        panels.layer_curve(ax, part, by="attack", ylabel="log p(refusal token), nats", legend=kind == "harmful")
+        panels.layer_curve(ax, late[late["class"] == kind], by="attack", ylabel="log p(refusal token), nats", legend=kind == "harmful")
         ax.set_title(f"{kind} requests")
-    shown = curves[curves["quantity"] == "log_probability"]
-    for ax in axes[:2]:
-        ax.set_ylim(shown[["low", "value"]].min().min() - 0.5, max(0.3, shown[["high", "value"]].max().max()))
+        ax.set_ylim(late["low"].min() - 0.5, max(0.3, late["high"].max()))
     top = t["top_k"]
     panels.layer_curve(
         axes[2],
