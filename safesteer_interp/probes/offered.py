@@ -54,7 +54,8 @@ class Offered:
 
     def take(self, mask: Bool[np.ndarray, " n"]) -> Offered:
         """The rows of a mask."""
-        return Offered(*(getattr(self, name)[mask] for name in _ROWS), labelled=self.labelled)
+        taken: dict[str, Any] = {name: getattr(self, name)[mask] for name in _ROWS}
+        return Offered(**taken, labelled=self.labelled)
 
     @property
     def groups(self) -> Int[np.ndarray, " n"]:
