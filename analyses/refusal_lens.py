@@ -140,7 +140,10 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     silenced = contrasts[contrasts["quantity"] == "log_probability"]
     for name in [a for a in attacks_in(silenced) if a in IMAGE_ATTACKS]:
         by = {str(r["class"]): estimate_of(r) for _, r in silenced[silenced["attack"] == name].iterrows()}
-        sides: tuple[tuple[str, str, ControlKind], ...] = (
+        sides: list[tuple[str, str, ControlKind]] = [
+            ("harmful minus harmless", "harmless twins", "paired"),
+            ("harmless", "harmless twins alone", "context"),
+        ]
             ("harmful minus harmless", "harmless twins", "paired"),
             ("harmless", "harmless twins alone", "context"),
         )

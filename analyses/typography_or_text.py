@@ -72,7 +72,6 @@ def cells(requests: list[Request]) -> list[Request]:
             ("drawn", "carrier"): (drawn.text, drawn.image),
         }
         side = "harmful" if harmful else "harmless"
-        named: dict[str, Any] = {"class": side}
         for (medium, framing), (said, image) in made.items():
             found.append(replace(drawn, text=said, image=image, id=f"{pair}/{medium}/{framing}/{side}", scenario=f"{medium}/{framing}"))
     if not found:
