@@ -144,9 +144,6 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             ("harmful minus harmless", "harmless twins", "paired"),
             ("harmless", "harmless twins alone", "context"),
         ]
-            ("harmful minus harmless", "harmless twins", "paired"),
-            ("harmless", "harmless twins alone", "context"),
-        )
         words = f"A harmful request gives refusal tokens less probability as {name} than as plain text"
         found.append(
             Claim(
