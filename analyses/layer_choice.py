@@ -226,15 +226,17 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         legend=False,
     )
     axes[1, 0].set_title("how many components it takes")
-    panels.layer_curve(
-        axes[1, 1], t["stability"], by="attack", ylabel="cosine between folds", reference=0.0, reference_label="unrelated", legend=False
-    )
-    axes[1, 1].set_title("stability of the probe's direction")
+    # Sites count from the embedding; what is drawn counts decoder layers, the final norm being the one after the last.
+    onset = t["onset"][t["onset"]["read"] == TEXT_READ]
+    onset = onset.assign(label=onset["attack"], **{c: onset[c] - 1 for c in ("value", "low", "high")})
+    panels.forest(axes[1, 1], onset, by="attack", xlabel="decoder layer", legend=False)
+    axes[1, 1].set_title("onset: where harm becomes readable")
     image = table[(table["read"] == IMAGE_READ) & (table["width"].astype(str) == p.width) & (table["method"] == "probe")]
     figures = {"figure": fig}
-    if len(image):
+    if (image["attack"] != "CB").any():
         other, ax = new_figure(width="column", height=2.8)
-        panels.layer_curve(ax, image, by="attack", ylabel="AUROC", reference=0.5)
+        # A blank image is the same in every request: there is nothing to read from it, and its 0.5 says nothing.
+        panels.layer_curve(ax, image[image["attack"] != "CB"], by="attack", ylabel="AUROC", reference=0.5)
         ax.set_title("mean over the image tokens")
         figures["image_tokens"] = other
     return figures
@@ -254,7 +256,7 @@ ANALYSIS = Analysis(
     profiles={"full": {"pairs": None, "draws": 100}},
     order=4,
     captions={
-        "figure": "Probes fitted on training pairs, AUROC on test pairs; bands: 95 % over pairs (stability: extremes over folds).",
+        "figure": "Probes fitted on training pairs, AUROC on test pairs; bands: 95 % over pairs. Onset: first layer at its bar.",
         "image_tokens": "The same probes on the mean over image tokens: is the harm in the image's own states before the text reads them?",
     },
 )

@@ -157,39 +157,22 @@ def draw(t: pd.DataFrame, p: Params) -> Any:
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.0)
     harmful = t[t["class"] == "harmful"]
-    panels.layer_curve(
-        axes[0],
-        harmful[harmful["quantity"] == "size"],
-        by="image",
-        kind="modality",
-        ylabel="size of the shift (median state norms)",
-        legend=True,
+    # In early layers the class means nearly coincide and the unit of the third panel is tiny: what the data cannot place is left out.
+    placed = harmful[(harmful["quantity"] == "toward_harmful") & (harmful["high"] - harmful["low"] < 1)]
+    shown = (
+        (harmful[harmful["quantity"] == "size"], "size of the shift (median state norms)", "how far", None),
+        (harmful[harmful["quantity"] == "cosine"], "cosine with the refusal direction", "which way (< 0: away from refusal)", 0.0),
+        (placed, "shift towards harmful (class distances)", "along it (< 0: looks harmless)", 0.0),
     )
-    panels.layer_curve(
-        axes[1],
-        harmful[harmful["quantity"] == "cosine"],
-        by="image",
-        kind="modality",
-        ylabel="cosine with the refusal direction",
-        reference=0.0,
-        reference_label="no common direction",
-        legend=False,
-    )
-    panels.layer_curve(
-        axes[2],
-        harmful[harmful["quantity"] == "toward_harmful"],
-        by="image",
-        kind="modality",
-        ylabel="shift towards harmful (class distances)",
-        reference=0.0,
-        reference_label="no shift",
-        legend=False,
-    )
-    axes[2].set_yscale("symlog", linthresh=0.5)  # in early layers the class means nearly coincide and the unit is tiny
-    axes[2].set_yticks([-10, -1, 0, 1, 10], ["-10", "-1", "0", "1", "10"])
-    axes[2].minorticks_off()
-    for ax, title in zip(axes, ("how far", "which way", "along the refusal direction"), strict=True):
+    for ax, (part, label, title, reference) in zip(axes, shown, strict=True):
+        if len(part):
+            panels.layer_curve(ax, part, by="image", kind="modality", ylabel=label, reference=reference, reference_label="", legend=False)
         ax.set_title(title)
+    random = harmful[(harmful["quantity"] == "random_direction") & harmful["layer"].isin(placed["layer"])]
+    if len(random):
+        null = random.groupby("layer", sort=False, as_index=False)[["value", "low", "high"]].mean().assign(of="random_direction")
+        panels.layer_curve(axes[2], null, by="of", kind="control", ylabel=shown[2][1], legend=False, markers=False)
+    panels.legend_below(fig)
     return fig
 
 

@@ -163,17 +163,18 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
-    fig, axes = new_figure(rows=1, cols=3, width="full", height=2.7)
+    fig, axes = new_figure(rows=1, cols=3, width="full", height=2.9)
     table = t["table"].assign(label=lambda d: d["attack"])
-    for ax, measure, label in (
-        (axes[0], "axis", "distance from harmless (TEXT = 1)"),
-        (axes[1], "space", "excess distance (state norms)"),
-    ):
-        panels.forest(ax, table[table["measure"] == measure], label="label", reference=0.0, xlabel=label)
+    panels.forest(axes[0], table[table["measure"] == "axis"], by="attack", reference=0.0, legend=False,
+                  xlabel="0: as harmless, 1: as harmful TEXT")  # fmt: skip
+    shifts = t["differences"].assign(label=lambda d: d["attack"])
+    shifts = shifts[shifts["measure"].isin(("axis", "random_direction"))]
+    shifts = shifts.assign(of=shifts["measure"].replace({"axis": "on the probe's axis"}))
+    panels.forest(axes[1], shifts, by="of", kind="series", reference=0.0, xlabel="the same, minus TEXT's")
     rates = table[table["measure"].str.startswith("refusal rate")].assign(side=lambda d: d["measure"].str.removeprefix("refusal rate, "))
     panels.forest(axes[2], rates, label="label", by="side", kind="class", xlabel="share refused")
     axes[2].set_xlim(-0.03, 1.03)
-    for ax, title in zip(axes, ("on the probe's axis", "in the full space", "what the model does"), strict=True):
+    for ax, title in zip(axes, ("where harm lies", "is that about harm?", "what the model does"), strict=True):
         ax.set_title(title)
     return fig
 

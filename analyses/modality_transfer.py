@@ -133,13 +133,17 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
-    fig, axes = new_figure(rows=1, cols=2, width="full", height=4.2, width_ratios=(1.35, 1.0))
+    fig, axes = new_figure(rows=2, cols=1, width="full", height=4.3, height_ratios=(5, 1))
     table = t["table"]
-    panels.transfer_matrix(axes[0], table, row="trained_on", column="tested_on", value="value", label="AUROC", vmin=0.3, vmax=1.0)
+    left_out = table["trained_on"].str.startswith("all but")
+    options: dict[str, Any] = {"row": "trained_on", "column": "tested_on", "label": "AUROC", "vmin": 0.5, "vmax": 1.0}
+    panels.transfer_matrix(axes[0], table[~left_out], **options)
     axes[0].set_title("final norm, last prompt token")
-    from_text = t["by_layer"][t["by_layer"]["trained_on"] == "TEXT"]
-    panels.layer_curve(axes[1], from_text, by="tested_on", kind="attack", ylabel="AUROC", reference=0.5)
-    axes[1].set_title("trained on TEXT, tested on")
+    others = table[left_out & (table["trained_on"] == "all but " + table["tested_on"])].assign(trained_on="all others")
+    if len(others):
+        panels.transfer_matrix(axes[1], others, **options, ylabel="", colorbar=False)
+    else:
+        axes[1].set_visible(False)
     return fig
 
 

@@ -163,25 +163,12 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
-    fig, _ = new_figure(rows=1, cols=1, width="full", height=3.6)
-    fig.clear()
-    halves: Any = fig.subfigures(1, 2, width_ratios=(1.15, 1.0))
-    left, right = halves
-    panels.scatter_densities(
-        left,
-        t["points"],
-        x="score",
-        y="rest",
-        by="class",
-        shape="attack",
-        boundary=(1.0, 0.0, 0.0),
-        xlabel="probe score (log-odds of harmful)",
-        ylabel="largest other variation",
-        title="test requests, final norm",
-    )
-    ax = right.subplots()
+    fig, axes = new_figure(rows=1, cols=2, width="full", height=3.6, width_ratios=(1.15, 1.0))
+    panels.score_rows(axes[0], t["points"], reference=0.0, reference_label="boundary", xlabel="probe score (log-odds of harmful)")
+    axes[0].set_title("test requests, final norm; bars: means")
     table = t["table"].assign(label=lambda d: d["method"].map(LABELS))
-    panels.forest(ax, table, label="label", by="attack", reference=0.5, xlabel="AUROC, harmful vs harmless twin")
+    panels.forest(axes[1], table, label="label", by="attack", reference=0.5, xlabel="AUROC, harmful vs harmless twin")
+    axes[1].set_title("how well they are told apart")
     return fig
 
 

@@ -195,13 +195,20 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         )
     axes[0].set_xscale("log")
     axes[0].set(xlabel="epoch (full batch, AdamW)", ylabel="cross-entropy, nats", title="loss while fitting")
-    axes[0].legend()
     table = t["table"]
     by: dict[str, Any] = {"by": "method", "kind": "series", "ylabel": "AUROC on test pairs", "reference": 0.5, "legend": False}
-    panels.layer_curve(axes[1], table[table["quantity"] == "pairs"], x="at", xlabel="training pairs", **by)
+    counts = table[table["quantity"].isin(("pairs", "control"))].assign(at=lambda d: pd.to_numeric(d["at"]))
+    panels.layer_curve(axes[1], counts, x="at", xlabel="training pairs", **by)
+    axes[1].set_xscale("log", base=2)
+    axes[1].set_xticks(sorted(counts["at"]), [f"{n:g}" for n in sorted(counts["at"])])
+    axes[1].minorticks_off()
     axes[1].set_title("examples needed")
     panels.layer_curve(axes[2], table[table["quantity"] == "width"], x="at", xlabel="principal components", **by)
     axes[2].set_title("components needed")
+    null = counts[counts["quantity"] == "control"].sort_values("at").tail(1)
+    if len(null):
+        panels.reference_band(axes[2], float(null["low"].iloc[0]), float(null["high"].iloc[0]), "control: shuffled labels, all pairs")
+    panels.legend_below(fig)
     return fig
 
 

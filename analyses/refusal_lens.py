@@ -10,7 +10,7 @@ import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.claim import Claim, Control, ControlKind, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.statistics import COLUMNS
@@ -140,7 +140,10 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     silenced = contrasts[contrasts["quantity"] == "log_probability"]
     for name in [a for a in attacks_in(silenced) if a in IMAGE_ATTACKS]:
         by = {str(r["class"]): estimate_of(r) for _, r in silenced[silenced["attack"] == name].iterrows()}
-        sides = (("harmful minus harmless", "harmless twins", "paired"), ("harmless", "harmless twins alone", "context"))
+        sides: list[tuple[str, str, ControlKind]] = [
+            ("harmful minus harmless", "harmless twins", "paired"),
+            ("harmless", "harmless twins alone", "context"),
+        ]
         words = f"A harmful request gives refusal tokens less probability as {name} than as plain text"
         found.append(
             Claim(
@@ -161,15 +164,14 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.1)
-    # the embedding predicts its own token with certainty: its log-probabilities would squeeze every layer into a tenth of the axis
-    curves = t["table"][t["table"]["layer"].astype(str) != "embed"]
+    # Early layers predict nothing yet: from half depth on the few nats between the forms can be seen.
+    curves = t["table"][(t["table"]["quantity"] == "log_probability") & (t["table"]["layer"].astype(str) != "embed")]
+    layers = list(dict.fromkeys(curves["layer"].astype(str)))
+    late = curves[curves["layer"].astype(str).isin(layers[len(layers) // 2 :])]
     for ax, kind in zip(axes[:2], ("harmful", "harmless"), strict=True):
-        part = curves[(curves["quantity"] == "log_probability") & (curves["class"] == kind)]
-        panels.layer_curve(ax, part, by="attack", ylabel="log p(refusal token), nats", legend=kind == "harmful")
+        panels.layer_curve(ax, late[late["class"] == kind], by="attack", ylabel="log p(refusal token), nats", legend=kind == "harmful")
         ax.set_title(f"{kind} requests")
-    shown = curves[curves["quantity"] == "log_probability"]
-    for ax in axes[:2]:
-        ax.set_ylim(shown[["low", "value"]].min().min() - 0.5, max(0.3, shown[["high", "value"]].max().max()))
+        ax.set_ylim(late["low"].min() - 0.5, max(0.3, late["high"].max()))
     top = t["top_k"]
     panels.layer_curve(
         axes[2],

@@ -48,8 +48,16 @@ def verdicts(session: Session, name: str, folder: Path) -> dict[str, str]:
 CASES = [
     ("prefill_separability", {}, {"separable_text": "supported", "separable_sd": "supported", "beyond_words_sd": "contradicted"}),
     ("prefill_separability", {"harm": 0.0}, {"separable_text": "contradicted", "separable_sd": "contradicted"}),
-    ("decoding_separability", {}, {"sign_test_prompt": "supported", "sign_test_token": "supported", "fades_with_steps": "contradicted"}),
-    ("decoding_separability", {"token_scores": -1.0}, {"sign_test_prompt": "contradicted"}),
+    (
+        "decoding_separability",
+        {},
+        {"orders_candidates_prompt": "supported", "orders_candidates_contrastive": "supported", "fades_with_steps": "contradicted"},
+    ),
+    (
+        "decoding_separability",
+        {"token_scores": -1.0},
+        {"orders_candidates_prompt": "contradicted", "orders_candidates_contrastive": "supported"},
+    ),
     ("modality_stealth", {}, {"stealthier_sd": "undecided", "slips_past_sd": "supported", "slips_past_typo": "supported"}),
     ("modality_stealth", {"gap": -1.0}, {"slips_past_sd": "contradicted"}),
     ("layer_choice", {}, {"readable_somewhere_text": "supported", "onset_later_sd": "undecided"}),
