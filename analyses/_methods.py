@@ -15,7 +15,7 @@ from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._answering import AnsweringParams, answered_together, fitted, to_answer, training_spec
+from ._answering import AnsweringParams, answered_together, calibrated, fitted, to_answer, training_spec
 from ._shared import fit_spec, report_spec
 
 FORMS = (Attack.SD, Attack.TYPO)
@@ -88,7 +88,9 @@ def builders(ctx: Context, p: MethodParams) -> dict[str, Callable[[], Any]]:
     training = ctx.requests(training_spec(p))
     return {
         "none": none.Undefended,
-        "safesteer": lambda: fitted(ctx, p),
+        "safesteer": lambda: calibrated(ctx, p),
+        "safesteer-paper": lambda: fitted(ctx, p, "paper"),
+        "safesteer-corrected": lambda: fitted(ctx, p),
         "ecso": lambda: ecso.ECSO(caption_tokens=p.auxiliary_tokens),
         "coca": coca.CoCA,
         "mllm_protector": lambda: mllm_protector.MLLMProtector.from_trace(ctx.model, trace),
@@ -127,7 +129,9 @@ def methods(ctx: Context, p: MethodParams, names: Sequence[str]) -> dict[str, An
 
 def answers_of(ctx: Context, p: MethodParams, defenses: dict[str, Any], requests: Sequence[Request]) -> pd.DataFrame:
     """Answers of all methods, one row each, `method` for the harness's `defense` and the form as `benchmark`."""
-    table = answered_together(ctx, p, [to_answer(p, name, defense, requests) for name, defense in defenses.items()])
+    from safesteer_interp.evaluation.harness import judged
+
+    table = judged(answered_together(ctx, p, [to_answer(p, name, defense, requests) for name, defense in defenses.items()]))
     return table.rename(columns={"defense": "method"}).assign(benchmark=table["attack"])
 
 
@@ -147,10 +151,19 @@ def selectivity(table: pd.DataFrame) -> pd.DataFrame:
     return (sides[0] - sides[1]).dropna(how="all")
 
 
-def paired_rows(values: pd.DataFrame, first: str, second: str, pairs: np.ndarray, **labels: Any) -> dict[str, Any]:
-    """A row with the mean of column `first` minus column `second`, paired, its interval and p over pairs."""
-    from safesteer_interp.statistics import cluster_mean
+def paired_rows(
+    values: pd.DataFrame, first: str, second: str, pairs: np.ndarray, *, against: float = 0.0, outcomes: bool = True, **labels: Any
+) -> dict[str, Any]:
+    """A row with the mean of column `first` minus column `second`, paired, its interval and its p of being `against`, over pairs.
 
-    difference = (values[first] - values[second]).to_numpy(dtype=float)
-    there = np.isfinite(difference)
-    return {**labels, "first": first, "second": second} | cluster_mean(difference[there], pairs[there]).as_row()
+    `outcomes`: the columns hold shares in 0..1; False: anything else.
+    """
+    from safesteer_interp.statistics import cluster_difference, cluster_mean
+
+    one, two = values[first].to_numpy(dtype=float), values[second].to_numpy(dtype=float)
+    there = np.isfinite(one - two)
+    if outcomes:
+        found = cluster_difference(one[there], two[there], pairs[there], against=against)
+    else:
+        found = cluster_mean((one - two)[there], pairs[there], against=against)
+    return {**labels, "first": first, "second": second} | found.as_row()

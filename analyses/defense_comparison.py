@@ -89,8 +89,8 @@ def selective(answers: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     wide = selectivity(answers)
     pairs = wide.index.get_level_values("pair").to_numpy()
     rows = [{"first": name, "second": ""} | cluster_mean(wide[name].to_numpy(), pairs).as_row() for name in names]
-    rows += [paired_rows(wide, name, "none", pairs) for name in names if name != "none"]
-    rows += [paired_rows(wide, name, BIAS, pairs) for name in names if BIAS in names and name not in ("none", BIAS)]
+    rows += [paired_rows(wide, name, "none", pairs, outcomes=False) for name in names if name != "none"]
+    rows += [paired_rows(wide, name, BIAS, pairs, outcomes=False) for name in names if BIAS in names and name not in ("none", BIAS)]
     return pd.DataFrame(rows)
 
 

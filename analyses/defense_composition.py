@@ -53,7 +53,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
             rows += [paired_rows(wide, name, other, pairs, measure=measure) for other in ("none", *parts_of(name))]
     choosy = selectivity(found)
     pairs = choosy.index.get_level_values("pair").to_numpy()
-    gained = [paired_rows(choosy, name, other, pairs, measure="selectivity") for name in p.combinations if name in choosy
+    gained = [paired_rows(choosy, name, other, pairs, outcomes=False, measure="selectivity") for name in p.combinations if name in choosy
               for other in ("none", *parts_of(name))]  # fmt: skip
     return {"table": rates, "contrasts": pd.DataFrame(rows + gained)}
 

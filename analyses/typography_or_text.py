@@ -121,7 +121,9 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         both = pd.DataFrame(
             {"framing": wide["typed question"] - wide["typed carrier"], "medium": wide["typed question"] - wide["drawn question"]}
         )
-        effects.append(paired_rows(both, "framing", "medium", pairs, **{"class": side}, effect="framing minus medium", given=""))
+        effects.append(
+            paired_rows(both, "framing", "medium", pairs, outcomes=False, **{"class": side}, effect="framing minus medium", given="")
+        )
     return {"table": pd.DataFrame(rows), "effects": pd.DataFrame(effects)}
 
 

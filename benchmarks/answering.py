@@ -1,13 +1,14 @@
-"""How fast an evaluation answers: reading prompts, a full batch's step, whole answers, and what keeping the batch full gains.
+"""How fast an evaluation answers, part by part, and what each part of the way it is done now gains over the way it was done before.
 
-    python benchmarks/answering.py [--model mini] [--requests 96] [--batch 32] [--tokens 128] [--seeds 3] [--rounds 1]
+    python benchmarks/answering.py [--model mini] [--requests 96] [--batch 96] [--tokens 128] [--seeds 2]
                                    [--dtypes float32,bfloat16] [--out benchmarks/answering.json]
 
-Parts, per dtype: seconds to read the prompts of image requests; tokens a second of a full batch whose rows never end; whole sampled
-answers, plain and guided, `batch by batch` (each batch drains before the next is begun) and `refilled` (as `generate` does), once with
-the prompts read beforehand (rate, and its share of the full batch's) and once with everything (answers a second). Both ways take turns
-within a round, and ratios are medians over rounds, so that a busy machine slows both alike. The last part repeats whole answers over
-several seeds, which is what an evaluation of an analysis asks for.
+In one run, per number format: seconds to read the prompts of image requests; tokens a second of a full batch whose rows never end; and
+an evaluation as the analyses make them, of plain and of guided conditions that answer different parts of the requests, with its share of
+the full batch's rate (a guided step reads K tokens for the one it writes; tokens *read* are compared). `before`: the same evaluation in
+float32, one batch drained after the other, where a batch's prompts are remembered only if one earlier batch held all of them. Gains are
+ratios of answers a second, prompts included. The agreement of the formats is over the same requests and random numbers: answers equal
+in every token, answers with the same outcome, and the difference of refusal rates with its interval over pairs.
 """
 
 from __future__ import annotations
@@ -24,24 +25,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from safesteer_interp.datasets import load_bundled
 from safesteer_interp.decoding.answering import answer_asks, generate
-from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Policy
-from safesteer_interp.decoding.prompt_cache import read_prompts, remembering_prompts
-from safesteer_interp.decoding.sharing import Ask, by_length
+from safesteer_interp.decoding.loop import Decoded
+from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Opening, Policy
+from safesteer_interp.decoding.prefix import Prefix, prefill
+from safesteer_interp.decoding.prompt_cache import PromptMemory, Reading, read_prompts, remembering_prompts
+from safesteer_interp.decoding.sharing import Ask, batches_of, by_length
 from safesteer_interp.models import load_model
-from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.casting import in_dtype
+from safesteer_interp.models.dtypes import multiplies_bfloat16
+from safesteer_interp.models.mllm import MLLM, Encoded
+from safesteer_interp.refusals import is_refusal
 from safesteer_interp.requests import Request
+from safesteer_interp.statistics import cluster_mean
 from safesteer_interp.tracing.tracer import Sampling
+from safesteer_interp.types import States
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_STEPS = 24
 """Tokens of the full batch's rate."""
-WAYS = ("batch by batch", "refilled")
+MEMORY = 8 << 30
+READING = 32
+"""Prompts read together."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,20 @@ class ByProbability:
         return candidates.log_probs
 
 
-POLICIES: dict[str, Policy] = {"plain": PLAIN, "guided": Guided(ByProbability(), k=5, steps=5)}
+def unmoved(states: States) -> Opening:
+    """A rule about the prompt that changes nothing: a condition of its own with ordinary answers."""
+    return Opening(states, torch.zeros(len(states), dtype=torch.bool), [{} for _ in states])
+
+
+def conditions(requests: Sequence[Request], seeds: int) -> dict[str, list[Ask]]:
+    """Kind -> asks: two conditions each, the second on a part of the requests, as where a defense acts on some or only harm is asked."""
+    harmful = [r for r in requests if r.harmful]
+    some = requests[: 2 * len(requests) // 3]
+    ways: dict[str, list[tuple[Policy, Sequence[Request]]]] = {
+        "plain": [(PLAIN, requests), (Guided(ByProbability(), k=1, steps=0, opening=unmoved), harmful)],
+        "guided": [(Guided(ByProbability(), k=5, steps=5), requests), (Guided(ByProbability(), k=5, steps=5, mix=1.0), some)],
+    }
+    return {kind: [Ask(r, seed, policy) for policy, asked in each for seed in range(seeds) for r in asked] for kind, each in ways.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,118 +86,139 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--requests", type=int, default=96, help="bundled requests with pictures")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--tokens", type=int, default=128, help="longest answer")
-    parser.add_argument("--seeds", type=int, default=3, help="samples of each request in the evaluation")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--dtypes", default="float32,bfloat16" if has_bfloat16() else "float32")
+    parser.add_argument("--seeds", type=int, default=2, help="samples of each request")
+    parser.add_argument("--dtypes", default="float32,bfloat16" if multiplies_bfloat16() else "float32", help="the first must be float32")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "answering.json")
     chosen = parser.parse_args(arguments)
+    if not chosen.dtypes.startswith("float32"):
+        parser.error("--dtypes begins with float32, which the others are compared with.")
     requests = pictures(chosen.requests)
-    record: dict[str, Any] = {
-        "model": chosen.model,
-        "requests": len(requests),
-        "batch": chosen.batch,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "cores": os.cpu_count(),
-            "bfloat16": has_bfloat16(),
-        },
-        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "parts": {},
-    }
-    for dtype in chosen.dtypes.split(","):
-        mllm = load_model(chosen.model, dtype=dtype)
-        record["parts"][dtype] = parts(mllm, requests, chosen)
+    record = measure(load_model(chosen.model), requests, chosen)
     chosen.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     show(record)
     return 0
 
 
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def pictures(n: int) -> list[Request]:
-    """Bundled requests with pictures, spread over the data set."""
-    found = [request for request in load_bundled() if request.image is not None]
-    return found[:: max(1, len(found) // n)][:n]
+    """Bundled requests with pictures, whole pairs of every form, spread over the data set."""
+    together: dict[tuple[str, str], list[Request]] = {}
+    for request in load_bundled():
+        if request.image is not None:
+            together.setdefault((request.pair, str(request.attack)), []).append(request)
+    groups = [group for group in together.values() if len(group) == 2]
+    return [request for group in groups[:: max(1, 2 * len(groups) // n)] for request in group][:n]
 
 
-def parts(mllm: MLLM, requests: list[Request], chosen: argparse.Namespace) -> dict[str, Any]:
-    """All parts for one model."""
-    sampling, batch, rounds = Sampling(chosen.tokens, 1.0), chosen.batch, chosen.rounds
-    generate(mllm, requests[:4], PLAIN, Sampling(4, 1.0))  # whatever happens only once
-    batches = list(by_length(requests, batch))
-    found: dict[str, Any] = {}
-    with remembering_prompts(mllm, limit=8 << 30):
-        found["prompts_seconds"] = seconds(lambda: [read_prompts(mllm, mllm.encode([requests[i] for i in b])) for b in batches])
-        full = [requests[i] for i in batches[0]]
-        found["full_batch_tokens_per_second"] = (
-            len(full) * FULL_STEPS / seconds(lambda: generate(mllm, full, PLAIN, Sampling(FULL_STEPS, 1.0), batch_size=batch, stop=False))
-        )
-        for name, policy in POLICIES.items():
-            found[name] = answers(mllm, [Ask(r, 0, policy) for r in requests], sampling, batch, rounds)
-            found[name]["of_full_batch"] = {
-                way: speed / found["full_batch_tokens_per_second"] for way, speed in found[name]["tokens_per_second"].items()
-            }
-    asks = [Ask(r, seed, policy) for policy in POLICIES.values() for seed in range(chosen.seeds) for r in requests]
-    found["evaluation"] = whole(mllm, asks, sampling, batch, rounds)
-    return found
-
-
-def ways(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, batch: int) -> dict[str, Callable[[], list[list[int]]]]:
-    """Both ways of answering, each returning the answers' tokens."""
-
-    def refilled(some: Sequence[Ask] = asks) -> list[list[int]]:
-        answered: dict[int, list[int]] = {}
-        for places, answers in answer_asks(mllm, some, sampling, batch_size=batch):
-            answered.update(zip(places, (a.ids for a in answers), strict=True))
-        return [answered[i] for i in range(len(some))]
-
-    def drained() -> list[list[int]]:
-        answered: dict[int, list[int]] = {}
-        for policy in {id(ask.policy): ask.policy for ask in asks}.values():
-            own = [i for i, ask in enumerate(asks) if ask.policy is policy]
-            for places in by_length([asks[i].request for i in own], batch):
-                batch_of = [own[p] for p in places]
-                answered.update(zip(batch_of, refilled([asks[i] for i in batch_of]), strict=True))
-        return [answered[i] for i in range(len(asks))]
-
-    return dict(zip(WAYS, (drained, refilled), strict=True))
-
-
-def answers(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, batch: int, rounds: int) -> dict[str, Any]:
-    """Tokens a second of whole answers whose prompts have been read, both ways, and their ratio."""
-    taken: dict[str, list[float]] = {}
-    said: dict[str, list[list[int]]] = {}
-    for _ in range(rounds):
-        for name, run in ways(mllm, asks, sampling, batch).items():
-            begun = time.perf_counter()
-            said[name] = run()
-            taken.setdefault(name, []).append(time.perf_counter() - begun)
-    lengths = [len(answer) for answer in said["refilled"]]
-    return {
-        "tokens": {"mean": statistics.mean(lengths), "longest": max(lengths)},
-        "same_answers": statistics.mean(a == b for a, b in zip(*said.values(), strict=True)),
-        "tokens_per_second": {name: sum(lengths) / statistics.median(seconds) for name, seconds in taken.items()},
-        "gain": statistics.median(a / b for a, b in zip(*taken.values(), strict=True)),
+def measure(loaded: MLLM, requests: list[Request], chosen: argparse.Namespace) -> dict[str, Any]:
+    """All parts in every format, and what is compared between them."""
+    sampling = Sampling(chosen.tokens, 1.0)
+    asks = conditions(requests, chosen.seeds)
+    record: dict[str, Any] = {
+        "model": loaded.name,
+        "requests": len(requests),
+        "answers": sum(map(len, asks.values())),
+        "batch": chosen.batch,
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "bfloat16": multiplies_bfloat16(),
+            "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        },
+        "formats": {},
+        "agreement": {},
     }
+    before: list[Decoded] = []
+    taken = seconds(lambda: before.extend(drained(loaded, [ask for own in asks.values() for ask in own], sampling, chosen.batch)))
+    record["before"] = {"seconds": taken, "answers_per_second": record["answers"] / taken}
+    said: dict[str, list[Decoded]] = {"before": before}
+    for dtype in chosen.dtypes.split(","):
+        part, said[dtype] = parts(in_dtype(loaded, dtype), requests, asks, sampling, chosen.batch)
+        record["formats"][dtype] = part | {"gain_over_before": part["answers_per_second"] / record["before"]["answers_per_second"]}
+    clusters = np.array([ask.request.pair for own in asks.values() for ask in own])
+    for dtype in ("before", *chosen.dtypes.split(",")[1:]):
+        record["agreement"][f"{dtype} with float32"] = agreement(said[dtype], said["float32"], clusters)
+    return record
 
 
-def whole(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, batch: int, rounds: int) -> dict[str, Any]:
-    """Answers a second of an evaluation over seeds and policies, prompts included, both ways."""
-    taken: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for name, run in ways(mllm, asks, sampling, batch).items():
-            with remembering_prompts(mllm):
-                taken.setdefault(name, []).append(seconds(run))
+def parts(
+    mllm: MLLM, requests: list[Request], asks: dict[str, list[Ask]], sampling: Sampling, batch: int
+) -> tuple[dict[str, Any], list[Decoded]]:
+    """One format: prompts, full batch, and each kind of condition; also the answers."""
+    generate(mllm, requests[:4], PLAIN, Sampling(4, 1.0))  # whatever happens only once
+    found: dict[str, Any] = {}
+    said: list[Decoded] = []
+    with remembering_prompts(mllm, limit=MEMORY):
+        reads = [[requests[i] for i in places] for places in by_length(requests, READING)]
+        found["prompts_seconds"] = seconds(lambda: [read_prompts(mllm, mllm.encode(some)) for some in reads])
+        full = requests[:batch]
+        generate(mllm, full, PLAIN, Sampling(2, 1.0), batch_size=batch, stop=False)
+        taken = seconds(lambda: generate(mllm, full, PLAIN, Sampling(FULL_STEPS, 1.0), batch_size=batch, stop=False))
+        found["full_batch_tokens_per_second"] = rate = len(full) * FULL_STEPS / taken
+        for kind, own in asks.items():
+            answers: list[Decoded] = []
+            taken = seconds(lambda own=own, answers=answers: answers.extend(together(mllm, own, sampling, batch)))  # type: ignore[misc]
+            lengths = [len(answer.ids) for answer in answers]
+            read = sum(n + (a.policy.k - 1) * min(a.policy.steps, n) for a, n in zip(own, lengths, strict=True))
+            found[kind] = {
+                "answers": len(own),
+                "seconds": taken,
+                "tokens_mean": statistics.mean(lengths),
+                "tokens_longest": max(lengths),
+                "tokens_read_per_second": read / taken,
+                "of_full_batch": read / taken / rate,
+            }
+            said += answers
+    answering = sum(found[kind]["seconds"] for kind in asks)
+    found["of_full_batch"] = sum(found[kind]["tokens_read_per_second"] * found[kind]["seconds"] for kind in asks) / answering / rate
+    found["answers_per_second"] = len(said) / (found["prompts_seconds"] + answering)
+    return found, said
+
+
+def together(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, batch: int) -> list[Decoded]:
+    """Answers in order, as the harness makes them."""
+    found: dict[int, Decoded] = {}
+    for places, answers in answer_asks(mllm, asks, sampling, batch_size=batch):
+        found.update(zip(places, answers, strict=True))
+    return [found[i] for i in range(len(asks))]
+
+
+class BatchMemory(PromptMemory):
+    """The memory as it was: a batch is taken from it only where one earlier batch held all of its prompts."""
+
+    def read(self, mllm: MLLM, batch: Encoded) -> tuple[Prefix, States]:
+        keys = [request.key() for request in batch.requests]
+        for reading in self.readings:
+            if all(key in reading.rows for key in keys):
+                return reading.take(torch.tensor([reading.rows[key] for key in keys]))
+        prefix, states = prefill(mllm.model, batch.inputs)
+        self.readings.append(Reading({key: row for row, key in enumerate(keys)}, prefix, states))
+        return self.readings[-1].take(torch.arange(len(keys)))
+
+
+def drained(mllm: MLLM, asks: Sequence[Ask], sampling: Sampling, batch: int) -> list[Decoded]:
+    """Answers in order, as they were made before: the batches of all conditions one by one, each until its last row has ended."""
+    found: dict[int, Decoded] = {}
+    mllm.prompts = BatchMemory(MEMORY)
+    try:
+        for places in batches_of(asks, batch):
+            found.update(zip(places, together(mllm, [asks[i] for i in places], sampling, len(places)), strict=True))
+    finally:
+        mllm.prompts = None
+    return [found[i] for i in range(len(asks))]
+
+
+def agreement(ours: Sequence[Decoded], theirs: Sequence[Decoded], pairs: np.ndarray) -> dict[str, Any]:
+    """Shares of equal answers and of equal outcomes, and the difference of refusal rates with its interval over pairs."""
+    refused = [np.array([is_refusal(answer.text) for answer in side], dtype=float) for side in (ours, theirs)]
+    difference = cluster_mean(refused[0] - refused[1], pairs, seed=0)
     return {
-        "answers": len(asks),
-        "answers_per_second": {name: len(asks) / statistics.median(seconds) for name, seconds in taken.items()},
-        "gain": statistics.median(a / b for a, b in zip(*taken.values(), strict=True)),
+        "same_tokens": float(np.mean([a.ids == b.ids for a, b in zip(ours, theirs, strict=True)])),
+        "same_outcome": float((refused[0] == refused[1]).mean()),
+        "refused": [float(side.mean()) for side in refused],
+        "difference": {"value": difference.value, "low": difference.low, "high": difference.high, "pairs": len(set(pairs))},
     }
 
 
@@ -186,19 +231,27 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def show(record: dict[str, Any]) -> None:
-    """The record as a table on stdout."""
-    table = Table("", *record["parts"], title=f"{record['model']}, {record['requests']} requests with pictures, {record['machine']}")
+    """The record as tables on stdout."""
+    heading = f"{record['model']}, {record['requests']} requests with pictures, {record['answers']} answers, {record['machine']}"
+    table = Table("", *record["formats"], title=heading)
     rows: list[tuple[str, ...]] = [("prompts_seconds",), ("full_batch_tokens_per_second",)]
-    for name in POLICIES:
-        rows += [(name, part, way) for way in WAYS for part in ("tokens_per_second", "of_full_batch")]
-        rows.append((name, "same_answers"))
-    rows += [("evaluation", "answers_per_second", way) for way in WAYS]
+    rows += [(kind, part) for kind in ("plain", "guided") for part in ("tokens_mean", "tokens_read_per_second", "of_full_batch")]
+    rows += [("of_full_batch",), ("answers_per_second",), ("gain_over_before",)]
     for path in rows:
-        found: list[Any] = list(record["parts"].values())
+        found: list[Any] = list(record["formats"].values())
         for step in path:
             found = [part[step] for part in found]
         table.add_row(", ".join(path).replace("_", " "), *(f"{value:.2f}" for value in found))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(f"before: {record['before']['answers_per_second']:.2f} answers a second")
+    for name, part in record["agreement"].items():
+        gap = part["difference"]
+        console.print(
+            f"{name}: {part['same_tokens']:.0%} of answers equal in every token, {part['same_outcome']:.1%} in outcome; refused "
+            f"{part['refused'][0]:.3f} against {part['refused'][1]:.3f}, "
+            f"difference {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]"
+        )
 
 
 if __name__ == "__main__":

@@ -32,17 +32,28 @@ FURTHER = frozenset({"gemma3_text", "glm4v", "internvl", "llava_next", "llava_on
 """Families that resemble others in all that decoding does: every test of families takes them too, but in the slow run."""
 
 
+ROOT = Path(__file__).resolve().parent.parent
+USERS_CACHE = os.environ.get("SAFESTEER_CACHE")
+
+
+LONGEST = ("findings", "runner", "tracing", "cli")
+"""Folders whose files take longest: they begin, so that the workers end together."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a further family join the slow run; `-m` selects after this."""
+    """One worker a file, so that what a file's tests share (planted models, their traces and answers) is made once and not by both.
+
+    Tests of a further family join the slow run; `-m` selects after this.
+    """
     for item in items:
         spec = getattr(item, "callspec", None)
         if spec is not None and spec.params.get("family") in FURTHER:
             item.add_marker(pytest.mark.slow)
-
-
-ROOT = Path(__file__).resolve().parent.parent
-USERS_CACHE = os.environ.get("SAFESTEER_CACHE")
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT / "tests"))))
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.relative_to(ROOT / "tests").parts[0], len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,8 @@ class RefusalBias(StagedDefense):
     """Nats of log-odds; negative ones make refusals rarer."""
     steps: int = 1
     """Answer tokens that are biased."""
+    tokens: tuple[int, ...] = ()
+    """Ids of the refusal tokens; none: the first tokens of the published openings."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.bias):
@@ -38,8 +40,8 @@ class RefusalBias(StagedDefense):
             raise UsageError(f"`steps` of refusal_bias is {self.steps}; bias at least 1 token.")
 
     def tilt(self, mllm: MLLM) -> Tilt:
-        """The bias on the model's own refusal tokens, while an answer is short enough."""
-        tokens = torch.tensor(refusal_token_ids(mllm))
+        """The bias on the refusal tokens, while an answer is short enough."""
+        tokens = torch.tensor(self.tokens or refusal_token_ids(mllm))
 
         def biased(logits: Logits, answered: Sequence[int]) -> Logits:
             rows = torch.tensor([n < self.steps for n in answered], device=logits.device)

@@ -55,7 +55,8 @@ class ReleasedDetector:
 
     def fingerprint(self) -> str:
         """Hex digest of code and weights."""
-        return content_digest({"code": loaded_digest(type(self)), "model": fingerprint(*self._loaded)}, "the released detector")
+        cls: Any = type(self)
+        return content_digest({"code": loaded_digest(cls), "model": fingerprint(*self._loaded)}, "the released detector")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class ReleasedDetoxifier:
 
     def fingerprint(self) -> str:
         """Hex digest of code, weights and length."""
-        record = {"code": loaded_digest(type(self)), "model": fingerprint(*self._loaded), "most": self.max_new_tokens}
+        cls: Any = type(self)
+        record = {"code": loaded_digest(cls), "model": fingerprint(*self._loaded), "most": self.max_new_tokens}
         return content_digest(record, "the released detoxifier")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from safesteer_interp.statistics import cluster_mean, holm, sign_flip_test
+from safesteer_interp.statistics import DIFFERENCE, cluster_mean, holm, sign_flip_test
 
 ALPHA = 0.05
 ENOUGH = 24
@@ -39,7 +39,7 @@ def pairwise(hits: pd.DataFrame, by: Sequence[str] = ("judge", "measure")) -> pd
             differences = (both[first] - both[second]).to_numpy(dtype=float)
             clusters = np.array(["\0".join(map(str, key[:2])) for key in both.index])
             same = not np.any(differences)
-            found = cluster_mean(differences, clusters).as_row()
+            found = cluster_mean(differences, clusters, bounds=DIFFERENCE).as_row()
             found["difference"] = found.pop("value")
             rows.append({**labels, "first": first, "second": second, **found, "p": 1.0 if same else sign_flip_test(differences, clusters)})
     table = pd.DataFrame(rows)

@@ -10,7 +10,7 @@ pushed as far as it differs from other requests. The fifth rule, `projection`, t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,11 @@ class AlignmentVector:
         return Direction.from_difference(
             self.mu.double().numpy(), "alignment", origin=self.origin, residual_norm=self.residual_norm, n=self.n_image + self.n_text
         )
+
+    def random(self, seed: int = 0) -> AlignmentVector:
+        """Control: the same vector in a direction drawn uniformly, with the same length and the same step of every state."""
+        drawn = torch.randn(self.d, generator=torch.Generator().manual_seed(seed))
+        return replace(self, mu=drawn / drawn.norm() * self.mu.norm())
 
     def apply(self, h: Float[Tensor, "*shape d"], rule: ApplicationRule = CORRECTED_RULE, scale: float = 1.0) -> Float[Tensor, "*shape d"]:
         """The aligned states; each row has its own alpha, times `scale` (1 = the paper's strength rule). Never mutates h.

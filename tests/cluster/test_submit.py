@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from support import slurm
 
 from safesteer_interp.cluster import Resources, Stage, stages_of, submit
 from safesteer_interp.cluster.stages import Job
@@ -94,16 +96,23 @@ def test_a_trace_in_parts_is_the_trace_and_a_killed_worker_costs_its_own_work(tm
 
 
 @pytest.mark.slow
-def test_local_processes_run_a_finding_as_one_process_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("executor", ["local", "slurm", "ray"])
+def test_a_cluster_runs_a_finding_as_one_process_does(executor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray", reason="the extra ray is not installed")
+    if executor == "slurm" and (reason := slurm.lacking()):
+        pytest.skip(f"no SLURM can be started here: {reason}")
     asked = ["modality_gap", "--model", "planted", "--no-render"]
     ours("run", *asked, "--store", str(tmp_path / "one"), "--out", str(tmp_path / "figures-one"))
     words = [sys.executable, "-m", "safesteer_interp", "submit", "run", *asked, "--store", str(tmp_path / "many")]
-    words += ["--out", str(tmp_path / "figures-many"), "--executor", "local", "--workers", "2", "--logs", str(tmp_path / "logs"), "--json"]
-    done = subprocess.run(
-        words, capture_output=True, text=True, timeout=400, env={**os.environ, "SAFESTEER_CACHE": str(tmp_path / "cache")}
-    )
+    words += ["--out", str(tmp_path / "figures-many"), "--executor", executor, "--workers", "2", "--logs", str(tmp_path / "logs"), "--json"]
+    words += ["--memory-gb", "4"]
+    with slurm.one_node(tmp_path / "slurm") if executor == "slurm" else nullcontext(dict(os.environ)) as environment:
+        own_cache = {**environment, "SAFESTEER_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run(words, capture_output=True, text=True, timeout=400, env=own_cache)
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)["ids"]) == {"run-part-1-of-2", "run-part-2-of-2", "run-modality_gap"}
+    outcome = json.loads(done.stdout[done.stdout.index("{\n") :])
+    assert set(outcome["ids"]) == {"run-part-1-of-2", "run-part-2-of-2", "run-modality_gap"} and outcome["waited"]
     one, many = (tmp_path / f"figures-{name}" / "modality_gap" / "planted" for name in ("one", "many"))
     for name in ("table.csv", "claims.json"):
         assert (one / name).read_bytes() == (many / name).read_bytes()

@@ -37,7 +37,7 @@ def test_differences_are_paired_and_adjusted() -> None:
 
 
 def test_an_order_is_claimed_only_where_all_judges_agree() -> None:
-    disagree = hits({"none": {"a": 0.9, "b": 0.2}, "good": {"a": 0.1, "b": 0.8}, "best": {"a": 0.02, "b": 0.02}})
+    disagree = hits({"none": {"a": 0.9, "b": 0.5}, "good": {"a": 0.1, "b": 0.98}, "best": {"a": 0.02, "b": 0.02}})
     found = agreed(pairwise(disagree)).set_index(["first", "second"])
     assert found.loc[("none", "good"), "lower"] == "" and "judges disagree" in found.loc[("none", "good"), "why"]
     assert found.loc[("none", "good"), "why"] == "judges disagree: fewer in none by b, in good by a"

@@ -7,22 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from safesteer_interp import runner
-from safesteer_interp.errors import UsageError
+from safesteer_interp.errors import NotApplicableError, UsageError
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.session import RunSettings, Session
 
 FOLDER = Path(__file__).parents[2] / "analyses"
 SMALLER: dict[str, dict[str, Any]] = {
-    "alignment_vector": {"matchings": 5, "random_vectors": 8},
-    "refusal_direction": {"report_pairs": 20, "layers": None, "attacks": ("TEXT", "SD", "TYPO"), "random_directions": 8},
-    "steering_dose_response": {"answer_pairs": 20, "doses": (-1.0, 1.0), "seeds": 1, "new_tokens": 8, "tuning_pairs": 4},
+    "alignment_controls": {"new_tokens": 8},
+    "alignment_vector": {"matchings": 20},
+    "refusal_direction": {"layers": None, "positions": 3, "attacks": ("TEXT", "SD", "TYPO")},
+    "steering_dose_response": {"doses": (-1.0, 0.25, 1.0), "msav_doses": (-1.0, 0.5, 1.0), "new_tokens": 8},
 }
-"""Many pairs, so that verdicts are decided, and short answers: a planted refusal has seven words."""
+"""Short answers: a planted refusal has seven words."""
+FLIPPED: dict[str, dict[str, Any]] = {"refusal_direction": {"filtered": False}}
+"""Of the flipped models: one that answers what is harmful keeps nothing that the filter asks for."""
 
 MARGIN = 0.5
 """Nats: what analyses/refusal_direction.py calls an effect."""
@@ -45,7 +49,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
             benches[key] = Session(settings, loaded_model=build_planted(**changes))
         if (name, key) not in found:
             analysis = runner.discover(FOLDER)[name]
-            parameters = analysis.parameters("quick", SMALLER[name])
+            parameters = analysis.parameters("quick", SMALLER[name] | (FLIPPED.get(name, {}) if changes else {}))
             context = Context(benches[key], analysis, parameters, tmp_path_factory.mktemp("work"))
             tables, record = measure(context)
             found[name, key] = tables, {c["id"]: c["verdict"] for c in record["claims"]}
@@ -54,18 +58,36 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     return run
 
 
+# In 64 dimensions one in twenty-four random vectors of MSAV's length lies along refusal as well as MSAV does, and says so: undecided.
 CASES = [
+    (
+        "alignment_controls",
+        {},
+        {
+            "lowers_not_refused": "supported",
+            "acts_on_harm": "supported",
+            "harmless_shift_suffices": "supported",  # the planted gap is one of modality
+            "harmless_shift_acts": "undecided",
+            "projection_lowers_not_refused": "supported",
+        },
+    ),
+    (
+        "alignment_controls",
+        {"gap": -1.0},
+        # Moved the other way nothing is refused, as nothing was before: below that no answer can go.
+        {"harmless_shift_suffices": "contradicted", "harmless_shift_acts": "contradicted", "lowers_not_refused": "undecided"},
+    ),
     (
         "alignment_vector",
         {},
         {
             "consistent_over_pairs": "supported",
             "same_for_harmless": "supported",
-            "toward_text_raises_refusal_sd": "supported",
-            "toward_text_raises_refusal_typo": "supported",
+            "toward_text_raises_refusal_sd": "undecided",
+            "toward_text_raises_refusal_typo": "undecided",
             "printed_raises_refusal_sd": "contradicted",
-            "enters_top_5_sd": "supported",
-            "acts_on_harm": "supported",
+            "enters_top_5_sd": "undecided",
+            "acts_on_harm": "undecided",
             "spares_harmless": "supported",
             "spares_harmless_ungated": "supported",
         },
@@ -73,13 +95,18 @@ CASES = [
     (
         "alignment_vector",
         {"gap": -1.0},
-        {"consistent_over_pairs": "supported", "toward_text_raises_refusal_sd": "contradicted", "printed_raises_refusal_sd": "supported"},
+        {"consistent_over_pairs": "supported", "toward_text_raises_refusal_sd": "contradicted"},
     ),
     (
         "refusal_direction",
         {},
-        # In 64 dimensions a random direction, ablated at every write, takes the machinery of refusing apart as well.
-        {"bypasses_refusal_text": "undecided", "induces_refusal_text": "supported", "induces_refusal_sd": "supported"},
+        {
+            "choice_is_resolved": "supported",
+            "bypasses_refusal_text": "supported",
+            "induces_refusal_text": "supported",
+            "induces_refusal_sd": "supported",
+            "bypasses_less_than_text_sd": "supported",  # the gap hid harm: there was less to lose
+        },
     ),
     (
         "refusal_direction",
@@ -92,18 +119,23 @@ CASES = [
         {
             "restores_refusal_msav": "supported",
             "restores_refusal_refusal": "supported",
+            "acts_on_harm_msav": "supported",
+            "acts_on_harm_refusal": "supported",
             "spares_harmless_msav": "supported",
             "spares_harmless_refusal": "supported",
-            "dose_zero_is_vanilla_msav": "supported",
-            "dose_zero_is_vanilla_refusal": "supported",
+            "grows_with_dose_refusal": "supported",
         },
     ),
-    ("steering_dose_response", {"gap": -1.0}, {"restores_refusal_msav": "contradicted", "dose_zero_is_vanilla_msav": "supported"}),
+    ("steering_dose_response", {"gap": -1.0}, {"restores_refusal_msav": "undecided", "grows_with_dose_msav": "undecided"}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "expected"), CASES, ids=[f"{n}-{'-'.join(f'{k}{v:g}' for k, v in c.items()) or 'planted'}" for n, c, _ in CASES]
+    ("name", "changes", "expected"),
+    [
+        pytest.param(*case, id=f"{case[0]}-{'flipped' if case[1] else 'planted'}", marks=[pytest.mark.slow] if case[1] else [])
+        for case in CASES
+    ],
 )
 def test_verdict_equals_the_planted_truth(measured: Measured, name: str, changes: dict[str, float], expected: dict[str, str]) -> None:
     _, verdicts = measured(name, **changes)
@@ -151,41 +183,87 @@ def test_only_the_rule_towards_text_brings_refusals_back(measured: Measured) -> 
     assert every.loc[("toward_text/raw", "harmless"), "low"] > 0.5
 
 
+def test_the_parts_of_the_vector_are_told_apart(measured: Measured) -> None:
+    tables, _ = measured("alignment_controls")
+    values = tables["table"].set_index(["arm", "class", "quantity"])["value"]
+    for kind in ("harmful", "harmless"):  # the planted shift is the same for both classes: nothing remains
+        assert abs(values["remainder", kind, "mass"] - values["none", kind, "mass"]) < 0.1
+    assert values["harmless_shift", "harmful", "mass"] > 0.5 > values["harmless_shift", "harmless", "mass"]
+    assert values["projection", "harmful", "not_refused"] < 0.5 < values["projection", "harmless", "not_refused"]
+    bias = tables["bias"].iloc[0]
+    assert bias["value"] > 1 and bias["plain"] < bias["matched"] and abs(values["refusal_bias", "harmful", "mass"] - bias["matched"]) < 0.2
+    odds = tables["contrasts"][tables["contrasts"]["quantity"] == "log_odds"].set_index(["arm", "to", "class"])["value"]
+    for kind in ("harmful", "harmless"):
+        assert odds["refusal_bias", "none", kind] == pytest.approx(bias["value"], rel=1e-6)
+    assert odds["refusal_bias", "none", "harmful minus harmless"] == pytest.approx(0, abs=1e-6)
+    mass = tables["contrasts"][tables["contrasts"]["quantity"] == "mass"].set_index(["arm", "to", "class"])["value"]
+    assert mass["msav", "none", "harmful minus harmless"] > 0.3 and mass["msav", "refusal_bias", "harmless"] < 0
+
+
 def test_doses_act_in_order_and_the_planted_layer_is_chosen(measured: Measured) -> None:
-    tables, verdicts = measured("steering_dose_response")
+    tables, _ = measured("steering_dose_response")
     chosen = tables["selection"][tables["selection"]["chosen"]]
-    assert set(chosen["layer"]) == {3}
-    assert "supported" not in {v for name, v in verdicts.items() if name.startswith("reversed")}
-    first = tables["first_token"]
-    harmful = first[first["of"] == "harmful"].set_index("dose")["value"]
-    assert harmful.loc[0:].is_monotonic_increasing and harmful.loc[:-0.5].max() < 0.01 < harmful[0] < 0.2 and harmful[3] > 0.99
-    answers = tables["table"].set_index(["steering", "of", "dose", "quantity"])
+    assert set(chosen["layer"]) == {3} and set(chosen["of"]) == {"harmful", "harmless", "harmful minus harmless"}
+    gains = tables["selection"].set_index(["of", "layer"])["value"]
+    assert gains["harmful minus harmless"].idxmax() == 3
+    assert gains["harmful minus harmless", 3] == pytest.approx(gains["harmful", 3] - gains["harmless", 3], rel=1e-4)
     for steering in ("msav", "refusal"):
-        refused = [answers.loc[(steering, "harmful", dose, "refused"), "value"] for dose in (-1, 0, 1)]
+        first = tables["first_token"][tables["first_token"]["steering"] == steering]
+        harmful = first[first["of"] == "harmful"].set_index("dose")["value"]
+        assert harmful.loc[0:].is_monotonic_increasing and harmful.loc[:-0.5].max() < 0.02 < harmful[0] < 0.2 and harmful[2] > 0.9
+        drawn = first[first["of"] == "random_direction"].iloc[0]
+        assert drawn["dose"] == 1.0 and drawn["low"] < drawn["value"] < harmful[1.0] and drawn["kind"] == "spread"
+    answers = tables["table"].assign(dose=tables["table"]["dose"].astype(str)).set_index(["steering", "of", "dose", "quantity"])["value"]
+    for steering in ("msav", "refusal"):
+        refused = [answers[steering, "harmful", dose, "refused"] for dose in ("-1", "0", "1")]
         assert refused[0] <= refused[1] < refused[2]
+        assert (steering, "harmless", "1", "log_perplexity") in answers and (steering, "harmful", "1", "log_perplexity") not in answers
 
 
 def test_the_refusal_direction_is_chosen_at_the_planted_layer_by_what_editing_with_it_does(measured: Measured) -> None:
-    tables, verdicts = measured("refusal_direction")
-    selection = tables["selection"].set_index(["quantity", "layer"])
-    assert set(tables["selection"]["quantity"]) == {"bypass", "induce", "kl"}
-    assert set(selection[selection["chosen"]].index.get_level_values("layer")) == {3}
-    bypass, induce = (selection.loc[(quantity, 3)] for quantity in ("bypass", "induce"))
+    tables, _ = measured("refusal_direction")
+    assert set(tables["selection"]["quantity"]) == {"bypass", "induce", "kl"} and len(set(tables["selection"]["read"])) > 1
+    chosen = tables["selection"][tables["selection"]["chosen"]].set_index("quantity")
+    assert set(chosen["layer"]) == {3} and chosen["share"].min() > 0.95
+    bypass, induce = (chosen.loc[quantity] for quantity in ("bypass", "induce"))
     assert bypass["value"] < bypass["plain"] - MARGIN and induce["value"] > induce["plain"] + MARGIN
-    for row in tables["selection"][tables["selection"]["quantity"] == "kl"].itertuples():
+    shares = tables["selection"][tables["selection"]["quantity"] == "kl"]
+    assert shares["share"].sum() == pytest.approx(1, abs=0.05)
+    for row in shares.itertuples():
         assert row.limit == ("below" if row.high < 0.1 else "above" if row.low > 0.1 else "across")
+    choice = tables["choice"].iloc[0]
+    assert choice["dropped_training"] > 0 and choice["kept"] >= 1 and choice["of"] == len(shares)
     effects = tables["effects"][tables["effects"]["quantity"] == "log_odds"].set_index(["of", "edit", "class", "attack"])["value"]
     for attack in ("TEXT", "SD", "TYPO"):
         added, random = (effects[(of, "add", "harmless", attack)] for of in ("refusal_direction", "random_direction"))
-        assert added > MARGIN > abs(random)  # a random direction and its opposite cancel
+        assert added > MARGIN and abs(random) < added / 3
+        assert effects["refusal minus random direction", "add", "harmless", attack] == pytest.approx(added - random, rel=1e-4)
     taken = effects.xs("ablate", level="edit").xs("harmful", level="class")
     assert taken["refusal_direction", "TEXT"] < -MARGIN
     assert all(taken["refusal_direction", image] > taken["refusal_direction", "TEXT"] for image in ("SD", "TYPO"))  # the gap hid harm
-    assert taken["random_direction", "TEXT"] < -MARGIN  # hence undecided
-    # Harmless texts hardly refuse, so that ablating what is planted costs them nothing.
-    assert selection.loc[("kl", 3), "limit"] == "below" and verdicts["choice_is_resolved"] == "supported"
 
 
+def test_where_nothing_harmful_is_refused_the_filter_says_that_there_is_nothing_to_find(tmp_path: Path) -> None:
+    from safesteer_interp.models.planted import build_planted
+
+    session = Session(Settings(model="planted", store=tmp_path, progress=False), loaded_model=build_planted(harm=-1.0))
+    analysis = runner.discover(FOLDER)["refusal_direction"]
+    with pytest.raises(NotApplicableError, match=r"--set filtered=false keeps all requests"):
+        measure(Context(session, analysis, analysis.parameters("quick", {"report_pairs": 2}), tmp_path))
+
+
+def test_a_choice_without_the_filter_keeps_every_request(tmp_path: Path) -> None:
+    from safesteer_interp.models.planted import build_planted
+
+    session = Session(Settings(model="planted", store=tmp_path, progress=False), loaded_model=build_planted())
+    analysis = runner.discover(FOLDER)["refusal_direction"]
+    smaller = {"filtered": False, "report_pairs": 2, "attacks": ("TEXT",), "layers": 2, "positions": 1}
+    tables, _ = measure(Context(session, analysis, analysis.parameters("quick", smaller), tmp_path))
+    choice = tables["choice"].iloc[0]
+    assert choice["dropped_training"] == choice["dropped_validation"] == 0 and choice["of"] == 2
+
+
+@pytest.mark.slow
 def test_a_flipped_direction_induces_no_refusal(measured: Measured) -> None:
     effects = measured("refusal_direction", harm=-1.0)[0]["effects"]
     added = effects[(effects["of"] == "refusal_direction") & (effects["edit"] == "add") & (effects["quantity"] == "log_odds")]
@@ -236,3 +314,12 @@ def test_steered_at_dose_0_answers_as_undefended_and_is_told_from_other_doses(pl
         Steered.aligned(vector, 1.0).respond(build_planted(gap=0.0), requests[:1], settings)
     with pytest.raises(UsageError, match="has no key"):
         Steered((Edit((direction.site,), lambda h, at: h),))
+
+
+def test_refusal_tokens_are_those_that_harmful_texts_raise() -> None:
+    from safesteer_interp.analyses import _refusal_tokens
+
+    harmful, harmless = np.array([0.4, 0.3, 0.2, 0.004, 0.05]), np.array([0.01, 0.3, 0.05, 0.0, 0.01])
+    assert _refusal_tokens.raised_tokens(harmful, harmless) == (0, 2, 4)
+    assert _refusal_tokens.raised_tokens(harmful, harmless, ratio=5) == (0, 4)
+    assert _refusal_tokens.raised_tokens(harmless, harmful, ratio=1.5) == ()

@@ -109,7 +109,7 @@ def test_draws_become_a_spread() -> None:
     draws = np.arange(101) / 100
     found = s.Estimate.of_draws(draws)
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.025, 0.975)) and (found.n, found.clusters) == (101, 101)
-    assert found.is_spread and str(found) == "0.50 [0.03, 0.98] (central 95 % of 101 draws)"
+    assert found.is_spread and str(found) == "0.50 [0.03, 0.97] (central 95 % of 101 draws)"
     assert (s.Estimate.of_draws([1.0, 3.0], 0.5).low, s.Estimate.of_draws([1.0, 3.0], 0.5).high) == (1.5, 2.5)
 
 

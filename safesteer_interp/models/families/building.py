@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
@@ -27,6 +27,7 @@ VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "
 def image_only(base: type[ProcessorMixin]) -> type[ProcessorMixin]:
     """`base` without its video processor, which needs torchvision. Saved and loaded under the same name as `base`."""
 
+    @no_type_check  # transformers reads the names of the parameters off the function itself, which a checking wrapper would hide
     def init(self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **options: Any) -> None:
         base.__init__(self, image_processor, tokenizer, None, chat_template=chat_template, **options)
 

@@ -1,0 +1,27 @@
+"""What a run says is left: what it knows from earlier runs, and how many analyses it knows nothing of."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from safesteer_interp.runner import schedule
+from safesteer_interp.runner.schedule import TimeLeft
+
+
+def job(name: str) -> Any:
+    return SimpleNamespace(analysis=SimpleNamespace(id=name), place="mini")
+
+
+def test_known_times_are_summed_and_unknown_ones_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {"probe": 5.0, "vector": 12.0, "ablation": 500.0}
+    monkeypatch.setattr(schedule, "seconds_taken", lambda analysis, place: taken.get(analysis))
+    jobs = [job(name) for name in ("probe", "vector", "ablation", "budget", "study")]
+    guess = TimeLeft(jobs)
+    assert guess.left(jobs[1:3], jobs) == "; 2 to go took 9 min the last time"
+    assert guess.left(jobs[1:2], jobs) == "; 1 to go took 12 s the last time"
+    assert guess.left(jobs[1:4], jobs) == "; 2 to go took 9 min the last time, 1 to go has not run here before"
+    assert guess.left(jobs[3:], jobs) == "; 2 to go have not run here before", "a probe's seconds say nothing about answers"
+    assert guess.left(jobs[3:], []) == "" and guess.left([], jobs) == "", "nothing is left of what is done already"

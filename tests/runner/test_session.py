@@ -1,0 +1,60 @@
+"""A run's model: states are read from it as it was loaded, answers are written by it in the format meant for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from safesteer_interp.errors import UsageError
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.provenance import input_key
+from safesteer_interp.runner.session import Session, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def session(tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Session]:
+    monkeypatch.setattr("safesteer_interp.models.dtypes.multiplies_bfloat16", lambda device: True)
+    return lambda **settings: Session(Settings(**settings), loaded_model=tiny("llama"))
+
+
+def test_answers_have_a_format_of_their_own(session: Callable[..., Session]) -> None:
+    usual, exact = session(), session(answer_dtype="float32")
+    assert (usual.dtype, usual.answer_dtype) == ("float32", "bfloat16")
+    assert usual.answerer.dtype == torch.bfloat16 and usual.answerer is usual.answerer
+    assert exact.answer_dtype == "float32" and exact.answerer is exact.model
+    with pytest.raises(UsageError, match='no dtype is called "half"'):
+        _ = session(answer_dtype="half").answer_dtype
+
+
+def test_prompts_are_shared_by_whoever_answers_and_forgotten_afterwards(session: Callable[..., Session]) -> None:
+    run = session()
+    with run.sharing_prompts():
+        assert run.answerer.prompts is not None, "made while prompts are shared"
+    assert run.answerer.prompts is None
+    with run.sharing_prompts():
+        assert run.answerer.prompts is not None, "made before"
+    assert run.answerer.prompts is None
+
+
+def test_the_format_is_recorded_where_answers_were_asked_for(session: Callable[..., Session], tmp_path: Path) -> None:
+    ctx = Context(session(), SimpleNamespace(id="any"), None, tmp_path)  # type: ignore[arg-type]
+    assert ctx.answered_in == ""
+    assert ctx.answerer.dtype == torch.bfloat16 and ctx.answered_in == "bfloat16"
+
+
+def test_the_format_is_part_of_a_results_identity() -> None:
+    from safesteer_interp.runner.discovery import discover
+
+    analysis = discover()["defense_ablation"]
+    p = analysis.parameters("quick", {})
+    keys = [
+        input_key(analysis, p, model="m", dtype="float32", answers=answers, dataset="d", demands=[]) for answers in ("float32", "bfloat16")
+    ]
+    assert keys[0] != keys[1]
