@@ -41,7 +41,8 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Session]:
 
 def verdicts(session: Session, name: str, folder: Path) -> dict[str, str]:
     analysis = runner.discover(FOLDER)[name]
-    _, record = measure(Context(session, analysis, analysis.parameters("quick", {"pairs": 64}), folder))
+    enough = {"pairs": 64, "choice_pairs": 64, "k": 10} if name == "decoding_separability" else {"pairs": 64}
+    _, record = measure(Context(session, analysis, analysis.parameters("quick", enough), folder))
     return {c["id"]: c["verdict"] for c in record["claims"]}
 
 
