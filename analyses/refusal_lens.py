@@ -133,8 +133,8 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                     Control("harmless twins", estimate_of(row(twins, attack=name)), kind="paired"),
                     Control("harmless twins alone", estimate_of(row(top, k=p.k, attack=name, **{"class": "harmless"})), kind="context"),
                 ),
-                note="Re-ranking can only choose a refusal that is among the candidates. Refusal tokens: first tokens that harmful texts "
-                "of training pairs raise over their harmless twins.",
+                note="Re-ranking can only choose a refusal that is among the candidates. Refusal tokens: first tokens that harmful "
+                "texts of training pairs raise over their harmless twins.",
             )
         )
     silenced = contrasts[contrasts["quantity"] == "log_probability"]
