@@ -160,4 +160,4 @@ def test_defenses_are_listed(safesteer: Callable[..., tuple[int, str, str]]) -> 
     assert all(row["what"] for row in json.loads(out))
     assert "k=5" in next(row["options"] for row in json.loads(out) if row["name"] == "safesteer")
     code, out, _ = safesteer("list", "judges", "--json")
-    assert code == 0 and {row["name"] for row in json.loads(out)} == {"refusal_strings", "llama_guard", "endpoint"}
+    assert code == 0 and {row["name"] for row in json.loads(out)} >= {"refusal_strings", "llama_guard", "endpoint"}
