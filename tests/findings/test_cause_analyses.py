@@ -21,6 +21,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "attention_routes": {"pairs": 20, "width": 2},
     "readable_and_used": {"pairs": 20, "random_directions": 4},
     "component_attribution": {"pairs": 20, "random_circuits": 3},
+    "adaptive_probe": {"pairs": 12, "epsilons": (4.0, 64.0)},
 }
 Measured = Callable[..., tuple[dict[str, pd.DataFrame], dict[str, str]]]
 
@@ -119,3 +120,11 @@ def test_the_planted_head_heads_the_ranking(measured: Measured) -> None:
     assert best.iloc[0] == "head.3.0" == tables["components"].sort_values("integrated", ascending=False)["component"].iloc[0]
     assert value(tables["table"], order="exact", size=1) == pytest.approx(1, abs=0.02)
     assert value(tables["table"], order="random circuits", size=1) < 0.6
+
+
+def test_the_probe_gives_way_as_far_as_its_pixels_may_change(measured: Measured) -> None:
+    tables, _ = measured("adaptive_probe")
+    known = {"attack": "SD", "detector": "the probe", "quantity": "auroc"}
+    scores = [value(tables["table"], **known, epsilon=e) for e in (0.0, 4.0, 64.0)]
+    assert scores[0] > 0.8 and scores[0] >= scores[1] >= scores[2] and scores[2] < 0.3
+    assert value(tables["table"], attack="SD", detector="MSAV gate", quantity="share caught", epsilon=64.0) < 0.2
