@@ -128,7 +128,7 @@ def claims(t: pd.DataFrame, p: Params) -> list[Claim]:
             found.append(
                 Claim(
                     id=f"{name}_probe_fails_{attack.lower()}",
-                    statement=f"Changes of {epsilon:g}/255 against the probe leave {detector} an AUROC below {WORTH:g} on {attack} pictures.",
+                    statement=f"Changes of {epsilon:g}/255 against the probe leave {detector} an AUROC below {WORTH:g} on {attack}.",
                     estimate=estimate_of(row(t, **where, quantity="auroc")),
                     direction="below",
                     threshold=WORTH,
@@ -172,7 +172,7 @@ ANALYSIS = Analysis(
     profiles={"full": {"pairs": None, "attacks": ("SD", "TYPO"), "epsilons": (0.5, 1.0, 2.0, 4.0, 8.0), "steps": 20}},
     order=25,
     captions={
-        "figure": "Pixels of harmful pictures are changed, within a bound, to lower the probe's score; nothing is generated. Harmless twins "
-        "are not changed. Bands: 95 % over pairs."
+        "figure": "Pixels of harmful pictures are changed, within a bound, to lower the probe's score; nothing is generated. Harmless "
+        "twins are not changed. Bands: 95 % over pairs."
     },
 )
