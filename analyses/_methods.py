@@ -97,8 +97,10 @@ def builders(ctx: Context, p: MethodParams) -> dict[str, Callable[[], Any]]:
         "mrd": lambda: mrd.MRD(observation_tokens=p.auxiliary_tokens),
         "adashield": adashield.AdaShield,
         "self_reminder": self_reminder.SelfReminder,
-        "refusal_bias": refusal_bias.RefusalBias,
-        "refusal_steering": lambda: refusal_steering.RefusalSteering.from_trace(ctx.model, trace, training),
+        "refusal_bias": lambda: refusal_bias.RefusalBias(tokens=refusal_tokens(ctx, p)),
+        "refusal_steering": lambda: refusal_steering.RefusalSteering.from_trace(
+            ctx.model, trace, training, refusals=refusal_tokens(ctx, p)
+        ),
         "shiftdc": lambda: shiftdc.ShiftDC.from_trace(ctx.model, trace, caption_tokens=p.auxiliary_tokens),
         "jrs_rem": lambda: jrs_rem.JRSRem.from_trace(ctx.model, trace),
         "cmrm": lambda: cmrm.CMRM.from_trace(ctx.model, trace),
