@@ -16,6 +16,7 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import AnsweringParams, answered_together, calibrated, fitted, to_answer, training_spec
+from ._refusal_tokens import refusal_tokens
 from ._shared import fit_spec, report_spec
 
 FORMS = (Attack.SD, Attack.TYPO)

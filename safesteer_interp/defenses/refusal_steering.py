@@ -66,7 +66,10 @@ class RefusalSteering(Steered):
         validation_pairs: int = 4,
         refusals: Sequence[int] = (),
     ) -> RefusalSteering:
-        """From a trace of the training requests; `refusals`: the model's refusal tokens (none: those of published openings). Raises NotApplicableError when no layer's direction makes the model refuse."""
+        """From a trace of the training requests; `refusals`: the model's refusal tokens (none: those of published openings).
+
+        Raises NotApplicableError when no layer's direction makes the model refuse.
+        """
         sites = [site for site in trace.sites if site.kind is SiteKind.RESID_POST]
         if layer >= 0:
             return cls.along_direction(refusal_directions(trace, sites=[Site(SiteKind.RESID_POST, layer)])[0], coefficient)
