@@ -18,8 +18,10 @@ from ._answering import demand_both_kinds
 from ._methods import FORMS, MethodParams, answers_of, asked, judged_by_all, methods, needs, paired_rows, selectivity
 from ._shared import row
 
-EVERY = ("safesteer", "ecso", "coca", "mllm_protector", "mrd", "adashield", "self_reminder", "refusal_bias", "refusal_steering", "shiftdc",
-         "jrs_rem", "cmrm", "conformal")  # fmt: skip
+EVERY = (
+    *("safesteer", "safesteer-paper", "ecso", "coca", "mllm_protector", "mrd", "adashield", "self_reminder"),
+    *("refusal_bias", "refusal_steering", "shiftdc", "jrs_rem", "cmrm", "conformal"),
+)
 PRINTED = {"safesteer": "1.75", "safesteer-paper": "1.75", "ecso": "12.65", "mllm_protector": "8.02", "mrd": "12.86"}
 """MM-SafetyBench ASR in % on Qwen2.5-VL, where the undefended model has 15.13 (arXiv 2605.11716 Table 1)."""
 TABLE_1 = "arXiv:2605.11716 Table 1"
