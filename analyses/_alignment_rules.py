@@ -46,10 +46,11 @@ def rule_effects(
         for form in [*attacks_in(report.index), IMAGE]:
             head = {"rule": rule, "gate": gate, "attack": form}
             values += [head | found for found in _by_class(after, sample, form, OUTCOME, seed)]
+            values += [head | found for found in _between_twins(after, sample, form, DIFFERENCE, seed, ("mass",))]
             if rule != "none":
                 contrasts += [
                     head | found
-                    for found in (*_by_class(change, sample, form, DIFFERENCE, seed), *_between_twins(change, sample, form, seed))
+                    for found in (*_by_class(change, sample, form, DIFFERENCE, seed), *_between_twins(change, sample, form, TWICE, seed))
                 ]
                 contrasts += [head | found for found in _entering(after, effects["none"], sample, form, seed)]
     return pd.DataFrame(values), pd.DataFrame(contrasts)
@@ -115,13 +116,15 @@ def _by_class(effect: Effect, sample: _Sample, form: str, bounds: tuple[float, f
     return rows
 
 
-def _between_twins(change: Effect, sample: _Sample, form: str, seed: int) -> list[dict[str, Any]]:
-    """Change of a harmful request minus that of its harmless twin."""
+def _between_twins(
+    effect: Effect, sample: _Sample, form: str, bounds: tuple[float, float], seed: int, quantities: Sequence[str] = TWINNED
+) -> list[dict[str, Any]]:
+    """What holds of a harmful request minus what holds of its harmless twin."""
     bad, good = (sample.twins[side].to_numpy()[sample.of_form(form)[sample.twins["bad"]]] for side in ("bad", "good"))
     return [
         {"class": TWINS, "quantity": q}
-        | _mean(change[q][:, bad] - change[q][:, good], sample.pairs[bad], None if q == "log_odds" else TWICE, seed)
-        for q in TWINNED
+        | _mean(effect[q][:, bad] - effect[q][:, good], sample.pairs[bad], None if q == "log_odds" else bounds, seed)
+        for q in quantities
     ]
 
 

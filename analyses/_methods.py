@@ -15,7 +15,7 @@ from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._answering import AnsweringParams, answered_together, fitted, to_answer, training_spec
+from ._answering import AnsweringParams, answered_together, calibrated, fitted, to_answer, training_spec
 from ._shared import fit_spec, report_spec
 
 FORMS = (Attack.SD, Attack.TYPO)
@@ -88,7 +88,9 @@ def builders(ctx: Context, p: MethodParams) -> dict[str, Callable[[], Any]]:
     training = ctx.requests(training_spec(p))
     return {
         "none": none.Undefended,
-        "safesteer": lambda: fitted(ctx, p),
+        "safesteer": lambda: calibrated(ctx, p),
+        "safesteer-paper": lambda: fitted(ctx, p, "paper"),
+        "safesteer-corrected": lambda: fitted(ctx, p),
         "ecso": lambda: ecso.ECSO(caption_tokens=p.auxiliary_tokens),
         "coca": coca.CoCA,
         "mllm_protector": lambda: mllm_protector.MLLMProtector.from_trace(ctx.model, trace),

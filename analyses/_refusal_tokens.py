@@ -16,9 +16,9 @@ from safesteer_interp.tracing.spec import TraceSpec
 
 from ._shared import Paired, fit_spec
 
-LEAST, RATIO = 0.005, 5.0
+LEAST, RATIO = 0.005, 2.0
 """A refusal token has at least this mean probability as the first token of answers to harmful texts, and this many times that of
-answers to their harmless twins."""
+answers to their harmless twins (which a model refuses now and then as well)."""
 
 
 def tokens_spec(p: Paired) -> TraceSpec:

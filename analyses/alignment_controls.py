@@ -79,23 +79,19 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     parts are taken off as they are. The bias raises the logits of refusal tokens by so much that harmful validation pictures start with
     one as often as under MSAV. All act on the first answer token only, so that its distribution follows from stored states.
     """
-    from safesteer_interp.decoding.prompt_cache import remembering_prompts
     from safesteer_interp.defenses.refusal_bias import RefusalBias
 
     tables, contrasts, matched, tokens = [], [], [], refusal_tokens(ctx, p)
-    with remembering_prompts(ctx.model):
-        for attack in p.attacks:
-            vector, shared = _vectors(ctx, p, attack)
-            changes = _changes(vector, shared)
-            bias, head = _bias(ctx, p, attack, changes[MSAV], tokens)
-            matched.append({"attack": attack, "quantity": "bias", "unit": "nats"} | head)
-            found = _first_tokens(ctx, p, attack, changes, bias, tokens)
-            found = found.merge(
-                _answers(ctx, p, attack, changes, vector, RefusalBias(bias, tokens=tokens)), on=["arm", "request"], how="left"
-            )
-            tables += _values(found, attack, ctx.seed("bootstrap"))
-            contrasts += _contrasts(found, attack, ctx.seed("bootstrap"))
-            contrasts += _spreads(ctx, p, attack, changes, tokens)
+    for attack in p.attacks:
+        vector, shared = _vectors(ctx, p, attack)
+        changes = _changes(vector, shared)
+        bias, head = _bias(ctx, p, attack, changes[MSAV], tokens)
+        matched.append({"attack": attack, "quantity": "bias", "unit": "nats"} | head)
+        found = _first_tokens(ctx, p, attack, changes, bias, tokens)
+        found = found.merge(_answers(ctx, p, attack, changes, vector, RefusalBias(bias, tokens=tokens)), on=["arm", "request"], how="left")
+        tables += _values(found, attack, ctx.seed("bootstrap"))
+        contrasts += _contrasts(found, attack, ctx.seed("bootstrap"))
+        contrasts += _spreads(ctx, p, attack, changes, tokens)
     return {"table": pd.DataFrame(tables), "contrasts": pd.DataFrame(contrasts), "bias": pd.DataFrame(matched)}
 
 

@@ -148,6 +148,9 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     def contrast(rule: str, attack: str, kind: str, quantity: str, gate: str = EVERY) -> Estimate:
         return estimate_of(row(t["contrasts"], rule=rule, attack=attack, quantity=quantity, gate=gate, **{"class": kind}))
 
+    def state(rule: str) -> Estimate:
+        return estimate_of(row(t["rules"], rule=rule, attack=IMAGE, quantity="mass", gate=EVERY, **{"class": TWINS}))
+
     def rise(name: str, words: str, rule: str, attack: str, **rest: Any) -> Claim:
         null = Control("random vectors of equal length", contrast(f"random/{_length(rule)}", attack, "harmful", "log_odds"))
         return Claim(
@@ -195,16 +198,18 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     found.append(
         Claim(
             id="acts_on_harm",
-            statement="MSAV towards text raises the log-odds of a refusal token more for harmful image requests than for their twins.",
-            estimate=contrast(CORRECTED, IMAGE, TWINS, "log_odds"),
+            statement="Moved towards text by MSAV, harmful image requests start with a refusal token more often than their harmless twins, "
+            "and by more than under random vectors.",
+            estimate=state(CORRECTED),
             direction="above",
             threshold=0.0,
-            unit="nats of log-odds, harmful minus harmless",
+            unit="probability of a refusal token, harmful minus harmless",
             difference_to="the harmless twins",
             controls=(
-                Control("random vectors of equal length", contrast("random/unit", IMAGE, TWINS, "log_odds")),
-                Control("share for which refusal becomes likeliest", contrast(CORRECTED, IMAGE, TWINS, "becomes_top_1"), kind="context"),
+                Control("random vectors of equal length", state("random/unit")),
+                Control("unedited", state("none"), kind="context"),
             ),
+            note="The state after the edit, not the change: where both classes reach 1, the change says who started lower.",
         )
     )
     for name, gate, who in (("spares_harmless", GATED, "that the probe calls harmful"), ("spares_harmless_ungated", EVERY, "in general")):
@@ -246,7 +251,10 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     part = pd.concat([every.assign(label=every["rule"].map(WORDED)), gated.assign(label=WORDED[GATED])])
     part = part.assign(place=part["label"].map({word: i for i, word in enumerate(WORDED.values())})).dropna(subset=["place"])
     part = part.sort_values("place", kind="stable")
-    by_attack, by_class = part[(part["class"] == "harmful") & (part["attack"] != IMAGE)], part[part["attack"] == IMAGE]
+    by_attack, by_class = (
+        part[(part["class"] == "harmful") & (part["attack"] != IMAGE)],
+        part[(part["attack"] == IMAGE) & (part["class"] != TWINS)],
+    )
     shown = (
         (by_attack, "attack", "top_5", "harmful: refusal in the top 5"),
         (by_attack, "attack", "top_1", "harmful: refusal likeliest"),

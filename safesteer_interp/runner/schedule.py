@@ -65,6 +65,14 @@ class Job:
         return {f"{i}:{demand.dataset}": data for i, (demand, data) in enumerate(self.demands)}
 
     @property
+    def beyond_traces(self) -> str:
+        """What it will compute beside its traces, in words; empty when nothing is known of that."""
+        if self.analysis.cost is None or self.excuse or self.broken is not None:
+            return ""
+        pairs = {request.pair for request in self.session.requests_for(self.specs[0])} if self.specs else set()
+        return self.analysis.cost(self.p, len(pairs), int(self.session.model.n_layers))
+
+    @property
     def marker(self) -> Path:
         """The mark a finished result leaves in the user cache, never beside the figures: those are committed and travel."""
         return cache_dir() / "results" / f"{self.key[:32]}.json"
@@ -112,7 +120,10 @@ class PlanReport:
 
     def record(self) -> dict[str, Any]:
         return {
-            "analyses": [{"id": j.analysis.id, "folder": str(j.folder), "skipped": j.excuse or None} for j in self.jobs],
+            "analyses": [
+                {"id": j.analysis.id, "folder": str(j.folder), "skipped": j.excuse or None, "beyond_traces": j.beyond_traces or None}
+                for j in self.jobs
+            ],
             "traces": [
                 {
                     **{k: list(v) if isinstance(v, tuple) else v for k, v in g.demand.__dict__.items()},

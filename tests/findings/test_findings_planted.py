@@ -46,15 +46,23 @@ def verdicts(session: Session, name: str, folder: Path) -> dict[str, str]:
 
 
 CASES = [
-    ("prefill_separability", {}, {"separable_text": "supported", "separable_sd": "supported"}),
+    ("prefill_separability", {}, {"separable_text": "supported", "separable_sd": "supported", "beyond_words_sd": "contradicted"}),
     ("prefill_separability", {"harm": 0.0}, {"separable_text": "contradicted", "separable_sd": "contradicted"}),
-    ("decoding_separability", {}, {"sign_test_prompt": "supported", "sign_test_token": "supported", "fades_with_steps": "contradicted"}),
-    ("decoding_separability", {"token_scores": -1.0}, {"sign_test_prompt": "contradicted"}),
+    (
+        "decoding_separability",
+        {},
+        {"orders_candidates_prompt": "supported", "orders_candidates_contrastive": "supported", "fades_with_steps": "contradicted"},
+    ),
+    (
+        "decoding_separability",
+        {"token_scores": -1.0},
+        {"orders_candidates_prompt": "contradicted", "orders_candidates_contrastive": "supported"},
+    ),
     ("modality_stealth", {}, {"stealthier_sd": "undecided", "slips_past_sd": "supported", "slips_past_typo": "supported"}),
     ("modality_stealth", {"gap": -1.0}, {"slips_past_sd": "contradicted"}),
     ("layer_choice", {}, {"readable_somewhere_text": "supported", "onset_later_sd": "undecided"}),
     ("layer_choice", {"harm": 0.0}, {"readable_somewhere_text": "contradicted"}),
-    ("modality_transfer", {}, {"text_to_sd": "supported", "others_to_typo": "supported"}),
+    ("modality_transfer", {}, {"text_to_sd": "supported", "others_to_typo": "supported", "text_drops_on_sd": "undecided"}),
     (
         "refusal_lens",
         {},
@@ -63,7 +71,16 @@ CASES = [
     ("refusal_lens", {"gap": 0.0}, {"refusal_token_in_top_k_sd": "supported"}),
     ("modality_gap", {}, {"harmful_image_moves_harmful_text_to_harmless": "supported"}),
     ("modality_gap", {"gap": -1.0}, {"harmful_image_moves_harmful_text_to_harmless": "contradicted"}),
-    ("probe_training", {}, {"four_components_suffice": "supported", "starts_agree": "supported"}),
+    (
+        "probe_training",
+        {},
+        {
+            "four_components_suffice": "supported",
+            "sixteen_pairs_suffice": "supported",
+            "full_width_adds_little": "supported",
+            "starts_agree": "supported",
+        },
+    ),
     ("probe_training", {"harm": 0.0}, {"four_components_suffice": "contradicted"}),
 ]
 

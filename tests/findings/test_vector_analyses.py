@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from safesteer_interp import runner
-from safesteer_interp.errors import UsageError
+from safesteer_interp.errors import NotApplicableError, UsageError
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.session import RunSettings, Session
@@ -20,10 +21,12 @@ FOLDER = Path(__file__).parents[2] / "analyses"
 SMALLER: dict[str, dict[str, Any]] = {
     "alignment_controls": {"new_tokens": 8},
     "alignment_vector": {"matchings": 20},
-    "refusal_direction": {"layers": None, "positions": None, "attacks": ("TEXT", "SD", "TYPO")},
+    "refusal_direction": {"layers": None, "positions": 3, "attacks": ("TEXT", "SD", "TYPO")},
     "steering_dose_response": {"doses": (-1.0, 0.25, 1.0), "msav_doses": (-1.0, 0.5, 1.0), "new_tokens": 8},
 }
 """Short answers: a planted refusal has seven words."""
+FLIPPED: dict[str, dict[str, Any]] = {"refusal_direction": {"filtered": False}}
+"""Of the flipped models: one that answers what is harmful keeps nothing that the filter asks for."""
 
 MARGIN = 0.5
 """Nats: what analyses/refusal_direction.py calls an effect."""
@@ -46,7 +49,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
             benches[key] = Session(settings, loaded_model=build_planted(**changes))
         if (name, key) not in found:
             analysis = runner.discover(FOLDER)[name]
-            parameters = analysis.parameters("quick", SMALLER[name])
+            parameters = analysis.parameters("quick", SMALLER[name] | (FLIPPED.get(name, {}) if changes else {}))
             context = Context(benches[key], analysis, parameters, tmp_path_factory.mktemp("work"))
             tables, record = measure(context)
             found[name, key] = tables, {c["id"]: c["verdict"] for c in record["claims"]}
@@ -71,7 +74,8 @@ CASES = [
     (
         "alignment_controls",
         {"gap": -1.0},
-        {"harmless_shift_suffices": "contradicted", "harmless_shift_acts": "contradicted", "lowers_not_refused": "contradicted"},
+        # Moved the other way nothing is refused, as nothing was before: below that no answer can go.
+        {"harmless_shift_suffices": "contradicted", "harmless_shift_acts": "contradicted", "lowers_not_refused": "undecided"},
     ),
     (
         "alignment_vector",
@@ -122,12 +126,16 @@ CASES = [
             "grows_with_dose_refusal": "supported",
         },
     ),
-    ("steering_dose_response", {"gap": -1.0}, {"restores_refusal_msav": "contradicted"}),
+    ("steering_dose_response", {"gap": -1.0}, {"restores_refusal_msav": "undecided", "grows_with_dose_msav": "undecided"}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "expected"), CASES, ids=[f"{n}-{'-'.join(f'{k}{v:g}' for k, v in c.items()) or 'planted'}" for n, c, _ in CASES]
+    ("name", "changes", "expected"),
+    [
+        pytest.param(*case, id=f"{case[0]}-{'flipped' if case[1] else 'planted'}", marks=[pytest.mark.slow] if case[1] else [])
+        for case in CASES
+    ],
 )
 def test_verdict_equals_the_planted_truth(measured: Measured, name: str, changes: dict[str, float], expected: dict[str, str]) -> None:
     _, verdicts = measured(name, **changes)
@@ -188,7 +196,8 @@ def test_the_parts_of_the_vector_are_told_apart(measured: Measured) -> None:
     for kind in ("harmful", "harmless"):
         assert odds["refusal_bias", "none", kind] == pytest.approx(bias["value"], rel=1e-6)
     assert odds["refusal_bias", "none", "harmful minus harmless"] == pytest.approx(0, abs=1e-6)
-    assert odds["msav", "none", "harmful minus harmless"] > 1  # what a bias cannot do
+    mass = tables["contrasts"][tables["contrasts"]["quantity"] == "mass"].set_index(["arm", "to", "class"])["value"]
+    assert mass["msav", "none", "harmful minus harmless"] > 0.3 and mass["msav", "refusal_bias", "harmless"] < 0
 
 
 def test_doses_act_in_order_and_the_planted_layer_is_chosen(measured: Measured) -> None:
@@ -215,7 +224,7 @@ def test_the_refusal_direction_is_chosen_at_the_planted_layer_by_what_editing_wi
     tables, _ = measured("refusal_direction")
     assert set(tables["selection"]["quantity"]) == {"bypass", "induce", "kl"} and len(set(tables["selection"]["read"])) > 1
     chosen = tables["selection"][tables["selection"]["chosen"]].set_index("quantity")
-    assert set(chosen["layer"]) == {3} and set(chosen["read"]) == {"last_prompt"} and chosen["share"].min() > 0.95
+    assert set(chosen["layer"]) == {3} and chosen["share"].min() > 0.95
     bypass, induce = (chosen.loc[quantity] for quantity in ("bypass", "induce"))
     assert bypass["value"] < bypass["plain"] - MARGIN and induce["value"] > induce["plain"] + MARGIN
     shares = tables["selection"][tables["selection"]["quantity"] == "kl"]
@@ -234,6 +243,15 @@ def test_the_refusal_direction_is_chosen_at_the_planted_layer_by_what_editing_wi
     assert all(taken["refusal_direction", image] > taken["refusal_direction", "TEXT"] for image in ("SD", "TYPO"))  # the gap hid harm
 
 
+def test_where_nothing_harmful_is_refused_the_filter_says_that_there_is_nothing_to_find(tmp_path: Path) -> None:
+    from safesteer_interp.models.planted import build_planted
+
+    session = Session(Settings(model="planted", store=tmp_path, progress=False), loaded_model=build_planted(harm=-1.0))
+    analysis = runner.discover(FOLDER)["refusal_direction"]
+    with pytest.raises(NotApplicableError, match=r"--set filtered=false keeps all requests"):
+        measure(Context(session, analysis, analysis.parameters("quick", {"report_pairs": 2}), tmp_path))
+
+
 def test_a_choice_without_the_filter_keeps_every_request(tmp_path: Path) -> None:
     from safesteer_interp.models.planted import build_planted
 
@@ -245,6 +263,7 @@ def test_a_choice_without_the_filter_keeps_every_request(tmp_path: Path) -> None
     assert choice["dropped_training"] == choice["dropped_validation"] == 0 and choice["of"] == 2
 
 
+@pytest.mark.slow
 def test_a_flipped_direction_induces_no_refusal(measured: Measured) -> None:
     effects = measured("refusal_direction", harm=-1.0)[0]["effects"]
     added = effects[(effects["of"] == "refusal_direction") & (effects["edit"] == "add") & (effects["quantity"] == "log_odds")]
@@ -295,3 +314,12 @@ def test_steered_at_dose_0_answers_as_undefended_and_is_told_from_other_doses(pl
         Steered.aligned(vector, 1.0).respond(build_planted(gap=0.0), requests[:1], settings)
     with pytest.raises(UsageError, match="has no key"):
         Steered((Edit((direction.site,), lambda h, at: h),))
+
+
+def test_refusal_tokens_are_those_that_harmful_texts_raise() -> None:
+    from safesteer_interp.analyses import _refusal_tokens
+
+    harmful, harmless = np.array([0.4, 0.3, 0.2, 0.004, 0.05]), np.array([0.01, 0.3, 0.05, 0.0, 0.01])
+    assert _refusal_tokens.raised_tokens(harmful, harmless) == (0, 2, 4)
+    assert _refusal_tokens.raised_tokens(harmful, harmless, ratio=5) == (0, 4)
+    assert _refusal_tokens.raised_tokens(harmless, harmful, ratio=1.5) == ()
