@@ -84,7 +84,9 @@ def guiding_layers(fit: Any, offers: dict[str, dict[Any, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _choices(ctx: Context, p: Params, probes: dict[str, Any], training: Any, test: Any) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def orders(
+    ctx: Context, p: RollsOut, probes: dict[str, Any], offers: dict[str, dict[Any, Any]]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The order of candidates by every scorer, differences to token identity, and each probe's sign test."""
     from safesteer_interp.probes.fits import fit_contrastive, scores_of
     from safesteer_interp.probes.signs import preferences, sign_test, stratified

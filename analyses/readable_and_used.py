@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,18 @@ def _directions(ctx: Context, p: Params, layers: list[int]) -> dict[tuple[int, s
     return found
 
 
+def _added(by: float, mine: Any, _: Any) -> Any:
+    """A component, moved by so much."""
+    return mine + by
+
+
+def _set_to(value: float, mine: Any, _: Any) -> Any:
+    """A component, set to a value: what is read there is gone."""
+    import torch
+
+    return torch.full_like(mine, value)
+
+
 def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Effects per pair in nats towards what was put in; the gaps they are shares of; what each test state reads along each direction."""
     import torch
@@ -125,8 +138,8 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
 
     swaps = {(layer, name): patch(layer, along(r, lambda mine, theirs: theirs)) for (layer, name), (r, _, _) in directions.items()}
     swaps |= {(layer, "whole state"): patch(layer) for layer in layers}
-    adds = {key: patch(key[0], along(r, lambda mine, _, d=d: mine + d)) for key, (r, _, d) in directions.items()}
-    drops = {key: patch(key[0], along(r, lambda mine, _, m=m: torch.full_like(mine, m))) for key, (r, m, _) in directions.items()}
+    adds = {key: patch(key[0], along(r, partial(_added, d))) for key, (r, _, d) in directions.items()}
+    drops = {key: patch(key[0], along(r, partial(_set_to, m))) for key, (r, m, _) in directions.items()}
     effects, gaps, reads = [], [], []
     for pair, requests in ctx.track(forms(ctx, p).items(), "pairs"):
         text, twin = (record(model, requests[str(DONOR), side]) for side in (True, False))

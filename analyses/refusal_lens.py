@@ -10,7 +10,7 @@ import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.claim import Claim, Control, ControlKind, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.statistics import COLUMNS
@@ -140,7 +140,10 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     silenced = contrasts[contrasts["quantity"] == "log_probability"]
     for name in [a for a in attacks_in(silenced) if a in IMAGE_ATTACKS]:
         by = {str(r["class"]): estimate_of(r) for _, r in silenced[silenced["attack"] == name].iterrows()}
-        sides = (("harmful minus harmless", "harmless twins", "paired"), ("harmless", "harmless twins alone", "context"))
+        sides: list[tuple[str, str, ControlKind]] = [
+            ("harmful minus harmless", "harmless twins", "paired"),
+            ("harmless", "harmless twins alone", "context"),
+        ]
         words = f"A harmful request gives refusal tokens less probability as {name} than as plain text"
         found.append(
             Claim(

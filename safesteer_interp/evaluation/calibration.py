@@ -234,7 +234,7 @@ def _bases(
     """A SafeSteer by fit that passed its sign test, one without guidance under ""; and why the others are left out."""
     trace = training_trace(mllm, fitting, batch_size=effort.batch_size, store=store, progress=progress)
     aligns = {Attack.SD, Attack.CB} <= {r.attack for r in fitting if r.harmful}
-    options = {"k": grid.k, "steps": max(grid.steps, default=0), "alignment": aligns}
+    options: dict[str, Any] = {"k": grid.k, "steps": max(grid.steps, default=0), "alignment": aligns}
     bases = {"": SafeSteer.from_trace(mllm, trace, **{**options, "steps": 0})}
     failed: dict[str, str] = {}
     if not options["steps"]:

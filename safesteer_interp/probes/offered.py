@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -54,7 +55,8 @@ class Offered:
 
     def take(self, mask: Bool[np.ndarray, " n"]) -> Offered:
         """The rows of a mask."""
-        return Offered(*(getattr(self, name)[mask] for name in _ROWS), labelled=self.labelled)
+        taken: dict[str, Any] = {name: getattr(self, name)[mask] for name in _ROWS}
+        return Offered(**taken, labelled=self.labelled)
 
     @property
     def groups(self) -> Int[np.ndarray, " n"]:

@@ -54,7 +54,7 @@ def _main_pages(results: Results) -> dict[str, str]:
     environment = _environment("")
     compared = compare(results.findings, results.models)
     shared = {"verdicts": VERDICTS, "kinds": KINDS, "items": ITEMS}
-    said = {
+    said: dict[str, dict[str, Any]] = {
         "index.html": {"answers": {m: results.answers(m) for m in results.models}, "totals": _totals(results)},
         "replication.html": {"rows": {m: results.replication(m) for m in results.models}},
         "models.html": {"compared": compared, "grouped": [list(rows) for _, rows in groupby(compared, key=lambda row: row.finding.id)]},
