@@ -23,6 +23,7 @@ def on_files(files: Any, config: Any) -> Any:
         "reference/commands.md": commands(),
         "reference/python.md": python(),
         "reference/findings.md": findings(),
+        "reference/paper.md": paper(),
         "reference/datasets.md": datasets(),
         "reference/models.md": models(),
         "cards/mini.md": card(),
@@ -30,6 +31,13 @@ def on_files(files: Any, config: Any) -> Any:
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     return files
+
+
+def paper() -> str:
+    """The replication table, from the results of this checkout."""
+    from safesteer_interp.report import paper_page
+
+    return paper_page(ROOT / "figures")
 
 
 def commands() -> str:

@@ -47,7 +47,11 @@ class Answer:
 def conclude(claims: Claims, others: Mapping[str, Claims] | None = None, questions: Sequence[Question] = QUESTIONS) -> list[Answer]:
     """The answers on one model; `others` are the claims on every other model that was run, for the question whether it holds there too."""
     answers = [
-        Answer(q.asks, tuple(s for point in q.points for s in _sentences(point, claims)) or (_missing(q.points[0], claims),), q.id)
+        Answer(
+            q.asks,
+            tuple(dict.fromkeys(s for point in q.points for s in _sentences(point, claims))) or (_missing(q.points[0], claims),),
+            q.id,
+        )
         for q in questions
     ]
     return [*answers, Answer("Does it hold on every model that was run?", tuple(_elsewhere(answers, claims, others or {})), "models")]

@@ -10,7 +10,7 @@ from safesteer_interp.plotting.palette import ENTITIES
 from safesteer_interp.report.tables import number
 
 WIDTH, LEFT, ROW, TOP = 440, 190, 16, 16
-LONGEST = 34
+LONGEST = 33
 """Pixels: the whole width, the part for names, the height of a row, the room above the first; letters of a name that fit its part."""
 
 

@@ -82,7 +82,20 @@ QUESTIONS = (
         "lost",
         "Where does it get lost?",
         (
-            Point("patching_text_to_image", most=2),
+            Point(
+                "patching_text_to_image",
+                "last_token_restores_sd",
+                "Late in the network, putting the last token's state of the text into the picture's run restores most of the refusal.",
+                "Late in the network, the last token's state of the text restores less than half of the refusal in the picture's run.",
+                "It is open whether, late in the network, the last token's state of the text restores most of a picture's lost refusal.",
+            ),
+            Point(
+                "readable_and_used",
+                "probe_direction_is_not_enough_sd",
+                "What the probe reads there does not decide: along its direction alone, less than half of the refusal comes back.",
+                "What the probe reads there is used: along its direction alone, most of the refusal comes back.",
+                "It is open whether what the probe reads there is what decides.",
+            ),
             Point(
                 "refusal_lens",
                 "image_silences_refusal_sd",
@@ -125,17 +138,24 @@ QUESTIONS = (
         (
             Point(
                 "decoding_separability",
-                "sign_test_prompt",
-                "While the answer is written, the paper's probe scores refusals above compliance, as its rule needs.",
-                "While the answer is written, the paper's probe scores refusals below compliance, the wrong way round for its rule.",
-                "It is open whether the paper's probe scores refusals above compliance while the answer is written, as its rule needs.",
+                "orders_candidates_prompt",
+                "Among the candidates for the next token, the paper's probe prefers those that lead to a refusal, as its rule needs.",
+                "Among the candidates for the next token, the paper's probe prefers those that lead away from a refusal.",
+                "It is open whether, among the candidates for the next token, the paper's probe prefers those that lead to a refusal.",
+            ),
+            Point(
+                "decoding_separability",
+                "more_than_token_identity_prompt",
+                "It knows more there than which token it looks at.",
+                "It knows less there than which token it looks at: the token alone orders candidates better.",
+                "It is not shown to know more there than which token it looks at.",
             ),
             Point(
                 "defense_ablation",
-                "probe_lowers_asr",
-                "Guided by the probe alone, the model lets fewer harmful pictures through.",
-                "Guided by the probe alone, the model lets more harmful pictures through.",
-                "It is open whether, guided by the probe alone, the model lets fewer harmful pictures through.",
+                "beats_strings_and_bias",
+                "SafeSteer at its best setting does better than refusal strings and than a bias on refusal words, which look at no state.",
+                "SafeSteer at its best setting does worse than refusal strings or a bias on refusal words, which look at no state.",
+                "SafeSteer at its best setting is not shown to do better than refusal strings and a bias on refusal words.",
             ),
         ),
     ),
@@ -143,6 +163,13 @@ QUESTIONS = (
         "defense",
         "Which defense, and at what price?",
         (
+            Point(
+                "defense_ablation",
+                "selective_paper",
+                "SafeSteer as printed gains more refusals of harmful requests than it costs answers to harmless ones.",
+                "SafeSteer as printed costs more than it gains: harmful requests let through plus harmless ones refused go up.",
+                "It is open whether SafeSteer as printed gains more refusals of harmful requests than it costs answers to harmless ones.",
+            ),
             Point(
                 "defense_comparison",
                 "safesteer_lets_least_through",

@@ -90,19 +90,33 @@ def finding_table(findings: Sequence[Finding], model: str, root: str) -> list[st
     return lines
 
 
-def replication_table(rows: Sequence[Row], root: str, model: str) -> list[str]:
-    """Each item of the paper: what it says, what this model shows, whether they agree, what differs."""
+def replication_table(rows: Sequence[Row], root: str | None, model: str) -> list[str]:
+    """Each item of the paper: what it says, what this model shows, whether they agree, what differs; no links for a root of None."""
     lines = ["| item | the paper says | here | outcome | what differs |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         here = [
             f"{escape_markdown(c['statement'])} {escape_markdown(c['shown'])}, {escape_markdown(c['counted'])}: {AGREES[c['verdict']]} "
-            f"([{finding}]({_place(root, finding, model)}))"
+            f"({_link(root, finding, model)})"
             for finding, c in row.claims
-        ] or [f"see [{finding}]({_place(root, finding, model)})" for finding in row.findings]
+        ] or [f"see {_link(root, finding, model)}" for finding in row.findings]
         lines.append(
             f"| {row.item.key} | {row.item.says or '–'} | {'<br>'.join(here) or '–'} | {row.outcome} | {row.item.differs or '–'} |"
         )
     return lines
+
+
+def paper_page(figures: Path) -> str:
+    """The replication table as a page of its own, without links to results: for the documentation. Raises as `Results` does."""
+    results = Results(figures)
+    if not results.models:
+        raise InputError(f"no finding on a real model below {figures}; make some with `safesteer run --all`.")
+    model = results.models[0]
+    about = f"SafeSteer (arXiv 2605.11716) on {escape_markdown(model)}, from the claims of this checkout. The gallery has every model."
+    return "\n".join(["# The paper, item by item", "", about, "", *replication_table(results.replication(model), None, model)]) + "\n"
+
+
+def _link(root: str | None, finding: str, model: str) -> str:
+    return f"`{finding}`" if root is None else f"[{finding}]({_place(root, finding, model)})"
 
 
 def _place(root: str, finding: str, model: str) -> str:

@@ -6,6 +6,7 @@ in none of them.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from safesteer_interp.runner.tables import table_files
 
 SHOWN_ROWS = 150
 """Rows of a table shown on the page; the rest is in its CSV."""
+SCALE = 1.65
+"""Pixels per point of a figure."""
 DOWNLOADS = ("pdf", "svg", "png", "csv", "tex", "md", "json")
 
 
@@ -38,7 +41,7 @@ class Entry:
     reason: str = ""
     profile: str = ""
     pictures: tuple[dict[str, str], ...] = ()
-    """source, print (the PDF), column (the same for a narrow page, or ""), name, caption and alt of each figure."""
+    """source, print (the PDF), column (the same for a narrow page, or ""), width (pixels), name, caption and alt of each figure."""
     claims: tuple[dict[str, Any], ...] = ()
     tables: tuple[dict[str, Any], ...] = ()
     downloads: tuple[tuple[str, str], ...] = ()
@@ -160,12 +163,19 @@ def _pictures(folder: Path, about: dict[str, Any], figures: Path, ours: set[str]
                 "source": source.relative_to(figures).as_posix(),
                 "print": path.with_suffix(".pdf").relative_to(figures).as_posix(),
                 "column": column.relative_to(figures).as_posix() if column.name in ours and column.is_file() else "",
+                "width": _width(path),
                 "name": path.stem,
                 "caption": caption,
                 "alt": f"{about['title']}: {caption or about['question']}",
             }
         )
     return shown
+
+
+def _width(path: Path) -> str:
+    """Pixels to show an SVG at, all figures at one scale: a page's width fills the text, a column's keeps its size. "" where unknown."""
+    found = re.search(r'<svg[^>]*? width="([\d.]+)pt"', path.read_text(encoding="utf-8", errors="replace")[:2000])
+    return f"{float(found[1]) * SCALE:.0f}" if found else ""
 
 
 def _table(name: str, table: Any, folder: Path, figures: Path) -> dict[str, Any]:

@@ -35,12 +35,16 @@ class Row:
 
 
 def keys_of(words: str) -> list[str]:
-    """The items of the paper that a source or `Analysis.replicates` names; empty for another paper's."""
+    """The items of the paper that a source or `Analysis.replicates` names; empty for another paper's, or a section without an item.
+
+    A figure named without its part ("Fig. 2") is all its parts.
+    """
     if "SafeSteer" not in words and ARXIV not in words:
         return []
-    known = {item.key.lower(): item.key for item in ITEMS}
     named = [match[0].lower() for match in _NAMED.finditer(words)]
-    return [known[k] for name in named for k in known if k == name or (name not in known and re.split(r"[(,]", k)[0] == name)]
+    known = [item.key for item in ITEMS]
+    exact = {key.lower() for key in known}
+    return [key for name in named for key in known if key.lower() == name or (name not in exact and key.lower().split("(")[0] == name)]
 
 
 def replication_rows(claims: Mapping[str, Mapping[str, Mapping[str, Any]]], redoes: Mapping[str, str]) -> list[Row]:
@@ -49,7 +53,7 @@ def replication_rows(claims: Mapping[str, Mapping[str, Mapping[str, Any]]], redo
     for finding, its in claims.items():
         for claim in its.values():
             if claim["kind"] == "replication":
-                for key in keys_of(str(claim["source"])) or keys_of(redoes.get(finding, "")):
+                for key in keys_of(str(claim["source"])) or keys_of(redoes.get(finding, ""))[:1]:
                     found[key].append((finding, claim))
     return [
         Row(item, tuple(dict.fromkeys([f for f, words in redoes.items() if item.key in keys_of(words)] + [f for f, _ in found[item.key]])),

@@ -16,6 +16,7 @@ from safesteer_interp.report.claims import seen
 from safesteer_interp.report.conclusions import conclude
 from safesteer_interp.report.questions import QUESTIONS, Point, Question
 from safesteer_interp.report.readme import BEGIN, END, short_form, write_readme
+from safesteer_interp.runner.claim_record import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKED = (
@@ -70,8 +71,8 @@ def test_every_claim_the_conclusions_name_is_one_of_its_finding() -> None:
     """Of the findings among the committed results; a claim that was renamed would leave a hole in the conclusions."""
     for point in (p for q in QUESTIONS for p in q.points if p.claim):
         path = ROOT / "figures" / point.finding / "mini" / "claims.json"
-        if path.is_file():
-            assert point.claim in {c["id"] for c in read_json(path)["claims"]}, point
+        if path.is_file() and (record := read_json(path))["schema"] == SCHEMA_VERSION:
+            assert point.claim in {c["id"] for c in record["claims"]}, point
 
 
 def test_the_readme_says_what_the_committed_results_say() -> None:
@@ -86,10 +87,10 @@ def test_only_the_marked_part_of_a_readme_is_written(tmp_path: Path) -> None:
     record = json.loads((place / "claims.json").read_text())
     (place / "claims.json").write_text(json.dumps({**record, "claims": [claim(id="separable_text")]}))
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    readme.write_text(f"before\n{BEGIN}\nstale words\n{END}\nafter\n")
     assert write_readme(readme, figures) and not write_readme(readme, figures)
     text = readme.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
+    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "stale words" not in text
     assert "can be told from harmless ones. (0.90 [0.80, 1.00] AUROC, n = 40, 20 pairs; **supported**" in text
     assert "(figures/prefill_separability/mini)" in text and "was not measured on this model" in text
     readme.write_text("no marks")

@@ -16,7 +16,7 @@ from safesteer_interp.report.replication import keys_of, replication_rows, tally
     [
         ("SafeSteer Fig. 2(b), Fig. 8", ["Fig. 2(b)", "Fig. 8"]),
         ("arXiv:2605.11716 Table 3", ["Table 3"]),
-        ("arXiv:2605.11716 section 3", ["section 3, finding 2"]),
+        ("arXiv:2605.11716 section 3", []),
         ("SafeSteer section 3, finding 2", ["section 3, finding 2"]),
         ("arXiv:2605.11716 Fig. 2", ["Fig. 2(a)", "Fig. 2(b)"]),
         ("CARE Fig. 2", []),
@@ -44,6 +44,8 @@ def test_the_outcome_follows_from_the_verdicts() -> None:
     assert row_of("Table 3", {"ablation": {"a": replicated("supported"), "b": replicated("undecided", "b")}}) == "mixed"
     assert row_of("Table 3", {"ablation": {"a": seen(claim())}}) == "not tested", "a finding of our own is no replication"
     assert row_of("Fig. 1", {}) == "nothing to test"
+    section = seen(claim(kind="replication", source="arXiv:2605.11716 section 4.2", printed="it helps"))
+    assert row_of("Table 3", {"ablation": {"c": section}}) == "agrees", "a section's statement belongs to the item its finding redoes"
 
 
 def test_it_is_printed_with_what_the_paper_says_and_what_differs() -> None:
