@@ -15,7 +15,7 @@ OFFLINE := PIP_NO_INDEX=1 UV_OFFLINE=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test test-slow test-speed test-gpu lint format notebooks mini clean
+.PHONY: help setup docs figures test test-slow test-speed test-gpu lint format notebooks mini clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -27,13 +27,13 @@ $(STAMP): pyproject.toml constraints.txt requirements-mini.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,fonts,notebooks,train]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs,fonts,notebooks,train]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-mini.txt
 	touch $@
 
 figures: setup  ## every figure, table and claim on MODEL, then the gallery figures/index.html
 	$(OFFLINE) $(BIN)/safesteer run --all --model $(MODEL) --profile $(PROFILE)
-	$(OFFLINE) $(BIN)/safesteer report
+	$(OFFLINE) $(BIN)/safesteer report --readme README.md
 
 test: setup  ## the test suite, but for what takes longest (make test-slow)
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
@@ -54,6 +54,9 @@ lint: setup  ## style, types and import rules
 
 format: setup  ## let ruff format the code
 	$(BIN)/ruff format safesteer_interp analyses benchmarks tests
+
+docs: setup  ## the documentation site in site/, every link and reference checked
+	$(OFFLINE) $(BIN)/mkdocs build --strict --quiet
 
 notebooks: setup  ## execute the notebooks in place, outputs kept
 	for notebook in notebooks/*.ipynb; do $(OFFLINE) $(BIN)/jupyter execute --inplace $$notebook || exit 1; done

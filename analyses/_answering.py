@@ -49,8 +49,10 @@ class AnsweringParams:
 
 @dataclass(frozen=True)
 class GuidedParams(AnsweringParams):
-    """The same for answers that SafeSteer's probe guides."""
+    """The same for answers that SafeSteer's probe guides: many conditions, so one sample each."""
 
+    seeds: int = 1
+    """Samples per request and condition, at temperature 1."""
     k: int = 5
     """Candidates a guided step."""
     steps: int = 5
@@ -85,11 +87,67 @@ def test_spec(p: AnswersPairs, attacks: Sequence[Attack] = PAPER_ATTACKS) -> Tra
     return report_spec(p, attacks=tuple(attacks), pairs=p.answer_pairs, sites=("final_norm",))
 
 
-def fitted(ctx: Context, p: Paired, fit: str = "prompt", **options: Any) -> Any:
-    """A `SafeSteer` fitted on the training pairs. It may guide even where the sign test fails: measuring that is the point here."""
+def fitted(ctx: Context, p: Paired, preset: str = "corrected", **options: Any) -> Any:
+    """A `SafeSteer` by preset, fitted on the training pairs. It may guide even where the sign test fails: measuring that is the point."""
+    from safesteer_interp.defenses.presets import named_settings
     from safesteer_interp.defenses.safesteer import SafeSteer
 
-    return SafeSteer.from_trace(ctx.model, ctx.trace(training_spec(p)), fit=fit, **{"force": True, **options})
+    settings = {**named_settings(preset), "force": True, **options}
+    if settings.get("scaled", True):
+        settings["candidates"] = training_candidates(ctx, p)
+    return SafeSteer.from_trace(ctx.model, ctx.trace(training_spec(p)), **settings)
+
+
+def training_candidates(ctx: Context, p: Paired) -> Any:
+    """Candidates of some training requests, which set the unit of every probe's score."""
+    from safesteer_interp.defenses import fitted_parts
+
+    requests = fitted_parts.training_requests(ctx.trace(training_spec(p)))
+    return fitted_parts.training_candidates(ctx.answerer, requests, {"k": 5, "steps": 5})
+
+
+def calibrated(ctx: Context, p: Paired, **options: Any) -> Any:
+    """The defense as `safesteer calibrate` chose it for this model (its preset says "calibrated"); where it did not, "untuned"."""
+    from dataclasses import replace
+
+    from safesteer_interp.defenses.presets import find_calibration
+    from safesteer_interp.defenses.safesteer import SafeSteer
+
+    if find_calibration(ctx.model) is None:
+        return fitted(ctx, p, "untuned", **options)
+    found = replace(SafeSteer.calibrated(ctx.model), force=True, **options)
+    return found if found.probe.spread_ is not None else replace(found, scaled=False)  # no probe passed: MSAV alone was chosen
+
+
+def presets(ctx: Context, p: Paired) -> dict[str, Any]:
+    """SafeSteer by the names that tables and figures give it: as printed, corrected, and calibrated where this model is."""
+    best = calibrated(ctx, p)
+    return {"paper": fitted(ctx, p, "paper"), "corrected": fitted(ctx, p), best.preset: best}
+
+
+def through(ctx: Context, spec: TraceSpec, defense: Any, requests: Sequence[Request]) -> list[Request]:
+    """The requests that a gated defense does anything to: all others it answers as the undefended model, token for token."""
+    from safesteer_interp.images import shows_something
+
+    if defense.gate == "none" and defense.steps:
+        return list(requests)
+    states = ctx.trace(spec).rows("final_norm", "last_prompt")
+    scores = dict(zip([r.id for r in ctx.requests(spec)], defense.prompt_probe.decision_function(states), strict=True))
+    bars = {True: defense.threshold_picture, False: defense.threshold}
+    return [r for r in requests if scores[r.id] > bars[shows_something(r.image)] - margin(ctx)]
+
+
+def filled_up(found: pd.DataFrame, asked: Mapping[str, tuple[Sequence[Request], Sequence[Request]]]) -> pd.DataFrame:
+    """The answers, with those of "none" in the place of answers that a shut gate makes equal to them.
+
+    `asked`: condition -> (the requests it is about, those it was asked because its gate lets them through).
+    """
+    plain = found[found["defense"] == "none"]
+    same = []
+    for name, (every, let_through) in asked.items():
+        left = {r.id for r in every} - {r.id for r in let_through}
+        same.append(plain[plain["request"].isin(left)].assign(defense=name))
+    return pd.concat([found, *same], ignore_index=True)
 
 
 def answered(

@@ -12,16 +12,17 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import PAPER_ATTACKS, GuidedParams, training_spec
+from ._refusal_tokens import refusal_tokens
 from ._shared import STEPS, Paired, answers, attacks_in, report_spec
 
 SITE = "final_norm"
-FITS = ("prompt", "centred", "token")
+FITS = ("prompt", "token")
 CALLED, REACH, REACH_MSAV, REACH_RANDOM = (
     "called harmful", "refusal token in top K", "refusal token in top K, MSAV", "refusal token in top K, random vector",
 )  # fmt: skip
 DRAWS = 5
 """Random vectors whose reach is averaged per request."""
-SIGN, SHIFT = "sign test", "shift from prompt to tokens"
+SHIFT = "shift from prompt to tokens"
 
 
 def tokens_spec(p: Paired) -> TraceSpec:
@@ -42,32 +43,53 @@ def probes(ctx: Context, p: Paired) -> dict[str, Any]:
     return found
 
 
-def premises(ctx: Context, p: GuidedParams, base: Any, fits: dict[str, Any]) -> pd.DataFrame:
-    """One row per premise, fit, attack and class: value, low, high, n, clusters; `passed` for the sign test.
+def premises(ctx: Context, p: GuidedParams, base: Any, corrected: Any) -> pd.DataFrame:
+    """One row per premise, attack and class: value, low, high, n, clusters, p.
 
-    `sign test`: Cohen's d of the first `steps` tokens, refusals minus compliances, on test pairs. `shift`: an answer's mean score over
-    those tokens minus its prompt's, in units of the gap between harmful and harmless prompts (0: the probe meets what it was fitted on).
+    `called harmful`: by the probe and thresholds of `base`. `refusal token in top K` of the first token: as the model has it, after MSAV
+    of `corrected` on every request that its probe calls harmful, and after random vectors of that length; and the first two's difference
+    to the others, paired. `shift`: an answer's mean prompt-fit score over its first `steps` tokens minus its prompt's, in units of the gap
+    between harmful and harmless prompts (0: the probe meets what it was fitted on).
     """
+    from safesteer_interp.images import shows_something
     from safesteer_interp.statistics import cluster_mean, cluster_rate
 
     view = ctx.trace(tokens_spec(p))
     labels, prompts = view.labels, view.rows(SITE, "last_prompt")
     harmful, attack, pairs = labels.harmful, labels.attacks, labels.pairs
     seed, rows = ctx.seed("premises"), []
+    shown = np.array([shows_something(request.image) for request in ctx.requests(tokens_spec(p))])
+    bars = np.where(shown, base.threshold_picture, base.threshold)
+    tokens = list(refusal_tokens(ctx, p))
+
+    def in_reach(states: Any) -> Any:
+        logits = ctx.head(states, normed=True)
+        best = logits[:, tokens].max(axis=1, keepdims=True)
+        return np.asarray((logits > best).sum(axis=1) < p.k)
+
+    drawn = [in_reach(_opened(corrected.with_random_vector(draw), prompts)) for draw in range(DRAWS)]
     hits = {
-        CALLED: base.prompt_probe.decision_at(prompts, 0 * harmful) > 0,
-        REACH: _in_reach(ctx, prompts, p.k),
-        REACH_MSAV: _in_reach(ctx, _opened(base, prompts), p.k),
-        REACH_RANDOM: np.mean([_in_reach(ctx, _opened(base.with_random_vector(draw), prompts), p.k) for draw in range(DRAWS)], axis=0),
+        CALLED: base.prompt_probe.decision_function(prompts) > bars,
+        REACH: in_reach(prompts),
+        REACH_MSAV: in_reach(_opened(corrected, prompts)),
+        REACH_RANDOM: np.mean(drawn, axis=0),
     }
-    for name, hit in hits.items():
-        for form in [*attacks_in(view.index), "pictures"]:
-            for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
-                mask = side & ((attack != "CB") if form == "pictures" else (attack == form))
-                estimate = (cluster_mean if name == REACH_RANDOM else cluster_rate)(hit[mask], pairs[mask], seed=seed)
-                rows.append({"premise": name, "attack": form, "class": kind} | estimate.as_row())
-    for fit, probe in fits.items():
-        rows += _of_fit(view, probe, fit, p.steps, harmful, pairs, seed)
+    gains = {f"{REACH_MSAV} minus without": hits[REACH], f"{REACH_MSAV} minus random vector": hits[REACH_RANDOM]}
+    for form in [*attacks_in(view.index), "pictures"]:
+        for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
+            mask = side & ((attack != "CB") if form == "pictures" else (attack == form))
+            where = {"attack": form, "class": kind}
+            for name, hit in hits.items():
+                found = (
+                    cluster_mean(hit[mask], pairs[mask], bounds=(0.0, 1.0), seed=seed)
+                    if name == REACH_RANDOM
+                    else cluster_rate(hit[mask], pairs[mask], seed=seed)
+                )
+                rows.append({"premise": name, **where} | found.as_row())
+            for name, other in gains.items():
+                gain = hits[REACH_MSAV][mask].astype(float) - other[mask].astype(float)
+                rows.append({"premise": name, **where} | cluster_mean(gain, pairs[mask], bounds=(-1.0, 1.0), seed=seed).as_row())
+    rows += _shift(view, corrected.prompt_probe, p.steps, harmful, pairs, seed)
     return pd.DataFrame(rows)
 
 
@@ -106,35 +128,17 @@ def _opened(defense: Any, prompts: Any) -> Any:
         return defense.opening(torch.from_numpy(prompts)).states.numpy()
 
 
-def _in_reach(ctx: Context, states: Any, k: int) -> Any:
-    """[n] True where one of the k likeliest next tokens may start a refusal (arXiv 2406.11717's tokens)."""
-    from safesteer_interp.models.openings import refusal_token_ids
-
-    logits = ctx.head(states, normed=True)
-    best = logits[:, list(refusal_token_ids(ctx.model))].max(axis=1, keepdims=True)
-    return np.asarray((logits > best).sum(axis=1) < k)
-
-
-def _of_fit(view: Any, probe: Any, fit: str, steps: int, harmful: Any, pairs: Any, seed: int) -> list[dict[str, Any]]:
-    """Sign test and shift of one fit."""
-    from safesteer_interp.probes.fits import run_sign_test
-    from safesteer_interp.probes.tokens import token_states
+def _shift(view: Any, probe: Any, steps: int, harmful: Any, pairs: Any, seed: int) -> list[dict[str, Any]]:
+    """How far an answer's scores lie from its prompt's, by class."""
     from safesteer_interp.statistics import cluster_mean
 
-    rows: list[dict[str, Any]] = []
-    tokens = token_states(view, np.ones(len(view), dtype=bool), steps=range(1, steps + 1))
-    if min(tokens.refusal.sum(), (~tokens.refusal).sum()) >= 2:
-        test = run_sign_test(probe, tokens, seed=seed)
-        scale = test.difference.value / test.effect if test.effect else float("nan")
-        d = test.difference
-        row = {"premise": SIGN, "fit": fit, "class": "harmful", "value": test.effect, "low": d.low / scale, "high": d.high / scale}
-        rows.append(row | {"n": d.n, "clusters": d.clusters, "passed": test.passed})
     at_prompt = _scores(view, probe, 0)
     gap = at_prompt[harmful].mean() - at_prompt[~harmful].mean()
     by_step = np.stack([_scores(view, probe, step) for step in range(1, min(steps, STEPS) + 1)])
     there = np.isfinite(by_step).any(axis=0)
     shift = (np.nanmean(by_step[:, there], axis=0) - at_prompt[there]) / abs(gap)
+    rows = []
     for kind, side in (("harmful", harmful[there]), ("harmless", ~harmful[there])):
-        found = cluster_mean(shift[side], pairs[there][side], seed=seed)
-        rows.append({"premise": SHIFT, "fit": fit, "class": kind} | found.as_row())
+        found = cluster_mean(shift[side], pairs[there][side], against=(-0.5, 0.5), seed=seed)
+        rows.append({"premise": SHIFT, "fit": "prompt", "class": kind} | found.as_row())
     return rows

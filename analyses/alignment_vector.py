@@ -255,12 +255,12 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
         part[(part["class"] == "harmful") & (part["attack"] != IMAGE)],
         part[(part["attack"] == IMAGE) & (part["class"] != TWINS)],
     )
-    shown = (
+    panels_of = (
         (by_attack, "attack", "top_5", "harmful: refusal in the top 5"),
         (by_attack, "attack", "top_1", "harmful: refusal likeliest"),
         (by_class, "class", "top_1", "any image: refusal likeliest"),
     )
-    for ax, (table, by, quantity, title) in zip(axes, shown, strict=True):
+    for ax, (table, by, quantity, title) in zip(axes, panels_of, strict=True):
         panels.forest(ax, table[table["quantity"] == quantity], by=by, xlabel="share of requests")
         ax.set_title(title)
         ax.set_xlim(-0.04, 1.04)

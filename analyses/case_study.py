@@ -14,23 +14,19 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._answering import PAPER_ATTACKS, GuidedParams, answered, fitted, test_spec, training_spec
+from ._answering import PAPER_ATTACKS, GuidedParams, answered_together, presets, test_spec, through, to_answer, training_spec
 from ._shared import row
 
 KINDS = (("harmful", "refuse"), ("harmful", "comply"), ("harmless", "comply"), ("harmless", "refuse"))
-PREFERENCE, REPLACED = "refusal openings over other candidates", "tokens replaced"
+REPLACED = "tokens replaced"
 
 
 @dataclass(frozen=True)
 class Params(GuidedParams):
-    answer_pairs: int | None = 24
-    """Test pairs whose requests are answered; the examples are chosen among these."""
-    seeds: int = 1
-    """Samples per request: tokens are counted here, not answers."""
     new_tokens: int = 24
     """Longest answer, in tokens: enough to see whether it refuses. Only guided tokens are ever written down."""
-    examples: int = 2
-    """Examples shown of each kind: harmful or harmless, refused or answered."""
+    examples: int = 1
+    """Examples shown of each setting and kind: harmful or harmless, refused or answered."""
 
 
 def needs(p: Params) -> list[TraceSpec]:
@@ -38,30 +34,28 @@ def needs(p: Params) -> list[TraceSpec]:
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
-    """Guided tokens of a few examples, their candidates, and two contrasts over all examples; never more of an answer than that."""
+    """Guided tokens of a few examples, their candidates, and how often guidance replaces a token; never more of an answer than that.
+
+    Settings: `paper`, `corrected`, and `calibrated` (`untuned` on a model without calibration).
+    """
     from dataclasses import replace
 
-    base = fitted(ctx, p, k=p.k, steps=p.steps)
-    requests = ctx.requests(test_spec(p))
-    responses = answered(ctx, p, {"safesteer": base}, requests, explain=True)
-    by_attack = [[r for r in requests if r.attack == attack] for attack in PAPER_ATTACKS]
-    # One random direction may happen to favour refusals: each attack gets its own.
-    chance = [
-        answered(ctx, p, {"random": replace(base, scorer="random", scorer_seed=number)}, asked, explain=True)
-        for number, asked in enumerate(by_attack)
-    ]
-    responses = pd.concat([responses, *chance], ignore_index=True)
-    shown = _examples(responses[responses["defense"] == "safesteer"], p)
+    named, requests = presets(ctx, p), ctx.requests(test_spec(p))
+    named = {name: defense if defense.steps else replace(defense, steps=p.steps) for name, defense in named.items()}
+    asked = {name: through(ctx, test_spec(p), defense, requests) for name, defense in named.items()}
+    wanted = [to_answer(p, name, named[name], some) for name, some in asked.items() if some]
+    responses = answered_together(ctx, p, wanted, explain=True)
+    shown = pd.concat([_examples(responses[responses["defense"] == name], p) for name in named], ignore_index=True)
     decode = ctx.model.tokenizer.decode
     candidates = pd.DataFrame([line for number, (_, answer) in enumerate(shown.iterrows()) for line in _lines(number, answer, decode)])
     chosen, plain = candidates[candidates["chosen"]], candidates.groupby(["example", "step"])["plain_token"].first()
-    labels = ["example", "request", "class", "attack", "outcome", "step", "token", "probability", "score"]
+    labels = ["example", "setting", "request", "class", "attack", "outcome", "step", "token", "probability", "score"]
     strips = chosen[labels].assign(plain=plain.reindex(pd.MultiIndex.from_frame(chosen[["example", "step"]])).to_numpy())
     strips["replaced"] = strips["token"] != strips["plain"]
     return {
         "table": strips.reset_index(drop=True),
         "candidates": candidates.drop(columns=["plain_token"]),
-        "contrasts": _contrasts(ctx, responses),
+        "contrasts": _contrasts(ctx, responses, requests, list(named)),
     }
 
 
@@ -83,7 +77,12 @@ def _examples(answers: pd.DataFrame, p: Params) -> pd.DataFrame:
 
 def _lines(number: int, answer: Any, decode: Any) -> list[dict[str, Any]]:
     """One line per guided step and candidate of one answer."""
-    labels = {"example": number, "request": answer["request"], "class": "harmful" if answer["harmful"] else "harmless"}
+    labels = {
+        "example": number,
+        "setting": answer["defense"],
+        "request": answer["request"],
+        "class": "harmful" if answer["harmful"] else "harmless",
+    }
     labels |= {"attack": answer["attack"], "outcome": answer["outcome"]}
     return [
         {**labels, "step": step["step"], "rank": rank, "token": _word(decode, token), "probability": step["probabilities"][rank],
@@ -102,83 +101,56 @@ def _word(decode: Any, token: int) -> str:
     return text or "∅"
 
 
-def _contrasts(ctx: Context, responses: pd.DataFrame) -> pd.DataFrame:
-    """By scorer and class, over the guided tokens of all answers.
-
-    `refusal openings over other candidates`: mean score of candidates that stay on a published refusal opening minus that of the others
-    of the same step, where there are both. `tokens replaced`: share of guided tokens that ordinary sampling would not have drawn.
-    """
-    from safesteer_interp.models.openings import refusal_openings
+def _contrasts(ctx: Context, responses: pd.DataFrame, requests: list[Any], settings: list[str]) -> pd.DataFrame:
+    """`tokens replaced` by setting and class: share of an answer's guided tokens that ordinary sampling would not have drawn, 0 where a
+    shut gate leaves the request alone; and, paired, harmful minus harmless twin."""
     from safesteer_interp.statistics import cluster_mean
 
-    openings = refusal_openings(ctx.model)
-    found: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
-    shares: dict[str, list[tuple[float, str]]] = {}
-    for _, answer in responses.iterrows():
-        kind, scorer, pair = "harmful" if answer["harmful"] else "harmless", answer["defense"], answer["pair"]
-        steps = _measured(answer["steps"], openings)
-        for preference, replaced in steps:
-            if preference is not None:
-                found.setdefault((PREFERENCE, scorer, kind), []).append((preference, pair))
-            found.setdefault((REPLACED, scorer, kind), []).append((replaced, pair))
-        if steps:
-            share = float(np.mean([replaced for _, replaced in steps]))
-            shares.setdefault(scorer, []).append((share if answer["harmful"] else -share, pair))
-    for scorer, values in shares.items():  # every pair has as many harmful answers as harmless ones: twice the mean is the difference
-        found[REPLACED, scorer, "harmful minus harmless"] = [(2 * value, pair) for value, pair in values]
     seed, rows = ctx.seed("contrasts"), []
-    for (quantity, scorer, kind), values in found.items():
-        numbers, pairs = (np.array(column) for column in zip(*values, strict=True))
-        rows.append({"quantity": quantity, "scorer": scorer, "class": kind} | cluster_mean(numbers, pairs, seed=seed).as_row())
+    for setting in settings:
+        own = responses[responses["defense"] == setting].set_index("request")["steps"]
+        shares = {request: _replaced(steps) for request, steps in own.items()}
+        values = pd.DataFrame(
+            [(r.pair, str(r.attack), r.harmful, shares.get(r.id, 0.0)) for r in requests], columns=["pair", "attack", "harmful", "share"]
+        )
+        for harmful, part in values.groupby("harmful"):
+            found = cluster_mean(part["share"], part["pair"], bounds=(0.0, 1.0), seed=seed)
+            rows.append({"quantity": REPLACED, "setting": setting, "class": "harmful" if harmful else "harmless"} | found.as_row())
+        wide = values.pivot_table(index=["pair", "attack"], columns="harmful", values="share").dropna()
+        gap = cluster_mean(wide[True] - wide[False], wide.index.get_level_values("pair").to_numpy(), bounds=(-1.0, 1.0), seed=seed)
+        rows.append({"quantity": REPLACED, "setting": setting, "class": "harmful minus harmless"} | gap.as_row())
     return pd.DataFrame(rows)
 
 
-def _measured(steps: Any, openings: Any) -> list[tuple[float | None, float]]:
-    """By guided step of one answer: mean score of the candidates that stay on a refusal opening minus that of the others (None where
-    candidates are of one kind), and 1 where the token taken is not the one that ordinary sampling would have drawn."""
-    said: list[int] = []
-    found = []
-    for step in steps:
-        on = np.array([any(o[: len(said) + 1] == (*said, token) for o in openings) for token in step["candidates"]])
-        scored, taken = np.array(step["scores"]), step["candidates"][step["choice"]]
-        preference = float(scored[on].mean() - scored[~on].mean()) if on.any() and not on.all() else None
-        found.append((preference, float(taken != step["plain"])))
-        said.append(taken)
-    return found
+def _replaced(steps: Any) -> float:
+    """Share of the guided tokens of one answer that are not those ordinary sampling would have drawn; 0 where none was guided."""
+    return float(np.mean([step["candidates"][step["choice"]] != step["plain"] for step in steps])) if len(steps) else 0.0
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
-    contrasts, found = t["contrasts"], []
+    contrasts = t["contrasts"]
+    words = {"paper": "as printed", "corrected": "with MSAV corrected", "calibrated": "as calibrated", "untuned": "before calibration"}
 
-    def contrast(quantity: str, scorer: str, kind: str) -> Any:
-        return estimate_of(row(contrasts, quantity=quantity, scorer=scorer, **{"class": kind}))
+    def contrast(setting: str, kind: str) -> Any:
+        return estimate_of(row(contrasts, quantity=REPLACED, setting=setting, **{"class": kind}))
 
-    there = contrasts[(contrasts["quantity"] == PREFERENCE) & (contrasts["class"] == "harmful")]["scorer"]
-    if set(there) >= {"safesteer", "random"}:
-        found.append(
-            Claim(
-                id="prefers_refusals",
-                statement="Among a step's candidates, the probe scores those that begin a refusal of a harmful request above the others.",
-                estimate=contrast(PREFERENCE, "safesteer", "harmful"),
-                direction="above",
-                threshold=0.0,
-                unit="log-odds of the probe",
-                controls=(Control("random probe", contrast(PREFERENCE, "random", "harmful")),),
-                note="The sign test where it counts: between tokens that could have been said at the same place.",
-            )
-        )
-    found.append(
+    return [
         Claim(
-            id="intervenes_where_harmful",
-            statement="Guidance replaces more tokens in answers to harmful requests than in answers to harmless ones.",
-            estimate=contrast(REPLACED, "safesteer", "harmful minus harmless"),
+            id=f"intervenes_where_harmful_{setting}",
+            statement=f"SafeSteer {words[setting]} replaces more tokens in answers to harmful requests than in answers to their twins.",
+            estimate=contrast(setting, "harmful minus harmless"),
             direction="above",
             threshold=0.0,
-            unit="difference in share of guided tokens",
-            controls=(Control("random probe", contrast(REPLACED, "random", "harmful minus harmless")),),
+            unit="difference in share of guided tokens, paired",
+            difference_to="the harmless twin in the same form",
+            controls=(
+                Control("harmful", contrast(setting, "harmful"), kind="context"),
+                Control("harmless", contrast(setting, "harmless"), kind="context"),
+            ),
+            note="Whether the probe orders candidates rightly is the sign test of decoding_separability.",
         )
-    )
-    return found
+        for setting in dict.fromkeys(contrasts["setting"])
+    ]
 
 
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
@@ -187,7 +159,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
 
 def _title(example: pd.DataFrame) -> str:
     first = example.iloc[0]
-    return f"{first['class']} {first['attack']}: {'refused' if first['outcome'] == 'refuse' else 'answered'}"
+    return f"{first['setting']}, {first['class']} {first['attack']}: {'refused' if first['outcome'] == 'refuse' else 'answered'}"
 
 
 def _limit(scores: pd.Series) -> float:
@@ -219,7 +191,7 @@ def _strips(t: pd.DataFrame) -> Any:
 def _grids(t: pd.DataFrame) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
-    first = t.groupby(["class", "outcome"], sort=False)["example"].first()
+    first = t[t["class"] == "harmful"].groupby("setting", sort=False)["example"].first()
     limit = _limit(t["score"])
     rows = -(-len(first) // 2)
     fig, axes = new_figure(rows=rows, cols=2, width="full", height=2.5 * rows, squeeze=False)
@@ -245,7 +217,7 @@ ANALYSIS = Analysis(
     requires_images=True,
     attacks=PAPER_ATTACKS,
     data=COMPARED,
-    profiles={"full": {"pairs": None, "answer_pairs": None, "seeds": 3}},
+    profiles={"full": {"pairs": None, "answer_pairs": 48, "examples": 2}},
     order=13,
     captions={
         "figure": "The guided opening tokens on the colour of their probe score; above, struck through, what ordinary sampling would have "

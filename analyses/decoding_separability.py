@@ -1,44 +1,55 @@
-"""Do the first tokens of refusals score higher on the harm probe than those of compliances, and how fast does that fade?"""
+"""Does a harm probe put candidates before a refusal above the others of their step, and how does harm fade as an answer goes on?"""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from safesteer_interp.errors import NotApplicableError
+from safesteer_interp.errors import InputError, NotApplicableError
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._shared import STEPS, answers, fit_spec, report_spec
+from ._choices import CHANCE, EMBEDDING, GUIDING, IDENTITY, LOG_P, SITE, guiding_layers, offers_of, orders
+from ._shared import STEPS, answers, fit_spec, report_spec, site_label
 
-SITE = "final_norm"
-FITS = ("prompt", "centred", "token")
+CURVES = ("prompt", "centred", "token")
 FIT_WORDS = {
-    "prompt": "The paper's probe, fitted on prompts,",
-    "centred": "The prompt probe with each step's mean removed",
-    "token": "A probe fitted on generated tokens",
+    "prompt": "the paper's probe, fitted on prompts,",
+    "token": "a probe fitted on emitted tokens",
+    "contrastive": "a probe fitted on candidates of single choices",
 }
 MINIMUM = 5
 """Answers that must have reached a step for its mean to be shown: a handful of long answers is not the class."""
 OUTCOMES = ("harmless", "refuse", "comply")
+BAND = (0.35, 0.65)
+"""AUROCs that tell nothing apart worth speaking of."""
 
 
 @dataclass(frozen=True)
 class Params:
     pairs: int | None = 32
     """Pairs per split."""
-    test_steps: tuple[int, ...] = (1, 2, 3)
-    """Decoding steps of the sign test (1 = the pass that consumed the first answer token)."""
-    random_directions: int = 100
-    """Random directions that the sign test is held against."""
+    choice_pairs: int = 24
+    """Pairs of the fit split, and of the test split, whose candidates are rolled out."""
+    k: int = 5
+    """Candidates a step."""
+    choice_steps: int = 3
+    """First steps whose candidates are rolled out: 0 is the first answer token."""
+    depths: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85)
+    """Where else candidates are scored, as shares of the decoder's depth: the layers of the defense."""
+    random_directions: int = 200
+    """Random directions within the probe's components that the order is held against."""
+    batch: int = 96
+    """Answers per batch."""
     seed: int = 0
-    """Seed of the bootstrap, the permutations and the random directions."""
+    """Seed of the random directions."""
 
 
 def needs(p: Params) -> list[TraceSpec]:
@@ -46,41 +57,71 @@ def needs(p: Params) -> list[TraceSpec]:
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
-    """Probe score of emitted tokens by step and outcome; AUROC between outcomes by step; the sign test of three fits."""
-    from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token
+    """How scores order the candidates of one test prompt at one step; scores of emitted tokens by step and outcome; AUROC by layer.
 
+    `choices`: share of (refusing, complying) pairs of candidates ordered rightly, each step and form counted alike, by scorer and step
+    ("all": together): probes, and controls that know the token (refusal rate of that token among training candidates; its input embedding;
+    its log-probability) or nothing (random directions within the prompt probe's components). `differences`: paired, to token identity.
+    """
     fit, report = (ctx.trace(spec) for spec in needs(p))
-    harmful = fit.labels.harmful
-    prompts = fit.rows(SITE, "last_prompt")
-    training, emitted = _tokens(fit), _tokens(report)
+    probes = _probes(fit)
+    emitted = _tokens(report)
     outcome = emitted.pop("outcome")
-    for name in ("refuse", "comply"):
-        reached = int(((outcome == name) & (emitted["steps"] == 1)).sum())
-        from_pairs = len(set(emitted["pairs"][outcome == name]))
-        if reached < MINIMUM or from_pairs < 2:
+    for kind in ("refuse", "comply"):
+        reached = int(((outcome == kind) & (emitted["steps"] == 1)).sum())
+        if reached < MINIMUM or len(set(emitted["pairs"][outcome == kind])) < 2:
             raise NotApplicableError(
-                f'the test split has {reached} answers of kind "{name}" to harmful requests, of {from_pairs} pairs; {MINIMUM} of two pairs '
-                "or more are needed to compare refusals with compliances."
+                f'the test split has {reached} answers of kind "{kind}" to harmful requests; {MINIMUM} of two pairs or more are needed to '
+                "compare refusals with compliances."
             )
-    of_harm = training["outcome"] != "harmless"
-    early = of_harm & np.isin(training["steps"], p.test_steps)
-    # Unlike SafeSteer's token states (`probes.tokens.token_states`): the means of the centred fit are over answers to harmless requests
-    # too, and the token fit sees the tested steps alone, refusals of harmless requests among its compliances.
-    tokens = {
-        "centred": _token_states(training, np.ones(len(of_harm), dtype=bool)),
-        "token": _token_states(training, early),
-    }
-    probes = {"prompt": fit_prompt(prompts, harmful), "centred": fit_centred(prompts, harmful, tokens["centred"])}
-    if 0 < int(tokens["token"].refusal.sum()) < len(tokens["token"].refusal):
-        probes["token"] = fit_token(tokens["token"])
     steps, pairs, states = emitted["steps"], emitted["pairs"], emitted["states"]
-    seed = ctx.seed("bootstrap")
     scores = {name: probe.decision_at(states, steps) for name, probe in probes.items()}
-    curves = _curves(scores, probes, report, outcome, steps, pairs, seed)
-    at = np.isin(steps, p.test_steps)
-    harm_tokens = at & (outcome != "harmless")
-    signs = _signs(scores, states, harm_tokens, outcome == "refuse", pairs, ctx.rng("directions"), p, seed)
-    return {"table": curves, "separation": _separation(scores, outcome, steps, pairs, seed), "sign_test": signs}
+    offers = offers_of(ctx, p, needs(p))
+    choices, differences, tests = orders(ctx, p, probes, offers)
+    return {
+        "table": _curves(scores, probes, report, outcome, steps, pairs),
+        "separation": _separation(scores, outcome, steps, pairs),
+        "choices": choices,
+        "differences": differences,
+        "tests": tests,
+        "layers": _layers(fit, report),
+        "guiding_layers": guiding_layers(fit, offers),
+    }
+
+
+def _probes(fit: Any) -> dict[str, Any]:
+    """The fits whose curves are drawn; the token fit is missing where the answers lack refusals or compliances."""
+    from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token
+    from safesteer_interp.probes.tokens import token_states
+
+    prompts, everything = fit.rows(SITE, "last_prompt"), np.ones(len(fit), dtype=bool)
+    found = {
+        "prompt": fit_prompt(prompts, fit.labels.harmful),
+        "centred": fit_centred(prompts, fit.labels.harmful, token_states(fit, everything, harmless=True)),
+    }
+    with suppress(InputError):
+        found["token"] = fit_token(token_states(fit, everything, steps=range(1, 6)))
+    return found
+
+
+def _layers(fit: Any, report: Any) -> pd.DataFrame:
+    """AUROC of refusal over compliance of the tokens emitted at each step, by the layer at which the prompt fit was made and reads."""
+    from safesteer_interp.probes.decoding_probe import DecodingProbe
+    from safesteer_interp.refusals import is_refusal
+    from safesteer_interp.statistics import cluster_auroc
+
+    refused, harmful, pairs = np.array([is_refusal(text) for text in report.texts]), report.labels.harmful, report.labels.pairs
+    rows = []
+    for site in report.sites_in_order:
+        probe = DecodingProbe().fit(fit.rows(site, "last_prompt"), fit.labels.harmful.astype(int))
+        for step in range(1, STEPS + 1):
+            states = report.rows(site, f"step:{step}")
+            there = harmful & np.isfinite(states).all(axis=1)
+            if min(int(refused[there].sum()), int((~refused[there]).sum())) < MINIMUM:
+                continue
+            found = cluster_auroc(probe.decision_function(states[there]), refused[there], pairs[there])
+            rows.append({"layer": site_label(site), "step": step} | found.as_row())
+    return pd.DataFrame(rows, columns=None if rows else ["layer", "step", "value", "low", "high", "n", "clusters"])
 
 
 def _tokens(view: Any) -> dict[str, Any]:
@@ -100,13 +141,7 @@ def _tokens(view: Any) -> dict[str, Any]:
     return {"states": states, "steps": steps, "outcome": outcome, "pairs": pairs}
 
 
-def _token_states(tokens: dict[str, Any], keep: Any) -> Any:
-    from safesteer_interp.probes.tokens import TokenStates
-
-    return TokenStates(tokens["states"][keep], tokens["outcome"][keep] == "refuse", tokens["steps"][keep], tokens["pairs"][keep])
-
-
-def _curves(scores: Any, probes: Any, report: Any, outcome: Any, steps: Any, pairs: Any, seed: int) -> pd.DataFrame:
+def _curves(scores: Any, probes: Any, report: Any, outcome: Any, steps: Any, pairs: Any) -> pd.DataFrame:
     """Mean score by step and outcome; step 0 is the prompt, grouped by the outcome its answer will have."""
     from safesteer_interp.refusals import is_refusal
     from safesteer_interp.statistics import cluster_mean
@@ -126,11 +161,11 @@ def _curves(scores: Any, probes: Any, report: Any, outcome: Any, steps: Any, pai
                     else (scores[name][(outcome == kind) & (steps == step)], pairs[(outcome == kind) & (steps == step)])
                 )
                 if len(values) >= MINIMUM:
-                    rows.append({"fit": name, "step": step, "outcome": kind} | cluster_mean(values, groups, seed=seed).as_row())
+                    rows.append({"fit": name, "step": step, "outcome": kind} | cluster_mean(values, groups).as_row())
     return pd.DataFrame(rows)
 
 
-def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any, seed: int) -> pd.DataFrame:
+def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any) -> pd.DataFrame:
     """AUROC of the emitted token's score by step: refusal over compliance, and compliance over harmless answers."""
     from safesteer_interp.statistics import cluster_auroc
 
@@ -140,63 +175,49 @@ def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any, seed: int) ->
             for step in range(1, STEPS + 1):
                 mask = (steps == step) & np.isin(outcome, (high, low))
                 if all((outcome[mask] == kind).sum() >= MINIMUM for kind in (high, low)):
-                    found = cluster_auroc(values[mask], outcome[mask] == high, pairs[mask], seed=seed)
+                    edge = BAND if high == "refuse" else 0.5
+                    found = cluster_auroc(values[mask], outcome[mask] == high, pairs[mask], against=edge)
                     rows.append({"fit": name, "contrast": contrast, "step": step} | found.as_row())
     return pd.DataFrame(rows)
 
 
-def _signs(scores: Any, states: Any, mask: Any, refusal: Any, pairs: Any, rng: Any, p: Params, seed: int) -> pd.DataFrame:
-    """The sign test of each fit as Cohen's d with the interval of the difference in the same unit, beside random directions."""
-    from safesteer_interp.probes.signs import sign_test
-    from safesteer_interp.statistics import Estimate
-
-    rows = []
-    for name, values in scores.items():
-        high, low = mask & refusal, mask & ~refusal
-        found = sign_test(values[high], values[low], refusal_prompts=pairs[high], compliance_prompts=pairs[low], seed=seed)
-        spread = found.difference.value / found.effect if found.effect else float("nan")
-        rows.append(
-            {
-                "fit": name,
-                "value": found.effect,
-                "low": found.difference.low / spread,
-                "high": found.difference.high / spread,
-                "n": found.difference.n,
-                "clusters": found.difference.clusters,
-                "p": found.p,
-                "passed": found.passed,
-                "refusals": found.refusals,
-                "compliances": found.compliances,
-            }
-        )
-    directions = rng.standard_normal((states.shape[1], p.random_directions))
-    projected = states[mask].astype(np.float64) @ directions
-    a, b = projected[refusal[mask]], projected[~refusal[mask]]
-    pooled = np.sqrt((a.var(axis=0) * len(a) + b.var(axis=0) * len(b)) / (len(a) + len(b)))
-    effects = (a.mean(axis=0) - b.mean(axis=0)) / np.where(pooled > 0, pooled, 1.0)
-    chance = Estimate.of_draws(effects).as_row() | {"n": len(a) + len(b), "clusters": len(set(pairs[mask]))}
-    untested = {"p": float("nan"), "passed": False, "refusals": len(a), "compliances": len(b)}
-    rows.append({"fit": "random_direction"} | chance | untested)
-    return pd.DataFrame(rows)
-
-
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
-    signs = t["sign_test"].set_index("fit")
-    null = Control("random_direction", estimate_of(signs.loc["random_direction"]))
-    found = [
-        Claim(
-            id=f"sign_test_{name}",
-            statement=f"{FIT_WORDS[name]} scores the first tokens of refusals above those of compliances.",
-            estimate=estimate_of(signs.loc[name]),
-            direction="above",
-            threshold=0.0,
-            unit="pooled standard deviations (Cohen's d)",
-            controls=(null,),
-            note="The premise of re-ranking candidates by the probe (arXiv 2605.11716 section 3).",
+    choices, gaps = t["choices"], t["differences"]
+    whole = choices[choices["step"].astype(str) == "all"].set_index("scorer")
+    chance = Control(CHANCE, estimate_of(whole.loc[CHANCE]), absolute=True, center=0.5)
+    known = [name for name in (IDENTITY, EMBEDDING, LOG_P) if name in whole.index]
+    shown = tuple(Control(name, estimate_of(whole.loc[name]), kind="context") for name in known)
+    found = []
+    for name in [n for n in GUIDING if n in whole.index]:
+        by_paper = name == "prompt"
+        words = FIT_WORDS[name]
+        found.append(
+            Claim(
+                id=f"orders_candidates_{name}",
+                kind="replication" if by_paper else "finding",
+                source="arXiv:2605.11716 section 3" if by_paper else "",
+                printed="tokens of compliant answers get lower probe scores than tokens of refusals" if by_paper else "",
+                statement=f"Among the candidates of one prompt at one step, {words} scores those before a refusal above the others.",
+                estimate=estimate_of(whole.loc[name]),
+                direction="above",
+                threshold=0.5,
+                unit="share of pairs of candidates ordered rightly",
+                controls=(chance, *shown),
+                note="Prompt and step are the same on both sides. A probe that does not beat chance here may not guide.",
+            )
         )
-        for name in FITS
-        if name in signs.index
-    ]
+        gap = gaps[gaps["scorer"] == name].iloc[0]
+        found.append(
+            Claim(
+                id=f"more_than_token_identity_{name}",
+                statement=f"There {words} does better than knowing the token alone (its refusal rate among training candidates).",
+                estimate=estimate_of(gap),
+                direction="above",
+                threshold=0.0,
+                unit="difference in share ordered rightly, paired",
+                difference_to="token identity",
+            )
+        )
     separation = t["separation"]
     late = separation[(separation["fit"] == "prompt") & (separation["contrast"] == "refuse over comply")] if len(separation) else separation
     if len(late) > 1:
@@ -204,12 +225,15 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
         found.append(
             Claim(
                 id="fades_with_steps",
-                difference_to="chance, an AUROC of 0.5",
-                statement=f"At step {int(last['step'])} the probe no longer tells refusals from compliances.",
+                kind="replication",
+                source="arXiv:2605.11716 Fig. 8",
+                printed="at late steps the classes are no longer apart",
+                statement=f"At step {int(last['step'])} the probe no longer tells tokens of refusals from those of compliances.",
                 estimate=estimate_of(last),
                 direction="within",
-                threshold=(0.35, 0.65),
+                threshold=BAND,
                 unit="AUROC",
+                difference_to="chance, by a band around it",
                 controls=(Control(f"step {int(first['step'])}", estimate_of(first), kind="context"),),
             )
         )
@@ -217,44 +241,56 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
 
 
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
+    return {"figure": _curve_figure(t, p), "choices": _choice_figure(t, p)}
+
+
+def _curve_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
     fig, axes = new_figure(rows=2, cols=3, width="full", height=5.2)
-    for ax, name in zip(axes[0], FITS, strict=True):
+    for ax, name in zip(axes[0], CURVES, strict=True):
         part = t["table"][t["table"]["fit"] == name]
         if len(part):
-            panels.layer_curve(
-                ax,
-                part,
-                x="step",
-                by="outcome",
-                xlabel="decoding step (0 = prompt)",
-                ylabel="probe score (log-odds)",
-                reference=0.0,
-                reference_label="boundary",
-                legend=name == "prompt",
-            )
+            panels.layer_curve(ax, part, x="step", by="outcome", kind="outcome", xlabel="decoding step (0 = prompt)",
+                               ylabel="probe score (log-odds)", reference=0.0, reference_label="boundary",
+                               legend=name == "prompt")  # fmt: skip
         ax.set_title(f"{name} fit")
     for ax, contrast in zip(axes[1], ("refuse over comply", "comply over harmless"), strict=False):
         part = t["separation"][t["separation"]["contrast"] == contrast] if len(t["separation"]) else t["separation"]
         if not len(part):  # too few answers of one kind
             ax.set_visible(False)
             continue
-        panels.layer_curve(
-            ax,
-            part,
-            x="step",
-            by="fit",
-            kind="fit",
-            xlabel="decoding step",
-            ylabel="AUROC",
-            reference=0.5,
-            legend=contrast == "refuse over comply",
-        )
+        panels.layer_curve(ax, part, x="step", by="fit", kind="fit", xlabel="decoding step", ylabel="AUROC", reference=0.5,
+                           legend=contrast == "refuse over comply")  # fmt: skip
         ax.set_title(contrast)
-    signs = t["sign_test"].assign(label=lambda d: d["fit"].replace({"random_direction": "random direction"}))
-    panels.forest(axes[1, 2], signs, label="label", reference=0.0, xlabel="refusal minus compliance (sd)")
-    axes[1, 2].set_title(f"sign test, steps {p.test_steps[0]}-{p.test_steps[-1]}")
+    layers = t["layers"]
+    if len(layers):
+        panels.layer_step_heatmap(axes[1, 2], layers, label="AUROC, refuse over comply", center=0.5, vmin=0.0, vmax=1.0)
+        axes[1, 2].set_title("prompt fit, by layer")
+    else:
+        axes[1, 2].set_visible(False)
+    return fig
+
+
+def _choice_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
+    from safesteer_interp.plotting import new_figure, panels
+
+    fig, axes = new_figure(rows=1, cols=3, width="full", height=3.2)
+    choices = t["choices"].assign(step=t["choices"]["step"].astype(str))
+    labels = {IDENTITY: "token identity", EMBEDDING: "input embedding", LOG_P: "log-probability"}
+    whole = choices[(choices["step"] == "all") & (choices["scorer"] != CHANCE)]
+    panels.forest(axes[0], whole.assign(label=whole["scorer"].replace(labels)), label="label", by="scorer", kind="fit", reference=0.5,
+                  xlabel="candidate pairs ordered rightly", legend=False)  # fmt: skip
+    axes[0].set_title(f"within one choice, steps 0-{p.choice_steps - 1}")
+    steps = choices[choices["step"] != "all"]
+    panels.layer_curve(axes[1], steps.assign(step=steps["step"].astype(int)), x="step", by="scorer", kind="fit",
+                       xlabel="step of the choice", ylabel="candidate pairs ordered rightly", reference=0.5)  # fmt: skip
+    axes[1].set_xticks(sorted(steps["step"].astype(int).unique()))
+    axes[1].set_title("by step")
+    layers = t["guiding_layers"]
+    panels.layer_curve(axes[2], layers.assign(layer=layers["layer"].astype(str)), by="fit", kind="fit", reference=0.5, legend=False,
+                       xlabel="layer at which candidates are scored", ylabel="candidate pairs ordered rightly")  # fmt: skip
+    axes[2].set_title("by layer")
     return fig
 
 
@@ -266,13 +302,16 @@ ANALYSIS = Analysis(
     table=table,
     claims=claims,
     draw=draw,
-    replicates="SafeSteer Fig. 2(b), Fig. 8",
+    replicates="SafeSteer Fig. 2(b), Fig. 7, Fig. 8",
     cites=("arXiv:2605.11716", "arXiv:2410.06809"),
     data=COMPARED,
-    profiles={"full": {"pairs": None, "random_directions": 1000}},
+    profiles={"full": {"pairs": None, "choice_pairs": 100, "k": 10, "random_directions": 1000}},
     order=2,
     captions={
         "figure": "Probes fitted on training pairs, scores of the tokens emitted for test pairs (greedy answers). Bands: 95 % over pairs. "
-        "Removing a step's mean changes no ranking within the step, so that in AUROC the first two fits are one curve."
+        "Removing a step's mean changes no ranking within the step, so that in AUROC the first two fits are one curve. The map: prompt "
+        "fits at every layer, read on the tokens emitted at every step.",
+        "choices": "Candidates of one test prompt at one step, each said and the answer finished greedily: how often does a scorer put a "
+        "candidate before a refusal above one before a compliance? Steps and forms count alike. Bars and bands: 95 % over pairs.",
     },
 )

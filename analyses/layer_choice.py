@@ -30,8 +30,8 @@ class Params:
     """Principal components of the probe; "all" keeps the full width."""
     width: str = "4"
     """The width of the curves, the onset and the transfer; must be one of `widths`."""
-    fraction: float = 0.9
-    """Onset: first layer to reach this share of the best layer's rise above chance."""
+    bar: float = 0.75
+    """Onset: first layer to reach this AUROC, for every attack the same."""
     draws: int = 20
     """Shuffled labellings of the control."""
     seed: int = 0
@@ -46,10 +46,11 @@ def needs(p: Params) -> list[TraceSpec]:
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
-    """AUROC on test pairs by layer, attack, read and width; the onset layer; and what the layer changes downstream."""
+    """AUROC on test pairs by layer, attack, read and width; the onset layer; attacks compared at one layer; what the layer changes
+    downstream. Layers are chosen on training pairs by cross-validation (`chosen`), and reported on test pairs."""
     from safesteer_interp.errors import UsageError
     from safesteer_interp.probes import controls
-    from safesteer_interp.probes.onsets import auroc_replicates, first_reaching, onset
+    from safesteer_interp.probes.onsets import onset
     from safesteer_interp.probes.rows import Resampling, Rows
     from safesteer_interp.probes.separation import fold_stability, out_of_fold, separability
     from safesteer_interp.tracing.trace import labels_of
@@ -68,7 +69,8 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
 
     curves: list[pd.DataFrame] = []
     onsets: list[dict[str, Any]] = []
-    draws: dict[str, Any] = {}
+    scored: dict[str, Any] = {}
+    chosen, best_null = [], []
     main = widths[list(p.widths).index(p.width)]
     both = {read: np.concatenate([v.stack(read, sites) for v in (fit, report)], axis=1) for read in (TEXT_READ, IMAGE_READ)}
     for name in ctx.track(attacks_in(index), "attacks"):
@@ -78,41 +80,61 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
                 continue  # no image, so no image tokens to average over
             sample = Rows(stack, labels[mask], pairs[mask], train=train[mask], sites=names)
             possible = [w for w in widths if w in ("all", main) or int(w) <= train[mask].sum()]  # as many components as rows, at the most
-            curves.append(separability(sample, widths=possible, resampling=resampling).assign(attack=name, read=read, method="probe"))
+            found = separability(sample, widths=possible, resampling=resampling, against=p.bar)
+            curves.append(found.assign(attack=name, read=read, method="probe"))
             null = controls.shuffled_labels(sample, width=main, draws=p.draws, resampling=resampling)
             curves.append(null.assign(attack=name, read=read, method="shuffled_labels"))
             scores = out_of_fold(stack, sample.labels, sample.fold_array(), widths=[main])[:, 0]
             test = ~train[mask]
-            scored = (scores[:, test], labels[mask][test], pairs[mask][test])
-            first = onset(*scored, fraction=p.fraction, resampling=resampling)
+            first = onset(scores[:, test], labels[mask][test], pairs[mask][test], threshold=p.bar, resampling=resampling)
             onsets.append({"attack": name, "read": read, "bar": first.bar, "deepest": len(sites) - 1} | first.estimate.as_row())
             if read == TEXT_READ:
-                found = auroc_replicates(*scored, resampling).T
-                best = np.fmax.reduce(found, axis=1)  # without a warning where a resample of unpaired requests holds one class only
-                bars = 0.5 + p.fraction * (best - 0.5)
-                draws[name] = (first.estimate, first_reaching(found, bars).astype(float))
+                scored[name] = (scores[:, test], labels[mask][test], pairs[mask][test])
+                chosen.append({"attack": name} | _chosen(stack[:, train[mask]], names, sample, main, p, seed))
+                best_null.append(controls.shuffled_maximum(sample, width=main, draws=p.draws, resampling=resampling).assign(attack=name))
     folds = min(5, *(len(set(pairs[attack == name])) for name in attacks_in(index)))
     stability = fold_stability(Rows(both[TEXT_READ], labels, pairs, attack, names), widths=[main], folds=folds, seed=seed)
     keep = ["layer", "depth", "attack", "read", "method", "width", *(c for c in COLUMNS if any(c in t for t in curves))]
     return {
         "table": pd.concat(curves, ignore_index=True).rename(columns={"site": "layer"})[keep],
         "onset": pd.DataFrame(onsets),
-        "contrast": _onset_contrast(draws),
+        "chosen": pd.DataFrame(chosen),
+        "best_of_shuffled": pd.concat(best_null, ignore_index=True).drop(columns=["control", "group"]),
+        "contrast": _contrast(scored, {c["attack"]: c for c in chosen}, names, seed),
         "transfer": _transfer(both[TEXT_READ], names, index, main, seed),
         "stability": stability.rename(columns={"site": "layer", "group": "attack"}).drop(columns="width"),
     }
 
 
-def _onset_contrast(draws: dict[str, Any]) -> pd.DataFrame:
-    """Onset of every attack minus onset of TEXT, in sites; the resampled pairs are the same for both, so the difference is paired."""
-    from safesteer_interp.statistics import percentile
+def _chosen(stack: Any, names: list[str], sample: Any, width: Any, p: Params, seed: int) -> dict[str, Any]:
+    """Choices on training pairs, by cross-validation: the best layer, and the first to reach the bar (the best where none does)."""
+    from safesteer_interp.probes.folds import pair_folds
+    from safesteer_interp.probes.separation import out_of_fold
+    from safesteer_interp.statistics import auroc
+
+    labels, pairs = sample.labels[sample.train], sample.pairs[sample.train]
+    scores = out_of_fold(stack, labels, pair_folds(pairs, min(5, len(set(pairs))), seed), widths=[width])[:, 0]
+    found = np.array([auroc(s[np.isfinite(s)], labels[np.isfinite(s)]) for s in scores])
+    best = int(np.nanargmax(found))
+    reaching = np.flatnonzero(found >= p.bar)
+    first = int(reaching[0]) if len(reaching) else best
+    return {"best": names[best], "onset": names[first], "reached": bool(len(reaching)), "auroc": float(found[best])}
+
+
+def _contrast(scored: dict[str, Any], chosen: dict[str, Any], names: list[str], seed: int) -> pd.DataFrame:
+    """At the layer where TEXT becomes readable: AUROC of TEXT, and of CB, minus that of every other attack, over the pairs both have."""
+    from safesteer_interp.statistics import cluster_auroc_gap
 
     rows = []
-    for name in (a for a in draws if a != "TEXT" and "TEXT" in draws):
-        (found, resampled), (text, text_resampled) = draws[name], draws["TEXT"]
-        low, high = percentile(resampled - text_resampled) if len(resampled) == len(text_resampled) else (float("nan"),) * 2
-        rows.append({"attack": name, "value": found.value - text.value, "low": low, "high": high, "n": found.n, "clusters": found.clusters})
-    return pd.DataFrame(rows, columns=["attack", "value", "low", "high", "n", "clusters"])
+    for base in ("TEXT", "CB"):
+        for name in (a for a in scored if a != base and base in scored and "TEXT" in scored):
+            depth = names.index(chosen["TEXT"]["onset"])
+            both = np.intersect1d(scored[base][2], scored[name][2])
+            first, second = ((s[depth][k], y[k], g[k]) for s, y, g in (scored[base], scored[name]) for k in (np.isin(g, both),))
+            if len(both) and all(len(set(y)) == 2 for _, y, _ in (first, second)):
+                found = cluster_auroc_gap(first, second, seed=seed)
+                rows.append({"attack": name, "minus": base, "layer": names[depth]} | found.as_row())
+    return pd.DataFrame(rows, columns=None if rows else ["attack", "minus", "layer", *COLUMNS])
 
 
 def _transfer(stack: Any, names: list[str], index: pd.DataFrame, width: Any, seed: int) -> pd.DataFrame:
@@ -137,39 +159,41 @@ def _transfer(stack: Any, names: list[str], index: pd.DataFrame, width: Any, see
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     found = []
-    contrast, table = t["contrast"], t["table"]
-    blank = contrast[contrast["attack"] == "CB"]
-    for name in [a for a in attacks_in(contrast) if a in {str(x) for x in ATTACKS if x.in_image}]:
-        estimate = estimate_of(row(contrast, attack=name))
-        controls = tuple(Control("CB (blank image)", estimate_of(b)) for _, b in blank.iterrows()) or (
-            Control("itself", estimate, kind="context"),
-        )
+    contrast, table, chosen = t["contrast"], t["table"], t["chosen"]
+    reached = {str(r["attack"]): bool(r["reached"]) for _, r in chosen.iterrows()}
+    images = {str(x) for x in ATTACKS if x.in_image}
+    for name in [a for a in attacks_in(contrast) if a in images and reached["TEXT"]]:
+        blank = contrast[(contrast["attack"] == name) & (contrast["minus"] == "CB")]
         found.append(
             Claim(
                 id=f"onset_later_{name.lower()}",
-                statement=f"Harm becomes readable in later layers as {name} than as plain text.",
-                estimate=estimate,
+                statement=f"At the layer where harm in plain text becomes readable (AUROC {p.bar:g}), harm as {name} is less readable.",
+                estimate=estimate_of(row(contrast, attack=name, minus="TEXT")),
                 direction="above",
-                threshold=0.5,
-                unit="layers",
-                controls=controls,
+                threshold=0.0,
+                effect=0.15,
+                unit="AUROC, paired difference",
+                difference_to="the same requests as plain text",
+                controls=tuple(Control("CB (blank image)", estimate_of(b), kind="paired") for _, b in blank.iterrows()),
+                note="The layer is the first to reach the bar in cross-validation on training pairs.",
             )
         )
-    curves = table[(table["read"] == TEXT_READ) & (table["width"].astype(str) == p.width)]
+    curves = table[(table["read"] == TEXT_READ) & (table["width"].astype(str) == p.width) & (table["method"] == "probe")]
     for name in attacks_in(curves):
-        here = curves[(curves["attack"] == name) & (curves["method"] == "probe")]
-        best = here.loc[here["value"].idxmax()]
-        null = curves[(curves["attack"] == name) & (curves["method"] == "shuffled_labels") & (curves["layer"] == best["layer"])].iloc[0]
+        best = str(row(chosen, attack=name)["best"])
         found.append(
             Claim(
                 id=f"readable_somewhere_{name.lower()}",
-                statement=f"At its best layer, harm carried as {name} is linearly readable.",
-                estimate=estimate_of(best),
+                statement=f"At the layer chosen for it on training pairs, harm carried as {name} is linearly readable "
+                f"(AUROC above {p.bar:g}).",
+                estimate=estimate_of(row(curves, attack=name, layer=best)),
                 direction="above",
-                threshold=0.75,
+                threshold=p.bar,
+                effect=0.9,
                 unit="AUROC",
-                controls=(Control("shuffled_labels", estimate_of(null)),),
-                note=f"The best of {len(here)} sites on the test pairs (here: {best['layer']}), so slightly optimistic.",
+                controls=(Control("best layer of shuffled labels", estimate_of(row(t["best_of_shuffled"], attack=name))),),
+                note=f"The best of {len(set(curves['layer']))} sites in cross-validation on training pairs: {best}. "
+                "Shuffled labels take their best site on test pairs.",
             )
         )
     return found
@@ -202,15 +226,17 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         legend=False,
     )
     axes[1, 0].set_title("how many components it takes")
-    panels.layer_curve(
-        axes[1, 1], t["stability"], by="attack", ylabel="cosine between folds", reference=0.0, reference_label="unrelated", legend=False
-    )
-    axes[1, 1].set_title("stability of the probe's direction")
+    # Sites count from the embedding; what is drawn counts decoder layers, the final norm being the one after the last.
+    onset = t["onset"][t["onset"]["read"] == TEXT_READ]
+    onset = onset.assign(label=onset["attack"], **{c: onset[c] - 1 for c in ("value", "low", "high")})
+    panels.forest(axes[1, 1], onset, by="attack", xlabel="decoder layer", legend=False)
+    axes[1, 1].set_title("onset: where harm becomes readable")
     image = table[(table["read"] == IMAGE_READ) & (table["width"].astype(str) == p.width) & (table["method"] == "probe")]
     figures = {"figure": fig}
-    if len(image):
+    if (image["attack"] != "CB").any():
         other, ax = new_figure(width="column", height=2.8)
-        panels.layer_curve(ax, image, by="attack", ylabel="AUROC", reference=0.5)
+        # A blank image is the same in every request: there is nothing to read from it, and its 0.5 says nothing.
+        panels.layer_curve(ax, image[image["attack"] != "CB"], by="attack", ylabel="AUROC", reference=0.5)
         ax.set_title("mean over the image tokens")
         figures["image_tokens"] = other
     return figures
@@ -230,7 +256,7 @@ ANALYSIS = Analysis(
     profiles={"full": {"pairs": None, "draws": 100}},
     order=4,
     captions={
-        "figure": "Probes fitted on training pairs, AUROC on test pairs; bands: 95 % over pairs (stability: extremes over folds).",
+        "figure": "Probes fitted on training pairs, AUROC on test pairs; bands: 95 % over pairs. Onset: first layer at its bar.",
         "image_tokens": "The same probes on the mean over image tokens: is the harm in the image's own states before the text reads them?",
     },
 )

@@ -39,7 +39,8 @@ def table(ctx: Context, p: Params) -> pd.DataFrame:
     """Shift of the last prompt token's state when the same question is shown with an image, by layer, class of question and image.
 
     `size`: length of the shift over the median norm of the text states. `cosine`: with the refusal direction (mean harmful minus mean
-    harmless TEXT state of the training pairs). `toward_harmful`: projection on it, in units of the distance between the two means.
+    harmless TEXT state of the training pairs). `toward_harmful`: projection on it, in units of the distance between the two means (of
+    training pairs: a fixed unit). Class "harmful minus harmless": paired difference of the two questions of a pair.
     """
     fit, report = (ctx.trace(spec) for spec in needs(p))
     position = {(r.pair, r.attack, r.harmful): i for i, r in enumerate(report.requests)}
@@ -52,6 +53,7 @@ def table(ctx: Context, p: Params) -> pd.DataFrame:
     seed, rng = ctx.seed("bootstrap"), ctx.rng("directions")
     harmful_fit = fit.labels.harmful
     rows: list[dict[str, Any]] = []
+    shifts: dict[tuple[str, str], dict[str, Any]] = {}
     for site in ctx.track(report.sites_in_order, "layers"):
         states, pictures, train = report.rows(site, "last_prompt"), extra.rows(site, "last_prompt"), fit.rows(site, "last_prompt")
         gap = train[harmful_fit].mean(axis=0, dtype=np.float64) - train[~harmful_fit].mean(axis=0, dtype=np.float64)
@@ -67,8 +69,23 @@ def table(ctx: Context, p: Params) -> pd.DataFrame:
                 else:
                     after = pictures[[where[keys[r.id, image]] for r in questions]]
                 head = {"layer": site_label(site), "class": kind, "image": image}
-                rows += [head | found for found in _measured(after.astype(np.float64) - base, gap, scale, randoms, pairs, seed)]
+                shift = after.astype(np.float64) - base
+                rows += [head | found for found in _measured(shift, gap, scale, randoms, pairs, seed)]
+                shifts[kind, image] = dict(zip(pairs, shift, strict=True))
+        rows += [{"layer": site_label(site)} | found for found in _beyond_twins(shifts, gap, seed)]
     return pd.DataFrame(rows)
+
+
+def _beyond_twins(shifts: dict[tuple[str, str], dict[str, Any]], gap: Any, seed: int) -> list[dict[str, Any]]:
+    """By image: projection of a harmful question's shift on the refusal direction minus that of its harmless twin's, in the same unit."""
+    distance, rows = float(np.linalg.norm(gap)), []
+    for image in IMAGES if distance > 1e-12 else ():
+        harmful, harmless = shifts["harmful", image], shifts["harmless", image]
+        both = [pair for pair in harmful if pair in harmless]
+        beyond = np.array([harmful[pair] - harmless[pair] for pair in both]) @ gap / distance**2
+        head = {"class": "harmful minus harmless", "image": image, "quantity": "toward_harmful"}
+        rows.append(head | cluster_mean(beyond, np.array(both), seed=seed).as_row())
+    return rows
 
 
 def _measured(shift: Any, gap: Any, scale: float, randoms: Any, pairs: Any, seed: int) -> list[dict[str, Any]]:
@@ -116,7 +133,8 @@ def claims(t: pd.DataFrame, p: Params) -> list[Claim]:
         found.append(
             Claim(
                 id=f"{image}_moves_harmful_text_to_harmless",
-                statement=f"{words} beside a harmful question moves its final state towards the harmless questions.",
+                statement=f"{words} beside a harmful question moves its final state towards the harmless questions, and farther than it "
+                "moves a harmless one.",
                 estimate=estimate_of(row(final, quantity="toward_harmful", **here)),
                 direction="below",
                 threshold=0.0,
@@ -125,8 +143,8 @@ def claims(t: pd.DataFrame, p: Params) -> list[Claim]:
                     Control("random_direction", estimate_of(row(final, quantity="random_direction", **here))),
                     Control(
                         "harmless questions",
-                        estimate_of(row(final, quantity="toward_harmful", **{**here, "class": "harmless"})),
-                        kind="context",
+                        estimate_of(row(final, quantity="toward_harmful", **{**here, "class": "harmful minus harmless"})),
+                        kind="paired",
                     ),
                 ),
             )
@@ -139,39 +157,22 @@ def draw(t: pd.DataFrame, p: Params) -> Any:
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.0)
     harmful = t[t["class"] == "harmful"]
-    panels.layer_curve(
-        axes[0],
-        harmful[harmful["quantity"] == "size"],
-        by="image",
-        kind="modality",
-        ylabel="size of the shift (median state norms)",
-        legend=True,
+    # In early layers the class means nearly coincide and the unit of the third panel is tiny: what the data cannot place is left out.
+    placed = harmful[(harmful["quantity"] == "toward_harmful") & (harmful["high"] - harmful["low"] < 1)]
+    shown = (
+        (harmful[harmful["quantity"] == "size"], "size of the shift (median state norms)", "how far", None),
+        (harmful[harmful["quantity"] == "cosine"], "cosine with the refusal direction", "which way (< 0: away from refusal)", 0.0),
+        (placed, "shift towards harmful (class distances)", "along it (< 0: looks harmless)", 0.0),
     )
-    panels.layer_curve(
-        axes[1],
-        harmful[harmful["quantity"] == "cosine"],
-        by="image",
-        kind="modality",
-        ylabel="cosine with the refusal direction",
-        reference=0.0,
-        reference_label="no common direction",
-        legend=False,
-    )
-    panels.layer_curve(
-        axes[2],
-        harmful[harmful["quantity"] == "toward_harmful"],
-        by="image",
-        kind="modality",
-        ylabel="shift towards harmful (class distances)",
-        reference=0.0,
-        reference_label="no shift",
-        legend=False,
-    )
-    axes[2].set_yscale("symlog", linthresh=0.5)  # in early layers the class means nearly coincide and the unit is tiny
-    axes[2].set_yticks([-10, -1, 0, 1, 10], ["-10", "-1", "0", "1", "10"])
-    axes[2].minorticks_off()
-    for ax, title in zip(axes, ("how far", "which way", "along the refusal direction"), strict=True):
+    for ax, (part, label, title, reference) in zip(axes, shown, strict=True):
+        if len(part):
+            panels.layer_curve(ax, part, by="image", kind="modality", ylabel=label, reference=reference, reference_label="", legend=False)
         ax.set_title(title)
+    random = harmful[(harmful["quantity"] == "random_direction") & harmful["layer"].isin(placed["layer"])]
+    if len(random):
+        null = random.groupby("layer", sort=False, as_index=False)[["value", "low", "high"]].mean().assign(of="random_direction")
+        panels.layer_curve(axes[2], null, by="of", kind="control", ylabel=shown[2][1], legend=False, markers=False)
+    panels.legend_below(fig)
     return fig
 
 

@@ -18,12 +18,15 @@ from safesteer_interp.tracing.spec import TraceSpec
 from ._shared import attacks_in, fit_spec, report_spec, row, unit
 
 SITE = "final_norm"
-METHODS = ("probe", "probe_of_its_own", "shuffled_labels", "bag_of_words", "prompt_length", "random_direction")
+SEPARATED = 0.75
+"""AUROC from which harmful and harmless requests count as separated, in every analysis of probes."""
+METHODS = ("probe", "probe_of_its_own", "shuffled_labels", "bag_of_words", "words_behind", "prompt_length", "random_direction")
 LABELS = {
     "probe": "one probe for all attacks",
     "probe_of_its_own": "a probe for each attack",
     "shuffled_labels": "shuffled labels",
-    "bag_of_words": "bag of words",
+    "bag_of_words": "bag of words of the text",
+    "words_behind": "bag of all words, image included",
     "prompt_length": "prompt length",
     "random_direction": "random direction",
 }
@@ -46,18 +49,20 @@ def needs(p: Params) -> list[TraceSpec]:
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
-    """AUROC on test pairs by attack and method, probes fitted on training pairs; and every request's place on the probe's axis."""
+    """AUROC on test pairs by attack and method, probes fitted on training pairs; its paired difference to what needs no states; and every
+    request's place on the probe's axis. `words_behind`: words of the text and of what the image shows or spells out (the intent)."""
     from safesteer_interp.probes import controls
     from safesteer_interp.probes.decoding_probe import DecodingProbe
     from safesteer_interp.probes.rows import Resampling, Rows
-    from safesteer_interp.probes.separation import separability
-    from safesteer_interp.statistics import cluster_auroc
+    from safesteer_interp.probes.separation import out_of_fold, separability
+    from safesteer_interp.statistics import cluster_auroc, cluster_auroc_difference
     from safesteer_interp.tracing.trace import labels_of
 
     fit, report = (ctx.trace(spec) for spec in needs(p))
     index = pd.concat([fit.index, report.index], ignore_index=True)
     states = np.concatenate([v.rows(SITE, "last_prompt") for v in (fit, report)])
     texts = [r.text for v in (fit, report) for r in v.requests]
+    behind = [f"{r.text} {r.intent}" for v in (fit, report) for r in v.requests]
     given = labels_of(index)
     labels, pairs, attack, train = given.harmful, given.pairs, given.attacks, given.train
     seed = ctx.seed("bootstrap")
@@ -69,15 +74,27 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         mask = (attack == name) & ~train
         rows.append({"attack": name, "method": "probe"} | cluster_auroc(scores[mask], labels[mask], pairs[mask], seed=seed).as_row())
     sample, resampling = Rows(states, labels, pairs, attack, train=train), Resampling(seed=seed)
-    own = separability(sample, widths=(p.width,), resampling=resampling)
+    own = separability(sample, widths=(p.width,), resampling=resampling, against=SEPARATED)
     rows += [{"attack": r["group"], "method": "probe_of_its_own"} | _numbers(r) for _, r in own.iterrows()]
     for method, found in (
         ("shuffled_labels", controls.shuffled_labels(sample, width=p.width, draws=p.draws, resampling=resampling)),
         ("random_direction", controls.random_direction(sample, resampling=resampling)),
         ("bag_of_words", controls.bag_of_words(texts, sample, resampling=resampling)),
+        ("words_behind", controls.bag_of_words(behind, sample, resampling=resampling)),
         ("prompt_length", controls.prompt_length(index["prompt_length"].to_numpy(), sample, resampling=resampling)),
     ):
         rows += [{"attack": r["group"], "method": method} | _numbers(r) for _, r in found.iterrows()]
+    without_states = {
+        "prompt_length": controls.length_scores(index["prompt_length"].to_numpy(), sample),
+        "words_behind": controls.word_scores(behind, sample),
+    }
+    beyond = []
+    for name in attacks_in(index):
+        mask, here = (attack == name) & ~train, attack == name
+        held_out = out_of_fold(states[None, here], labels[here], sample.take(here).fold_array(), widths=(p.width,))[0, 0][~train[here]]
+        for method, others in without_states.items():
+            gap = cluster_auroc_difference(held_out, others[mask], labels[mask], pairs[mask], seed=seed)
+            beyond.append({"attack": name, "beyond": method} | gap.as_row())
 
     # The second axis is the largest variation that the probe does not use, so the boundary is exactly the vertical line at 0.
     centred = states.astype(np.float64) - probe.mean_
@@ -94,7 +111,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
             "rest": rest @ second,
         }
     )
-    return {"table": pd.DataFrame(rows), "points": points[points["split"] == "test"].reset_index(drop=True)}
+    return {"table": pd.DataFrame(rows), "beyond": pd.DataFrame(beyond), "points": points[points["split"] == "test"].reset_index(drop=True)}
 
 
 def _numbers(r: Any) -> dict[str, Any]:
@@ -102,52 +119,56 @@ def _numbers(r: Any) -> dict[str, Any]:
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
-    table = t["table"]
-    found = []
+    table, beyond, found = t["table"], t["beyond"], []
     for name in attacks_in(table):
         by = {m: estimate_of(row(table, attack=name, method=m)) for m in METHODS}
-        found.append(
+        past = {m: estimate_of(row(beyond, attack=name, beyond=m)) for m in ("prompt_length", "words_behind")}
+        found += [
             Claim(
                 id=f"separable_{name.lower()}",
-                statement=f"Harmful and harmless {name} requests are linearly separable at the final state of the prompt.",
+                kind="replication",
+                source="arXiv:2605.11716 section 3, Fig. 2a",
+                printed="harmful and benign queries are separated by a clear margin before the first token",
+                statement=f"Harmful and harmless {name} requests are linearly separable at the final state of the prompt "
+                f"(AUROC above {SEPARATED:g}).",
                 estimate=by["probe_of_its_own"],
                 direction="above",
-                threshold=0.75,
+                threshold=SEPARATED,
+                effect=0.9,
                 unit="AUROC",
                 controls=(
                     Control("shuffled_labels", by["shuffled_labels"]),
                     Control("random_direction", by["random_direction"]),
-                    Control("prompt_length", by["prompt_length"]),
-                    Control("bag_of_words", by["bag_of_words"], kind="context"),
+                    Control("prompt_length", past["prompt_length"], kind="paired"),
+                    Control("bag of words of the text", by["bag_of_words"], kind="context"),
                 ),
-                note="Where the harm is in the text, a bag of its words is the bar that a representation of harm should clear.",
-            )
-        )
+            ),
+            Claim(
+                id=f"beyond_words_{name.lower()}",
+                statement=f"The final state of {name} requests tells harmful from harmless better than a bag of words that reads "
+                "everything, also what the image shows.",
+                estimate=past["words_behind"],
+                direction="above",
+                threshold=0.0,
+                effect=0.15,
+                unit="AUROC, paired difference",
+                difference_to="a bag of all words",
+                controls=(Control("bag of all words", by["words_behind"], kind="context"),),
+                note="What a representation of harm should clear: both classes are told apart by a list of words that needs no model.",
+            ),
+        ]
     return found
 
 
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
-    fig, _ = new_figure(rows=1, cols=1, width="full", height=3.6)
-    fig.clear()
-    halves: Any = fig.subfigures(1, 2, width_ratios=(1.15, 1.0))
-    left, right = halves
-    panels.scatter_densities(
-        left,
-        t["points"],
-        x="score",
-        y="rest",
-        by="class",
-        shape="attack",
-        boundary=(1.0, 0.0, 0.0),
-        xlabel="probe score (log-odds of harmful)",
-        ylabel="largest other variation",
-        title="test requests, final norm",
-    )
-    ax = right.subplots()
+    fig, axes = new_figure(rows=1, cols=2, width="full", height=3.6, width_ratios=(1.15, 1.0))
+    panels.score_rows(axes[0], t["points"], reference=0.0, reference_label="boundary", xlabel="probe score (log-odds of harmful)")
+    axes[0].set_title("test requests, final norm; bars: means")
     table = t["table"].assign(label=lambda d: d["method"].map(LABELS))
-    panels.forest(ax, table, label="label", by="attack", reference=0.5, xlabel="AUROC, harmful vs harmless twin")
+    panels.forest(axes[1], table, label="label", by="attack", reference=0.5, xlabel="AUROC, harmful vs harmless twin")
+    axes[1].set_title("how well they are told apart")
     return fig
 
 

@@ -13,8 +13,10 @@ from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
+from safesteer_interp.statistics import COLUMNS
 from safesteer_interp.tracing.spec import TraceSpec
 
+from ._refusal_tokens import refusal_tokens, tokens_spec
 from ._shared import ATTACKS, attacks_in, report_spec, row, site_label
 
 IMAGE_ATTACKS = tuple(str(a) for a in ATTACKS if a.in_image)
@@ -31,16 +33,15 @@ class Params:
 
 
 def needs(p: Params) -> list[TraceSpec]:
-    return [report_spec(p)]
+    return [report_spec(p), tokens_spec(p)]
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Per layer, attack and class: log-probability of a refusal token and rank of the best one; per K: share with one in the top K."""
-    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.statistics import cluster_mean, cluster_rate
 
     view = ctx.trace(needs(p)[0])
-    labels, tokens = view.labels, list(refusal_token_ids(ctx.model))
+    labels, tokens = view.labels, list(refusal_tokens(ctx, p))
     harmful, attack, pairs = labels.harmful, labels.attacks, labels.pairs
     log_p, rank = {}, {}
     for site in ctx.track(view.sites_in_order, "layers"):
@@ -67,15 +68,31 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
             ]
     found = _contrasts(log_p[view.sites_in_order[-1]], rank[view.sites_in_order[-1]], attack, harmful, pairs, p, seed)
     # A text model has nothing to contrast; the columns are there all the same.
-    contrasts = pd.DataFrame(found, columns=None if found else ["attack", "class", "quantity", "value", "low", "high", "n", "clusters"])
-    return {"table": pd.DataFrame(curves), "top_k": pd.DataFrame(budget), "contrasts": contrasts}
+    contrasts = pd.DataFrame(found, columns=None if found else ["attack", "class", "quantity", *COLUMNS])
+    twins = _beyond_twins(rank[view.sites_in_order[-1]] <= p.k, attack, harmful, pairs, seed)
+    return {"table": pd.DataFrame(curves), "top_k": pd.DataFrame(budget), "contrasts": contrasts, "twins": twins}
+
+
+def _beyond_twins(inside: Any, attack: Any, harmful: Any, pairs: Any, seed: int) -> pd.DataFrame:
+    """By attack: share of harmful requests with a refusal token in the top K minus that of their harmless twins, paired."""
+    from safesteer_interp.statistics import cluster_difference
+
+    rows = []
+    for name in dict.fromkeys(attack):
+        twin = {pair: i for i, pair in enumerate(pairs) if not harmful[i] and attack[i] == name}
+        at = [i for i in np.flatnonzero(harmful & (attack == name)) if pairs[i] in twin]
+        if at:
+            found = cluster_difference(inside[at], inside[[twin[pairs[i]] for i in at]], pairs[at], seed=seed)
+            rows.append({"attack": name} | found.as_row())
+    return pd.DataFrame(rows, columns=None if rows else ["attack", *COLUMNS])
 
 
 def _contrasts(log_p: Any, rank: Any, attack: Any, harmful: Any, pairs: Any, p: Params, seed: int) -> list[dict[str, Any]]:
-    """Paired per request: the refusal tokens' log-probability under each attack minus the same request's TEXT form, both classes."""
-    from safesteer_interp.statistics import cluster_mean
+    """Paired per request: the refusal tokens' log-probability under each attack minus the same request's TEXT form, both classes, and the
+    difference of the two within a pair."""
+    from safesteer_interp.statistics import cluster_difference, cluster_mean
 
-    rows = []
+    rows, changes = [], {}
     for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
         text = {pair: i for i, pair in enumerate(pairs) if side[i] and attack[i] == "TEXT"}
         for name in dict.fromkeys(attack[attack != "TEXT"]):
@@ -86,43 +103,69 @@ def _contrasts(log_p: Any, rank: Any, attack: Any, harmful: Any, pairs: Any, p: 
                     {"attack": name, "class": kind, "quantity": "log_probability"}
                     | cluster_mean(log_p[at] - log_p[twin], pairs[at], seed=seed).as_row()
                 )
-                inside = (rank[at] <= p.k).astype(float) - (rank[twin] <= p.k)
-                rows.append({"attack": name, "class": kind, "quantity": "in_top_k"} | cluster_mean(inside, pairs[at], seed=seed).as_row())
+                inside = cluster_difference(rank[at] <= p.k, rank[twin] <= p.k, pairs[at], seed=seed)
+                rows.append({"attack": name, "class": kind, "quantity": "in_top_k"} | inside.as_row())
+                changes[name, kind] = dict(zip(pairs[at], log_p[at] - log_p[twin], strict=True))
+    for name in dict.fromkeys(name for name, _ in changes):
+        bad, good = (changes.get((name, kind), {}) for kind in ("harmful", "harmless"))
+        both = [pair for pair in bad if pair in good]
+        if both:
+            head = {"attack": name, "class": "harmful minus harmless", "quantity": "log_probability"}
+            rows.append(head | cluster_mean([bad[pair] - good[pair] for pair in both], both, seed=seed).as_row())
     return rows
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     found = []
-    top, contrasts = t["top_k"], t["contrasts"]
-    for name in attacks_in(top):
-        estimate = estimate_of(row(top, k=p.k, attack=name, **{"class": "harmful"}))
-        twin = estimate_of(row(top, k=p.k, attack=name, **{"class": "harmless"}))
-        found.append(
+    top, contrasts, twins = t["top_k"], t["contrasts"], t["twins"]
+    for name in [a for a in attacks_in(top) if a in set(twins["attack"])]:
+        found.append(  # noqa: PERF401  (a comprehension would bury the claim)
             Claim(
                 id=f"refusal_token_in_top_k_{name.lower()}",
-                statement=f"For most harmful {name} requests a refusal token is among the top {p.k} candidates of the first answer token.",
-                estimate=estimate,
+                statement=f"For most harmful {name} requests, and for more of them than of their harmless twins, a refusal token is among "
+                f"the top {p.k} candidates of the first answer token.",
+                estimate=estimate_of(row(top, k=p.k, attack=name, **{"class": "harmful"})),
                 direction="above",
                 threshold=0.5,
+                effect=0.8,
                 unit="share of requests",
-                controls=(Control("harmless twins", twin),),
-                note="Re-ranking the candidates can only choose a refusal that is among them.",
+                controls=(
+                    Control("harmless twins", estimate_of(row(twins, attack=name)), kind="paired"),
+                    Control("harmless twins alone", estimate_of(row(top, k=p.k, attack=name, **{"class": "harmless"})), kind="context"),
+                ),
+                note="Re-ranking can only choose a refusal that is among the candidates. Refusal tokens: first tokens that harmful "
+                "texts of training pairs raise over their harmless twins.",
             )
         )
-    for name in [a for a in attacks_in(contrasts) if a in IMAGE_ATTACKS]:
-        where = {"attack": name, "quantity": "log_probability"}
+    silenced = contrasts[contrasts["quantity"] == "log_probability"]
+    for name in [a for a in attacks_in(silenced) if a in IMAGE_ATTACKS]:
+        by = {str(r["class"]): estimate_of(r) for _, r in silenced[silenced["attack"] == name].iterrows()}
+        twins = (Control("harmless twins", by["harmless"], kind="context"),) if "harmless" in by else ()
         found.append(
             Claim(
                 id=f"image_silences_refusal_{name.lower()}",
-                difference_to="the same request as plain text",
                 statement=f"A harmful request gives refusal tokens less probability as {name} than as plain text.",
-                estimate=estimate_of(row(contrasts, **where, **{"class": "harmful"})),
+                estimate=by["harmful"],
                 direction="below",
                 threshold=0.0,
                 unit="nats, paired difference",
-                controls=(Control("harmless twins", estimate_of(row(contrasts, **where, **{"class": "harmless"})), kind="context"),),
+                difference_to="the same request as plain text",
+                controls=twins,
             )
         )
+        if "harmful minus harmless" in by:
+            found.append(
+                Claim(
+                    id=f"silences_harm_more_{name.lower()}",
+                    statement=f"From plain text to {name}, a harmful request loses more probability of refusal than its harmless twin.",
+                    estimate=by["harmful minus harmless"],
+                    direction="below",
+                    threshold=0.0,
+                    unit="nats, difference of paired differences",
+                    difference_to="the harmless twin",
+                    controls=twins,
+                )
+            )
     return found
 
 
@@ -130,15 +173,14 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.1)
-    # the embedding predicts its own token with certainty: its log-probabilities would squeeze every layer into a tenth of the axis
-    curves = t["table"][t["table"]["layer"].astype(str) != "embed"]
+    # Early layers predict nothing yet: from half depth on the few nats between the forms can be seen.
+    curves = t["table"][(t["table"]["quantity"] == "log_probability") & (t["table"]["layer"].astype(str) != "embed")]
+    layers = list(dict.fromkeys(curves["layer"].astype(str)))
+    late = curves[curves["layer"].astype(str).isin(layers[len(layers) // 2 :])]
     for ax, kind in zip(axes[:2], ("harmful", "harmless"), strict=True):
-        part = curves[(curves["quantity"] == "log_probability") & (curves["class"] == kind)]
-        panels.layer_curve(ax, part, by="attack", ylabel="log p(refusal token), nats", legend=kind == "harmful")
+        panels.layer_curve(ax, late[late["class"] == kind], by="attack", ylabel="log p(refusal token), nats", legend=kind == "harmful")
         ax.set_title(f"{kind} requests")
-    shown = curves[curves["quantity"] == "log_probability"]
-    for ax in axes[:2]:
-        ax.set_ylim(shown[["low", "value"]].min().min() - 0.5, max(0.3, shown[["high", "value"]].max().max()))
+        ax.set_ylim(late["low"].min() - 0.5, max(0.3, late["high"].max()))
     top = t["top_k"]
     panels.layer_curve(
         axes[2],

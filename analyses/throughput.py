@@ -129,21 +129,19 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
 
 
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
-    from safesteer_interp.plotting import new_figure, panels
+    from safesteer_interp.plotting import new_figure, panels, style_of
 
-    fig, axes = new_figure(rows=1, cols=3, width="full", height=2.4)
-    speeds = t["table"].assign(label="")
+    fig, axes = new_figure(rows=1, cols=2, width="full", height=2.3, width_ratios=(1.4, 1.0))
+    speeds = t["table"].assign(label=lambda d: [style_of("method", name).label for name in d["defense"]])
     options: dict[str, Any] = {"by": "defense", "kind": "method", "legend": False}
-    panels.forest(axes[0], speeds, value="tokens_per_second", xlabel="tokens per second", **options)
-    panels.forest(
-        axes[1], speeds, value="ratio", low="ratio_low", high="ratio_high", reference=1.0, xlabel="share of undefended", **options
-    )
+    panels.forest(axes[0], speeds, value="ratio", low="ratio_low", high="ratio_high", reference=1.0,
+                  xlabel="speed as a share of no defense's (1 = as fast)", **options)  # fmt: skip
+    axes[0].set_title("tokens per second")
     fits = t["fit"].assign(label=t["fit"]["what"].str.replace("test and", "test\nand"))
-    panels.forest(axes[2], fits, label="label", value="seconds", xlabel=f"seconds ({int(t['fit']['requests'].iloc[0])} requests)")
-    for ax, title in zip(axes, ("speed", "slowdown", "time to fit"), strict=True):
+    panels.forest(axes[1], fits, label="label", value="seconds", xlabel=f"seconds ({int(t['fit']['requests'].iloc[0])} requests)")
+    axes[1].set_title("time to fit")
+    for ax in axes:
         ax.set_xlim(left=0)
-        ax.set_title(title)
-    panels.legend_below(fig)
     return fig
 
 

@@ -109,21 +109,20 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     rows, effects = [], []
     for harmful, part in found.groupby("harmful"):
         side = "harmful" if harmful else "harmless"
+        named: dict[str, Any] = {"class": side}
         for (medium, framing), cell in part.groupby(["medium", "framing"]):
             rate = cluster_rate(cell["refused"].to_numpy() > 0, cell["pair"].to_numpy())
             rows.append({"medium": medium, "framing": framing, "class": side} | rate.as_row())
         wide = part.assign(cell=part["medium"] + " " + part["framing"]).pivot(index=["pair", "seed"], columns="cell", values="refused")
         pairs = wide.index.get_level_values("pair").to_numpy()
-        effects += [paired_rows(wide, f"drawn {f}", f"typed {f}", pairs, **{"class": side}, effect="drawn", given=f)
+        effects += [paired_rows(wide, f"drawn {f}", f"typed {f}", pairs, **named, effect="drawn", given=f)
                     for f in ("question", "carrier")]  # fmt: skip
-        effects += [paired_rows(wide, f"{m} carrier", f"{m} question", pairs, **{"class": side}, effect="carrier", given=m)
+        effects += [paired_rows(wide, f"{m} carrier", f"{m} question", pairs, **named, effect="carrier", given=m)
                     for m in ("typed", "drawn")]  # fmt: skip
         both = pd.DataFrame(
             {"framing": wide["typed question"] - wide["typed carrier"], "medium": wide["typed question"] - wide["drawn question"]}
         )
-        effects.append(
-            paired_rows(both, "framing", "medium", pairs, outcomes=False, **{"class": side}, effect="framing minus medium", given="")
-        )
+        effects.append(paired_rows(both, "framing", "medium", pairs, outcomes=False, **named, effect="framing minus medium", given=""))
     return {"table": pd.DataFrame(rows), "effects": pd.DataFrame(effects)}
 
 
@@ -200,6 +199,6 @@ ANALYSIS = Analysis(
     order=18,
     captions={
         "figure": "Undefended, sampled answers of test pairs. Typed cells show a blank picture of the same size; words and carrier of a "
-        "framing are the same in both media. Bars: 95 % over pairs."
+        "framing are the same in both media; a carrier speaks of the image in the typed cell, too. Bars: 95 % over pairs."
     },
 )

@@ -33,7 +33,7 @@ from rich.table import Table
 from safesteer_interp.datasets import load_bundled
 from safesteer_interp.decoding.answering import answer_asks, generate
 from safesteer_interp.decoding.loop import Decoded
-from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Opening, Policy
+from safesteer_interp.decoding.policies import PLAIN, Candidates, Choice, Guided, Opening, Policy
 from safesteer_interp.decoding.prefix import Prefix, prefill
 from safesteer_interp.decoding.prompt_cache import PromptMemory, Reading, read_prompts, remembering_prompts
 from safesteer_interp.decoding.sharing import Ask, batches_of, by_length
@@ -76,7 +76,10 @@ def conditions(requests: Sequence[Request], seeds: int) -> dict[str, list[Ask]]:
     some = requests[: 2 * len(requests) // 3]
     ways: dict[str, list[tuple[Policy, Sequence[Request]]]] = {
         "plain": [(PLAIN, requests), (Guided(ByProbability(), k=1, steps=0, opening=unmoved), harmful)],
-        "guided": [(Guided(ByProbability(), k=5, steps=5), requests), (Guided(ByProbability(), k=5, steps=5, mix=1.0), some)],
+        "guided": [
+            (Guided(ByProbability(), k=5, steps=5), requests),
+            (Guided(ByProbability(), k=5, steps=5, choice=Choice(beta=1.0)), some),
+        ],
     }
     return {kind: [Ask(r, seed, policy) for policy, asked in each for seed in range(seeds) for r in asked] for kind, each in ways.items()}
 

@@ -31,7 +31,7 @@ from safesteer_interp.errors import SafeSteerError
 from safesteer_interp.evaluation.harness import evaluate
 from safesteer_interp.models import load_model
 from safesteer_interp.models.planted import planted_requests
-from safesteer_interp.report.gallery import build
+from safesteer_interp.report.pages import build
 from safesteer_interp.report.render import render
 from safesteer_interp.requests import Attack, ImageFile, Request, Split, check_images
 from safesteer_interp.tracing.collecting import collect

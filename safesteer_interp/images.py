@@ -119,6 +119,19 @@ class ImageSource(ABC):
         self.load()
 
 
+_SHOWN: dict[str, bool] = {}
+
+
+def shows_something(image: ImageSource | None) -> bool:
+    """Whether there is a picture with anything in it: False for none, and for one of a single colour (a blank page)."""
+    if image is None:
+        return False
+    key = image.key()
+    if key not in _SHOWN:
+        _SHOWN[key] = any(low != high for low, high in image.load().getextrema())  # type: ignore[misc]  # bands of an RGB image
+    return _SHOWN[key]
+
+
 @dataclass(frozen=True)
 class ImageFile(ImageSource):
     """An image on disk."""

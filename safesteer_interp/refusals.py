@@ -162,3 +162,13 @@ OPENINGS = (
 )  # fmt: skip
 """Refusal openings as a model writes them, case kept; their first tokens are the refusal tokens (after
 arXiv 2406.11717; `models.openings` says which ids they are)."""
+
+
+def as_written(opening: str) -> str:
+    """An opening of a list in lower case as a model writes it at the start of an answer."""
+    text = re.sub(r"\bi\b", "I", opening)
+    return text[:1].upper() + text[1:]
+
+
+ALL_OPENINGS = tuple(dict.fromkeys((*OPENINGS, *map(as_written, TAUGHT_OPENINGS))))
+"""The published openings and those that mini was taught: the strongest list of strings to hold a probe against."""

@@ -119,7 +119,7 @@ PYTHON = [body for kind, body in FENCES if kind == "python"]
 COMMANDS = [
     line.split("  #")[0].strip() for kind, body in FENCES if kind == "bash" for line in body.splitlines() if line.strip() and line[0] != "#"
 ]
-NEEDS_MORE = re.compile(r"your/|my_|figstep|mm_safetybench|--all|\bchat\b|--model mini|layer_choice|--remote")
+NEEDS_MORE = re.compile(r"your/|my_|figstep|mm_safetybench|--all|\bchat\b|\bdoctor\b|--model mini|layer_choice|--remote")
 """Commands of the README that need data, a model or minutes that a unit test has not; `--help` of the same command is run instead."""
 
 

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("render", "redraw figures from their tables, without a model"),
     "verify": ("verify", "recompute and compare with what is stored"),
     "report": ("report", "the gallery figures/index.html"),
+    "calibrate": ("calibrate", "choose SafeSteer's settings for a model on validation pairs"),
     "compare": ("compare", "defenses x benchmarks x seeds, judged by a panel: Table 1 of a model"),
     "chat": ("chat", "put a request to a model under a defense, and see what it decided"),
     "mini": ("mini", "build, train or evaluate the embedded model"),
@@ -86,7 +87,7 @@ def _dispatch(argv: list[str]) -> int:
 
 def usage() -> str:
     """The text of `safesteer --help`."""
-    lines = [f"  safesteer {name:<8} {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  safesteer {name:<9} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
             "Trace, probe and steer multimodal language models, and regenerate every finding.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 class Chat:
     """Ask one request with --prompt, or talk: every line is a request of its own (the model is not told of the lines before it).
 
-    A trained defense is fitted on --training the first time and kept in the cache; --fitted takes one that was saved.
+    SafeSteer answers as it was calibrated for the model (`safesteer calibrate`; mini's calibration is shipped). Where it was not, and for
+    other settings, it is fitted on --training the first time, and what was read is kept; --fitted takes one that was saved.
     """
 
     model: str = "mini"
@@ -33,7 +33,7 @@ class Chat:
     defense: str = "safesteer"
     """One of `safesteer list defenses`, several joined by "+", or your own: file.py:Class."""
     set: tuple[str, ...] = ()
-    """Options of the defense, e.g. --set k=8 gate=probe (`safesteer list defenses` shows them); --k 8 is short for --set k=8."""
+    """Options of the defense, e.g. --set preset=paper k=8 (`safesteer list defenses` shows them); --k 8 is short for --set k=8."""
     prompt: str = ""
     """The request; empty: read lines from the terminal or from stdin."""
     image: Path | None = None
@@ -82,7 +82,7 @@ class Chat:
                 emit_json_line(record(mllm, response))
             else:
                 if self.explain:
-                    show(mllm, defense, response)
+                    show(mllm, defense, response, self.temperature)
                 print(harmless_on_a_terminal(response.text), flush=True)
         return 0
 
@@ -108,7 +108,10 @@ class Chat:
 
     def _defense(self, mllm: MLLM, choice: Choice) -> Defense:
         """The defense: loaded, fitted, or simply built; saved and described as asked."""
-        defense = self._loaded(choice) if self.fitted is not None else choice.build(mllm, self._training(mllm) if choice.trained else ())
+        if self.fitted is not None:
+            defense = self._loaded(choice)
+        else:
+            defense = choice.build(mllm, self._training(mllm) if choice.fits_on(mllm) else ())
         guard = getattr(defense, "guard", None)
         if guard is not None:
             guard(mllm)
@@ -126,8 +129,8 @@ class Chat:
         cls, options = choice.parts[0].cls, dict(choice.parts[0].options)
         if len(choice.parts) > 1 or not hasattr(cls, "load"):
             raise UsageError(f"--fitted: {self.defense} is not fitted and has no folder; only a fitted defense such as safesteer has.")
-        if "fit" in options:
-            raise UsageError("--fitted is fitted already, so --set fit=... changes nothing; leave one of them out.")
+        if given := sorted({"fit", "site", "image_form", "preset"} & set(options)):
+            raise UsageError(f"--fitted is fitted already, so --set {given[0]}=... changes nothing; leave one of them out.")
         found: Defense = cls.load(self.fitted, **options)
         return found
 
@@ -135,6 +138,11 @@ class Chat:
         """The requests to fit on; says how long it may take where the model has not read them yet."""
         from safesteer_interp.tracing.spec import TraceSpec, pick
 
+        if not self.set and guides_untuned(self.defense):
+            say(
+                f'"{mllm.name}" has not been calibrated, so SafeSteer answers with the preset "untuned"; '
+                f"`safesteer calibrate --model {self.model}` chooses its settings once."
+            )
         name = self.training or mllm.usual_dataset
         requests = choose_requests(name, data_root=self.data_root)
         if not mllm.takes_images:
@@ -194,20 +202,25 @@ def lines() -> Iterator[str]:
         yield text
 
 
+def guides_untuned(defense: str) -> bool:
+    """Whether SafeSteer was asked for by its plain name, so that what it does depends on there being a calibration."""
+    return "safesteer" in [part.strip() for part in defense.split("+")]
+
+
 def guiding(defense: Defense) -> Any:
     """The part of a defense that chooses among candidates: itself, unless it is composed."""
-    return next((part for part in getattr(defense, "parts", ()) if hasattr(part, "mix")), defense)
+    return next((part for part in getattr(defense, "parts", ()) if hasattr(part, "choice")), defense)
 
 
-def drawn_with(defense: Defense, step: Any) -> list[float]:
-    """The probabilities with which a guided step drew among its candidates: softmax((score + mix log p) / temperature)."""
-    own = guiding(defense)
-    mix, temperature = float(getattr(own, "mix", 0.0)), float(getattr(own, "temperature", 1.0))
-    mixed = [score + mix * math.log(max(p, 1e-45)) for score, p in zip(step.scores, step.probabilities, strict=True)]
+def drawn_with(defense: Defense, step: Any, temperature: float = 1.0) -> list[float]:
+    """The probabilities with which a guided step drew among its candidates: softmax((log p + beta z) / temperature)."""
+    import torch
+
+    choice = guiding(defense).choice
+    found = choice.logits(torch.tensor([step.probabilities]).clamp_min(1e-45).log(), torch.tensor([step.scores]))[0]
     if temperature == 0:
-        return [float(value == max(mixed) and rank == mixed.index(max(mixed))) for rank, value in enumerate(mixed)]
-    weights = [math.exp((value - max(mixed)) / temperature) for value in mixed]
-    return [weight / sum(weights) for weight in weights]
+        return [float(rank == int(found.argmax())) for rank in range(len(found))]
+    return [float(p) for p in torch.softmax(found / temperature, dim=0)]
 
 
 def reasons(defense: Defense, verdict: Mapping[str, Any]) -> list[str]:
@@ -215,7 +228,8 @@ def reasons(defense: Defense, verdict: Mapping[str, Any]) -> list[str]:
     if not {"score", "harmful", "aligned", "guided"} <= set(verdict):
         return []
     own = guiding(defense)
-    called = f"the probe calls this request {'harmful' if verdict['harmful'] else 'harmless'} ({verdict['score']:+.2f}; harmful above 0)"
+    bar = f"{verdict['score']:+.2f}; harmful above {verdict.get('threshold', 0.0):.2g}"
+    called = f"the probe calls this request {'harmful' if verdict['harmful'] else 'harmless'} ({bar})"
     aligned = "so its state was moved" if verdict["aligned"] else "so its state was not moved: only that of harmful requests is"
     if verdict["harmful"] and not verdict["aligned"]:
         aligned = "but its state was not moved: alignment is off"
@@ -226,9 +240,9 @@ def reasons(defense: Defense, verdict: Mapping[str, Any]) -> list[str]:
     return [f"{called}, {aligned}", guided]
 
 
-def show(mllm: MLLM, defense: Defense, response: Response) -> None:
+def show(mllm: MLLM, defense: Defense, response: Response, temperature: float = 1.0) -> None:
     """The verdict, what it rests on, and the guided steps as a table, on stdout."""
-    choices = [drawn_with(defense, step) for step in response.steps]
+    choices = [drawn_with(defense, step, temperature) for step in response.steps]
     if response.verdict:
         print(
             harmless_on_a_terminal(
@@ -266,10 +280,12 @@ def record(mllm: MLLM, response: Response) -> dict[str, Any]:
 
 
 ALIASES = {
-    "--k": "k={}", "--steps": "steps={}", "--choice-temperature": "temperature={}", "--mix": "mix={}", "--gate": "gate={}",
-    "--fit": "fit={}", "--sign": "sign={}", "--norm": "norm={}", "--no-alignment": "alignment=false", "--force": "force=true",
+    "--k": "k={}", "--steps": "steps={}", "--beta": "beta={}", "--score-only": "score_only=true", "--gate": "gate={}",
+    "--preset": "preset={}", "--fit": "fit={}", "--site": "site={}", "--sign": "sign={}", "--norm": "norm={}",
+    "--no-alignment": "alignment=false", "--force": "force=true",
 }  # fmt: skip
 """Flags that stand for an option of SafeSteer, with their value where they take one."""
+GONE = ("--mix", "--choice-temperature")
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:
@@ -284,6 +300,8 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
         flag = flag.replace("_", "-")
+        if flag in GONE:
+            raise UsageError(f"{flag} is gone: the choice is softmax(log p + beta z); write --beta B, and --score-only to leave log p out.")
         if flag in ALIASES:
             if "{}" in ALIASES[flag] and not equals:
                 if not rest:

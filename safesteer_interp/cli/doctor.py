@@ -10,14 +10,15 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from PIL import Image
 
+from safesteer_interp.cli.checks import Check, Status
 from safesteer_interp.cli.command import emit_json, emit_table, parse, say
+from safesteer_interp.cli.loading import Loading, LoadingFlags
 from safesteer_interp.cli.words import words
 from safesteer_interp.environment import has, torchvision_advice
 from safesteer_interp.errors import SafeSteerError, UsageError, did_you_mean
@@ -42,26 +43,6 @@ class PlainImage(ImageSource):
 
     def key(self) -> str:
         return "plain-" + "-".join(map(str, self.colour))
-
-
-class Status(StrEnum):
-    OK = "ok"
-    NOTE = "note"  # worth knowing, stops nothing
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the doctor's report."""
-
-    topic: str
-    """A key of `CHECKS`."""
-    name: str
-    status: Status
-    detail: str
-    """What was found and, where something is wrong, what to do."""
-    value: float | None = None
-    """The number behind it, where there is one (relative difference, free bytes)."""
 
 
 def versions() -> Iterator[Check]:
@@ -219,13 +200,21 @@ class Doctor:
     """Only these topics, e.g. "disk,data" (versions, disk, data, remote, mini, tracers); empty: all."""
     family: str = ""
     """Check the tracers on these families only, e.g. "llava,gemma3"; empty: all (about a minute)."""
+    model: str = ""
+    """Look at this checkpoint of yours instead: whether it loads and takes a picture, its stop ids, special ids, refusal tokens, image
+    tokens and tracers."""
     json: bool = False
     """Print the report as JSON on stdout."""
+    loading: LoadingFlags = field(default_factory=Loading)
 
     def run(self) -> int:
         """Prints the report; exit code 1 when a check failed."""
         from safesteer_interp.progress import track
 
+        if self.model:
+            from safesteer_interp.cli.doctor_model import own_model
+
+            return self._tell(list(own_model(self.model, self.loading)))
         topics = words(self.only) or list(CHECKS)
         for topic in topics:
             if topic not in CHECKS:
@@ -237,6 +226,9 @@ class Doctor:
                 found += CHECKS[topic]()
         for family in track(families, "comparing tracers", enabled=bool(families)):
             found += tracer_parity([family])
+        return self._tell(found)
+
+    def _tell(self, found: Sequence[Check]) -> int:
         failed = [check for check in found if check.status is Status.FAILED]
         if self.json:
             emit_json({"ok": not failed, "checks": found})

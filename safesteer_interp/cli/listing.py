@@ -118,10 +118,14 @@ def unreadable_analyses() -> int:
 
 def defenses() -> Rows:
     """Ways to answer safely, for `safesteer chat` and the evaluations, with their options."""
-    from safesteer_interp.defenses.registry import DEFENSES, defense_class
+    from safesteer_interp.defenses.registry import DEFENSES, PRESETS, defense_class
 
     classes = {name: defense_class(name) for name in DEFENSES}
-    return [{"name": name, "what": _first_line(cls), "options": _options(cls, cls.options())} for name, cls in classes.items()]
+    rows: Rows = [{"name": name, "what": _first_line(cls), "options": _options(cls, cls.options())} for name, cls in classes.items()]
+    return rows + [
+        {"name": name, "what": f"{of} in one of its settings", "options": " ".join(f"{k}={v}" for k, v in options.items())}
+        for name, (of, options) in PRESETS.items()
+    ]
 
 
 def judges() -> Rows:

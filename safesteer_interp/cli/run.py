@@ -61,7 +61,8 @@ def execute(flags: RunFlags, ids: Sequence[str], parameters: dict[str, Any], *, 
                 asked = f"{len(d.sites)} sites, {len(d.reads)} reads, {d.max_new_tokens} new tokens"
                 print(f"{len(group.requests)} requests of {d.dataset}: {asked}")
             for job in planned.jobs:
-                print(f"{job.analysis.id}: {f'skipped, {job.excuse}' if job.excuse else job.folder}")
+                more = f"; {job.beyond_traces}" if job.beyond_traces else ""
+                print(f"{job.analysis.id}: {f'skipped, {job.excuse}' if job.excuse else job.folder}{more}")
             print(f"{len(planned.groups)} traces to make, {decimal(planned.n_bytes)}")
         return 0
     render = render_folder if draw else None

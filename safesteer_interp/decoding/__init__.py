@@ -8,6 +8,7 @@
 - `Policy`: how the next token is chosen
 - `PLAIN`: ordinary sampling
 - `Guided`: re-ranks the top K candidates by a score
+- `Choice`: how the score and the model's probabilities are weighed
 - `Scorer`: gives candidates a score
 - `Candidates`: what a scorer sees
 - `ProbeScorer`: the probe's
@@ -24,6 +25,7 @@ from safesteer_interp.lazy import attach, moved
 
 if TYPE_CHECKING:
     from safesteer_interp.decoding.answering import DEFAULT_SAMPLING, generate, text_of
+    from safesteer_interp.decoding.choice import Choice
     from safesteer_interp.decoding.custom_generate import guided_generate
     from safesteer_interp.decoding.loop import Decoded, StepRecord
     from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Policy, ProbeScorer, RandomScorer, RefusalTokens, Scorer
@@ -33,6 +35,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "answering": ("generate", "DEFAULT_SAMPLING", "text_of"),
         "loop": ("Decoded", "StepRecord"),
+        "choice": ("Choice",),
         "policies": ("Policy", "PLAIN", "Guided", "Scorer", "Candidates", "ProbeScorer", "RandomScorer", "RefusalTokens"),
         "custom_generate": ("guided_generate",),
     },

@@ -63,6 +63,7 @@ def guided_generate(
     pad = getattr(generation_config, "_pad_token_tensor", None)
     going = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
     logits, step = output_logits(model, opening.states), 0
+    temperature = float(generation_config.temperature or 1.0) if generation_config.do_sample else 0.0
     while True:
         if step < policy.steps and bool((opening.guided & going).any()):
             log_probs, ids = torch.log_softmax(logits, -1).topk(min(policy.k, logits.shape[-1]))
@@ -72,7 +73,8 @@ def guided_generate(
             hidden = score_candidates(model, prefix, ids)
             uniform = torch.rand(len(ids), dtype=torch.float64, device=ids.device)
             emitted = input_ids[:, prompt:].tolist()
-            choice, _ = policy.choose(Candidates(ids, log_probs, hidden.float(), step, emitted), uniform)
+            offered = Candidates(ids, log_probs, hidden.float(), step, emitted, temperature=temperature)
+            choice, _ = policy.choose(offered, uniform)
             choice = choice.to(ids.device)
             keep_candidate(prefix, choice, ids.shape[1])
             tokens, state = ids.gather(1, choice[:, None]).squeeze(1), chosen_states(hidden, choice)

@@ -168,6 +168,7 @@ class Stream:
             [row.answer.ids for row in self.rows],
             torch.tensor([row.place for row in self.rows]),
             {site: states.float() for site, states in seen.items()},
+            self.terms.temperature,
         )
         choice, scores = policy.choose(offered, self.uniform())
         choice = torch.where(guided, choice.to(ids.device), torch.zeros_like(choice.to(ids.device)))

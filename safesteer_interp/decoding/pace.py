@@ -13,8 +13,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-SOME = 5
-"""Answers of a method that must have ended before its own length is used; until then that of all methods is."""
+SOME = 30
+"""Answers of mean length that every method is taken to have given before its own count: its first answers are begun together and tell
+little until some have had time to be long."""
 
 
 @dataclass
@@ -100,9 +101,8 @@ class Pace:
 
     def _length(self, method: Hashable) -> float:
         """Tokens that an answer still has before it: a constant chance of ending knows no age."""
-        own = self.ended[method] >= SOME
-        written, ended = (self.written[method], self.ended[method]) if own else (self.written.total(), self.ended.total())
-        return min(written / ended, self.limit)
+        usual = self.written.total() / self.ended.total()
+        return min((self.written[method] + SOME * usual) / (self.ended[method] + SOME), self.limit)
 
     def _opening(self, guided: tuple[int, int]) -> float:
         known = self.opening.get(guided)

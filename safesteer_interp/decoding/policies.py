@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from safesteer_interp.decoding.choice import Choice
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.openings import refusal_openings
 from safesteer_interp.probes.decoding_probe import DecodingProbe
-from safesteer_interp.refusals import OPENINGS
+from safesteer_interp.refusals import ALL_OPENINGS
 from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.sampling import draw
 from safesteer_interp.types import States
@@ -37,6 +38,8 @@ class Candidates:
     """Which answer of the original batch each row writes: rows that have finished are gone."""
     at: Mapping[Site, Float[Tensor, "batch k d"]] = field(default_factory=dict)
     """States of the same forward at the other sites that scorers read, float32."""
+    temperature: float = 1.0
+    """At which the answer is sampled; 0 is greedy. Guided steps are drawn at it too."""
 
     def seen(self, site: Site | None) -> Float[Tensor, "batch k d"]:
         """The candidates' states at a site; None: after the final norm."""
@@ -53,6 +56,7 @@ class Candidates:
             [self.emitted[row] for row in rows.tolist()],
             None if self.rows is None else self.rows[rows],
             {site: states[at] for site, states in self.at.items()},
+            self.temperature,
         )
 
 
@@ -111,7 +115,7 @@ class Plain:
 
     def choose(self, candidates: Candidates, uniform: Float[Tensor, " batch"]) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch k"]]:
         """By the model's own probabilities over the candidates."""
-        return draw(candidates.log_probs, uniform, 1.0), candidates.log_probs
+        return draw(candidates.log_probs, uniform, candidates.temperature), candidates.log_probs
 
 
 PLAIN = Plain()
@@ -123,30 +127,27 @@ def sites_of(policy: Policy) -> tuple[Site, ...]:
 
 
 OpeningRule = Callable[[States], Opening]
+CHOICE = Choice()
 
 
 @dataclass(frozen=True)
 class Guided:
     """Re-ranks the top-K candidates of the first `steps` steps by a score (arXiv 2605.11716 eq. 4-6).
 
-    The token is drawn from softmax((score + mix * log p) / temperature) over the K candidates. `mix` = 0 is the paper, where the
-    model's probabilities only define the candidate set; a large `mix` is top-K sampling. `temperature` 0 takes the best candidate
-    (RDS, arXiv 2410.06809). Raises UsageError for K < 1, negative steps, temperature or mix.
+    The token is drawn as `choice` says, softmax((log p + beta * z) / T) over the K candidates, where T is the temperature of the whole
+    answer; the paper's rule is `choice=PAPER`. An end-of-sequence token among the candidates is scored like any other (the paper does
+    not say), so that an answer may end while it is guided. Raises UsageError for K < 1 or negative steps.
     """
 
     scorer: Scorer
     k: int = 5
     steps: int = 5
-    temperature: float = 1.0
-    mix: float = 0.0
+    choice: Choice = CHOICE
     opening: OpeningRule | None = field(default=None, repr=False)
     """Edits h0 and decides which rows are guided; every row is, unedited, without it."""
 
     def __post_init__(self) -> None:
         check_budget(self.k, self.steps)
-        for name in ("temperature", "mix"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"`{name}` of guided decoding is {getattr(self, name)}; it must be 0 or more.")
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -156,7 +157,7 @@ class Guided:
 
     def __repr__(self) -> str:
         edited = ", with an opening rule" if self.opening is not None else ""
-        return f"Guided({self.scorer.name}, k={self.k}, steps={self.steps}, temperature={self.temperature:g}, mix={self.mix:g}{edited})"
+        return f"Guided({self.scorer.name}, k={self.k}, steps={self.steps}, {self.choice}{edited})"
 
     def begin(self, states: States) -> Opening:
         """Applies `opening`."""
@@ -165,10 +166,9 @@ class Guided:
         return Opening(states, torch.ones(len(states), dtype=torch.bool, device=states.device), [{} for _ in states])
 
     def choose(self, candidates: Candidates, uniform: Float[Tensor, " batch"]) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch k"]]:
-        """The index drawn for each row, and the scores [batch, k] it was drawn from (before mixing)."""
+        """The index drawn for each row, and the scores s [batch, k] it was drawn by (log-odds for a probe, not scaled)."""
         scores = self.scorer.scores(candidates).to(candidates.log_probs)
-        mixed = scores + self.mix * candidates.log_probs if self.mix else scores
-        return draw(mixed, uniform, self.temperature), scores
+        return draw(self.choice.logits(candidates.log_probs, scores), uniform, candidates.temperature), scores
 
 
 MOST_CANDIDATES = 1000
@@ -207,10 +207,10 @@ class ProbeScorer:
 
 @dataclass(frozen=True)
 class RandomScorer:
-    """Control: a random direction in the probe's place, with the probe's spread over each row's candidates.
+    """Control: a random direction within the probe's own components, with the probe's spread over each row's candidates.
 
-    Only the meaning is gone: the choice is as sharp as the probe's. If this lowers attack success too, the gain comes from picking
-    unlikely tokens, not from reading harm.
+    Only the meaning is gone: it reads the same few dimensions, and the choice is as sharp as the probe's. If this lowers attack success
+    too, the gain comes from picking unlikely tokens, not from reading harm.
     """
 
     probe: DecodingProbe
@@ -222,8 +222,7 @@ class RandomScorer:
     def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]:
         """Scores along the random direction, shifted and scaled per row to the probe's mean and standard deviation."""
         states = candidates.seen(self.site)
-        generator = torch.Generator().manual_seed(self.seed)
-        direction = torch.randn(states.shape[-1], generator=generator).to(states)
+        direction = torch.from_numpy(self.probe.random_directions(1, self.seed)[0]).to(states)
         raw = states @ direction
         real = self.probe.score_tensor(states, candidates.step + 1)
         if raw.shape[-1] == 1:
@@ -234,27 +233,27 @@ class RandomScorer:
 
 @dataclass(frozen=True)
 class RefusalTokens:
-    """Control: prefers candidates that continue a published refusal opening, looking at token ids only, never at a state.
+    """Control: 1 for candidates that continue a published refusal opening, 0 for others, looking at token ids only, never at a state.
 
-    Among the candidates of a row that keep it on one of `openings`, the model's own probabilities decide; when none does (or the
-    opening is complete) they decide among all K. If this does as well as the probe, the probe adds nothing to a string list.
+    Under `Choice(beta=b)` it is a bias of b nats on refusal tokens, under `Choice(beta=inf)` a string list that decides wherever it can;
+    where no candidate is on an opening (or the opening is complete) the model's own probabilities decide among all K. If this does as
+    well as the probe, the probe adds nothing to a string list.
     """
 
     openings: frozenset[tuple[int, ...]] = field(repr=False)
     name: str = "refusal tokens"
-    bonus: float = 100.0
 
     @classmethod
-    def of(cls, mllm: MLLM, openings: Sequence[str] = OPENINGS) -> RefusalTokens:
+    def of(cls, mllm: MLLM, openings: Sequence[str] = ALL_OPENINGS) -> RefusalTokens:
         """Openings as the model writes them at the start of an answer."""
         return cls(refusal_openings(mllm, openings))
 
     def scores(self, candidates: Candidates) -> Float[Tensor, "batch k"]:
-        """log p, plus `bonus` for candidates that stay on a refusal opening."""
+        """1 on a refusal opening, else 0."""
         on = torch.zeros_like(candidates.log_probs)
         for row, ids in enumerate(candidates.ids.tolist()):
             before = tuple(candidates.emitted[row])
             for j, token in enumerate(ids):
                 after = (*before, token)
                 on[row, j] = any(opening[: len(after)] == after for opening in self.openings)
-        return candidates.log_probs + self.bonus * on
+        return on

@@ -81,6 +81,15 @@ class Composed(StagedDefense, unnamed=True):
             raise UsageError(f"{' and '.join(name for name, _ in guiding)} both choose the tokens; compose only one of them.")
         return guiding[0][1] if guiding else PLAIN
 
+    def policies(self, mllm: MLLM, requests: Sequence[Request]) -> Sequence[Policy]:
+        """Those of the one part that guides."""
+        self.policy(mllm)  # at most one
+        for part in self.stages:
+            found = part.policies(mllm, requests)
+            if any(policy is not PLAIN for policy in found):
+                return found
+        return [PLAIN] * len(requests)
+
     def contrast(self, mllm: MLLM) -> Combine | None:
         """The contrast of the one part that has one. Raises UsageError when two do."""
         found = [(part.name, combine) for part in self.stages if (combine := part.contrast(mllm)) is not None]

@@ -86,7 +86,7 @@ class Conformal(StagedDefense):
         """From a trace of training requests; `held` are others to take the threshold from. Raises InputError when none is harmless."""
         source = trace if held is None else held
         keep = held_out(trace.index) if held is None else np.ones(len(held), dtype=bool)
-        fit = fitting_rows(trace.index) & ~(keep if held is None else False)
+        fit = fitting_rows(trace.index) & ~keep if held is None else fitting_rows(trace.index)
         origin = Origin.of(mllm, SITE, "last_prompt", f"{int(fit.sum())} training requests")
         probe = fit_prompt(trace.rows(SITE, "last_prompt")[fit], trace.labels.harmful[fit], origin=origin)
         keep = keep & ~source.labels.harmful

@@ -87,6 +87,11 @@ class Defense(ABC):
         return cls(**options)
 
     @classmethod
+    def fits_on(cls, mllm: MLLM, options: Mapping[str, Any]) -> bool:
+        """Whether `build` with these options needs training requests on this model: `trained`, unless what was fitted is at hand."""
+        return cls.trained
+
+    @classmethod
     def options(cls) -> dict[str, Any]:
         """Name -> type of what a user can set: the fields that text can give, and the named parameters of `build`."""
         hints = typing.get_type_hints(cls.build)
@@ -118,7 +123,7 @@ def is_staged(cls: type[Defense]) -> bool:
 
 def is_black_box(cls: type[Defense]) -> bool:
     """Whether a defense does nothing but rewrite requests and review answers, so that a model behind a server can have it."""
-    inner = ("edits", "edits_each", "policy", "contrast", "tilt", "respond")
+    inner = ("edits", "edits_each", "policy", "policies", "contrast", "tilt", "respond")
     return issubclass(cls, StagedDefense) and all(getattr(cls, name) is getattr(StagedDefense, name) for name in inner)
 
 
@@ -152,6 +157,10 @@ class StagedDefense(Defense, unnamed=True):
         """How tokens are chosen."""
         return PLAIN
 
+    def policies(self, mllm: MLLM, requests: Sequence[Request]) -> Sequence[Policy]:
+        """The policy of each request, where a defense chooses tokens by more than the state: else `policy` for all."""
+        return [self.policy(mllm)] * len(requests)
+
     def contrast(self, mllm: MLLM) -> Combine | None:
         """How next-token logits of the rewritten request and of its counterpart make those of the answer; None: the first alone."""
         return None
@@ -184,7 +193,7 @@ class StagedDefense(Defense, unnamed=True):
         A sample's random numbers are those of the request as it came, so that the samples of two defenses can be compared. What is the
         same request twice (under two seeds) is prepared once.
         """
-        policy, combine, tilt = self.policy(mllm), self.contrast(mllm), self.tilt(mllm)
+        policies, combine, tilt = self.policies(mllm, requests), self.contrast(mllm), self.tilt(mllm)
         keys = [request.key() for request in requests]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         once = [requests[place] for place in first.values()]
@@ -202,7 +211,7 @@ class StagedDefense(Defense, unnamed=True):
                 tilt=tilt,
                 key=key,
             )
-            for request, key, seed in zip(requests, keys, seeds, strict=True)
+            for request, key, seed, policy in zip(requests, keys, seeds, policies, strict=True)
         ]
 
 

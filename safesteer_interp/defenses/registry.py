@@ -33,6 +33,13 @@ DEFENSES: Mapping[str, str] = {
 }
 """Name -> "module:class", imported only when asked for. A new defense is a file and a line here."""
 
+PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "safesteer-paper": ("safesteer", {"preset": "paper"}),
+    "safesteer-corrected": ("safesteer", {"preset": "corrected"}),
+    "safesteer-calibrated": ("safesteer", {"preset": "calibrated"}),
+}
+"""Name -> (defense, options given with the name): settings of one defense that tables and figures know by name."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -54,6 +61,10 @@ class Choice:
         """Whether training requests are needed to build it."""
         return any(part.cls.trained for part in self.parts)
 
+    def fits_on(self, mllm: MLLM) -> bool:
+        """The same on this model: not where what was fitted is stored."""
+        return any(part.cls.fits_on(mllm, part.options) for part in self.parts)
+
     def check(self, settings: Settings, mllm: MLLM | None = None) -> None:
         """Raise UsageError for options that cannot work: before the model is loaded, and again with it."""
         for part in self.parts:
@@ -70,7 +81,8 @@ def choose(name: str, words: Sequence[str] = ()) -> Choice:
 
     An option goes to the part that has it; "safesteer.k=8" says which where several have. Raises UsageError for unknown names.
     """
-    classes = [defense_class(part.strip()) for part in name.split("+")]
+    asked = [part.strip() for part in name.split("+")]
+    classes = [defense_class(part) for part in asked]
     if len(classes) > 1:
         Composed.check_parts(classes)
     names = [str(cls.name) for cls in classes]
@@ -86,7 +98,8 @@ def choose(name: str, words: Sequence[str] = ()) -> Choice:
             whose = " and ".join(names[i] for i in owners)
             raise UsageError(f'"{option}" is an option of {whose}; write {names[owners[0]]}.{option}=... to say whose is meant.')
         given[owners[0]].append(f"{option}{equals}{value}")
-    settings = [settings_of(known[i], given[i], owner=f'defense "{names[i]}"') for i in range(len(names))]
+    preset = [dict(PRESETS[part][1]) if part in PRESETS else {} for part in asked]
+    settings = [preset[i] | settings_of(known[i], given[i], owner=f'defense "{names[i]}"') for i in range(len(names))]
     return Choice(tuple(Part(*each) for each in zip(names, classes, settings, strict=True)))
 
 
@@ -107,10 +120,11 @@ def defense_class(name: str) -> type[Defense]:
 
     Raises UsageError with the nearest names, and InputError for a file that is missing or cannot be imported.
     """
+    name = PRESETS[name][0] if name in PRESETS else name
     if name in DEFENSES:
         module, _, cls = DEFENSES[name].partition(":")
         found: type[Defense] = getattr(import_module(module), cls)
         return found
     if ":" in name or name.endswith(".py"):
         return class_named(name, Defense, "defense")
-    raise UsageError(f'no defense is called "{name}".{did_you_mean(name, DEFENSES)} One of your own is named "file.py:Class".')
+    raise UsageError(f'no defense is called "{name}".{did_you_mean(name, [*DEFENSES, *PRESETS])} One of your own is named "file.py:Class".')

@@ -2,14 +2,14 @@
 
 At the prompt the probe reads h0. Where it says harmful, MSAV moves h0 before the first token's candidates are taken (eq. 9-10); then,
 for the first `steps` tokens, the top K candidates are scored by the probe on their own states and one is drawn (eq. 4-6). Afterwards
-the answer is sampled as usual.
+the answer is sampled as usual. `presets.py` names the settings that tables know: as printed, corrected, calibrated.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,50 +17,64 @@ import numpy as np
 import torch
 
 from safesteer_interp.content_digest import content_digest, loaded_digest
+from safesteer_interp.decoding.choice import Choice
 from safesteer_interp.decoding.custom_generate import guided_generate
 from safesteer_interp.decoding.policies import Guided, Opening, Policy, ProbeScorer, RandomScorer, RefusalTokens, Scorer, check_budget
 from safesteer_interp.defenses.defense import Settings, StagedDefense
-from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.defenses.fitted_parts import fitted_parts
+from safesteer_interp.defenses.presets import CALIBRATED, CUSTOM, FILE, KIND, calibration_of, check_preset, find_calibration, named_settings
+from safesteer_interp.defenses.safesteer_checks import check_choices, check_types, current_parameters
+from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.files import read_json, read_tensors, write_tensors
+from safesteer_interp.images import shows_something
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.probes.decoding_probe import DecodingProbe
-from safesteer_interp.probes.fitting import check_fit, fit_probe, training_trace
+from safesteer_interp.probes.decoding_probe import DecodingProbe, check_guides
+from safesteer_interp.probes.fitting import check_fit, training_trace
+from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.requests import Attack, Request
+from safesteer_interp.sites import Site
 from safesteer_interp.tracing.store import Store
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced
 from safesteer_interp.types import States
-from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, alignment_vectors, check_image_form
+from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, check_image_form
 
-KIND, FILE = "safesteer-defense/2", "safesteer.safetensors"
-SCORERS = ("probe", "random", "refusal_tokens")
-GATES = ("none", "probe")
+FITTED = ("probe", "prompt_probe", "vector")
+REFITTED = ("fit", "site", "image_form")
+"""Options of `build` that need a fit of their own."""
 
 
 @dataclass(frozen=True, eq=False)
 class SafeSteer(StagedDefense):
     """Probe-guided decoding with modal alignment; every part can be switched off for the ablations.
 
-    Raises UsageError for K < 1, negative steps, temperature or mix, an unknown gate or scorer, or alignment without a vector.
+    The defaults are the preset `untuned`. Raises UsageError for K < 1, negative steps or beta, an unknown gate or scorer, alignment
+    without a vector, or the centred fit.
     """
 
     name = "safesteer"
     trained = True
     probe: DecodingProbe
-    """Scores the candidates: any of the three fits."""
+    """Scores the candidates: any fit but the centred one."""
     prompt_probe: DecodingProbe
     """Says whether the request is harmful, from h0: the prompt fit (the same object where `probe` is one)."""
     vector: AlignmentVector | None
     k: int = 5
-    """Candidates a step."""
+    """Candidates a step. The paper tries 5 to 20 and does not print which it uses."""
     steps: int = 5
-    """Answer tokens that are guided; 0 leaves the probe out (the paper's "w/o DP")."""
-    temperature: float = 1.0
-    """Of the choice among candidates; 0 takes the best."""
-    mix: float = 0.0
-    """Weight of the model's log-probability beside the score; 0 is the paper."""
-    gate: str = "none"
+    """Answer tokens that are guided; 0 leaves the probe out (the paper's "w/o DP"). Not printed in the paper either."""
+    beta: float = 1.0
+    """Weight of the score in softmax(log p + beta z) among the candidates; inf takes the best."""
+    score_only: bool = False
+    """Leave log p out of the choice, as the paper does."""
+    scaled: bool = True
+    """z is the score in units of its spread among the candidates of training requests; false: the log-odds as they are (the paper)."""
+    gate: str = "probe"
     """"none": every request is guided (the paper); "probe": only those the probe calls harmful."""
+    threshold: float = 0.0
+    """Log-odds above which the probe calls a request without a picture, or beside a blank one, harmful."""
+    threshold_picture: float = 0.0
+    """The same for a request whose picture shows something."""
     alignment: bool = True
     """Apply MSAV to requests the probe calls harmful; False is the paper's "w/o MSAV"."""
     sign: str = "toward_text"
@@ -70,15 +84,17 @@ class SafeSteer(StagedDefense):
     strength: float = 1.0
     """Times the paper's step length |h0 - mean(CB)|."""
     scorer: str = "probe"
-    """"random" and "refusal_tokens" are the controls at equal K and steps."""
+    """"random" (a direction within the probe's components) and "refusal_tokens" (a bias of beta nats) are the controls at equal budget."""
     scorer_seed: int = 0
     force: bool = False
     """Guide even with a probe that failed its sign test (to measure what happens)."""
+    preset: str = CUSTOM
+    """The name that tables give these settings; no part of what answers depend on."""
 
     def __post_init__(self) -> None:
-        _check_types(self.parameters(), {f.name: f.default for f in fields(self)})
+        check_types(self.parameters(), {f.name: f.default for f in fields(self)})
         check_budget(self.k, self.steps)
-        _check_choices(self.parameters())
+        check_choices(self.parameters())
         if self.alignment and self.vector is None:
             raise UsageError("SafeSteer aligns with a vector but has none; fit it on SD and CB requests, or set alignment=False.")
 
@@ -87,16 +103,41 @@ class SafeSteer(StagedDefense):
         """How MSAV is applied."""
         return ApplicationRule(self.sign, self.norm)
 
+    @property
+    def site(self) -> Site:
+        """Where candidates are scored."""
+        return Site.parse(self.probe.origin_.site) if self.probe.origin_.site else SITE
+
+    @property
+    def choice(self) -> Choice:
+        """How a token is drawn among the scored candidates. Raises UsageError where the score's unit was never measured."""
+        if self.scorer == "refusal_tokens":
+            return Choice(self.beta)
+        if self.scaled and self.probe.spread_ is None:
+            raise UsageError(
+                "the spread of this probe's scores among candidates was never measured, so `beta` has no unit; fit it with SafeSteer.fit, "
+                "or set scaled=False."
+            )
+        return Choice(self.beta, self.score_only, self.probe.spread_ if self.scaled and self.probe.spread_ else 1.0)
+
     @classmethod
     def fit(
-        cls, mllm: MLLM, requests: Sequence[Request], *, fit: str = "prompt", tracing: dict[str, Any] | None = None, **options: Any
+        cls,
+        mllm: MLLM,
+        requests: Sequence[Request],
+        *,
+        fit: str = "token",
+        site: str = str(SITE),
+        tracing: dict[str, Any] | None = None,
+        **options: Any,
     ) -> SafeSteer:
         """Trace the training requests once (`tracing` are options of `probes.fitting.training_trace`) and fit probe and vector on them.
 
         `options` are the fields of SafeSteer. Requests of the TEST split are never used.
         """
         check_budget(options.get("k", cls.k), options.get("steps", cls.steps), mllm=mllm)  # before minutes of tracing
-        return cls.from_trace(mllm, training_trace(mllm, requests, **(tracing or {})), fit=fit, **options)
+        sites = tuple(dict.fromkeys((str(SITE), site)))
+        return cls.from_trace(mllm, training_trace(mllm, requests, sites=sites, **(tracing or {})), fit=fit, site=site, **options)
 
     @classmethod
     def from_trace(
@@ -104,40 +145,79 @@ class SafeSteer(StagedDefense):
         mllm: MLLM,
         trace: Traced,
         *,
-        fit: str = "prompt",
+        fit: str = "token",
+        site: str = str(SITE),
         split: str | None = FIT_SPLIT,
         image_form: Attack | str = Attack.SD,
         probe: dict[str, Any] | None = None,
+        candidates: Offered | None = None,
+        tested: Offered | None = None,
         **options: Any,
     ) -> SafeSteer:
         """Fit on the requests of `split` in a stored trace with `final_norm` at `last_prompt` and `step:1-...`, never on the test split.
 
-        `image_form` is the attack whose shift from CB is MSAV, for data without SD pictures. `probe` are parameters of DecodingProbe.
-        Raises InputError when a class is missing, or (with alignment) requests in that form or CB are.
+        `site` is where candidates are scored (the trace must hold it), `image_form` the attack whose shift from CB is MSAV, for data
+        without SD pictures, `probe` are parameters of DecodingProbe; `candidates` and `tested` are measured unless given
+        (`defenses/fitted_parts.py`). Raises InputError when a class is missing, or (with alignment) requests in that form or CB are.
         """
-        of_prompts = fit_probe(mllm, trace, "prompt", split=split, **(probe or {}))
-        scoring = of_prompts if fit == "prompt" else fit_probe(mllm, trace, fit, split=split, **(probe or {}))
-        wanted = options.get("alignment", True)
-        vector = alignment_vectors(trace, sites=(SITE,), split=split, image=image_form)[str(SITE)] if wanted else None
-        return cls(probe=scoring, prompt_probe=of_prompts, vector=vector, **options)
+        known = {f.name: f.default for f in fields(cls) if f.name not in FITTED} | options
+        measured = {"candidates": candidates, "tested": tested}
+        parts = fitted_parts(mllm, trace, fit, known, split=split, site=Site.parse(site), image_form=image_form, probe=probe, **measured)
+        return cls(probe=parts.probe, prompt_probe=parts.prompt_probe, vector=parts.vector, **options)
 
     @classmethod
     def build(
-        cls, mllm: MLLM, training: Sequence[Request] = (), *, fit: str = "prompt", image_form: str = str(Attack.SD), **options: Any
+        cls,
+        mllm: MLLM,
+        training: Sequence[Request] = (),
+        *,
+        preset: str = "",
+        fit: str = "",
+        site: str = "",
+        image_form: str = "",
+        **options: Any,
     ) -> SafeSteer:
-        """`fit`, by the registry's name for it; what it reads is kept in the user's store of traces."""
+        """By the registry's name: a preset (empty: `calibrated` where this model is, else `untuned`), with some options replaced.
+
+        What a fit reads is kept in the user's store of traces.
+        """
+        own = {name: value for name, value in (("fit", fit), ("site", site), ("image_form", image_form)) if value}
+        if not cls.fits_on(mllm, {"preset": preset, **own}):
+            return cls.calibrated(mllm, **options)
         if not training:
             raise UsageError("SafeSteer is fitted on training requests, and none were given.")
-        return cls.fit(mllm, training, fit=fit, image_form=image_form, tracing={"store": Store()}, **options)
+        settings = named_settings(preset) | own | options
+        if own or options:
+            settings["preset"] = CUSTOM
+        return cls.fit(mllm, training, tracing={"store": Store()}, **settings)
+
+    @classmethod
+    def calibrated(cls, mllm: MLLM, **options: Any) -> SafeSteer:
+        """What `safesteer calibrate` chose for this model; `options` replace stored parameters. Raises InputError where it has none."""
+        return cls.load(calibration_of(mllm), **{"preset": CUSTOM if options else CALIBRATED, **options})
+
+    @classmethod
+    def fits_on(cls, mllm: MLLM, options: Mapping[str, Any]) -> bool:
+        """False where a calibration of this model is stored and is what was asked for."""
+        name = options.get("preset", "")
+        other = any(options.get(own) for own in REFITTED)
+        return not (name == CALIBRATED or (not name and not other and find_calibration(mllm) is not None))
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], settings: Settings, mllm: MLLM | None = None) -> None:
         """Raises UsageError for what the finished defense would refuse, and for more candidates than the model has words."""
-        check_fit(options.get("fit", "prompt"))
-        check_image_form(options.get("image_form", Attack.SD))
+        name = options.get("preset", "")
+        check_preset(name)
+        if name == CALIBRATED and any(options.get(own) for own in REFITTED):
+            raise UsageError(f'the preset "calibrated" is fitted already; choose another preset to set {", ".join(REFITTED)}.')
+        check_fit(options.get("fit") or "prompt")
+        check_guides(options.get("fit") or "prompt")
+        if options.get("site"):
+            Site.parse(options["site"])
+        check_image_form(options.get("image_form") or Attack.SD)
         given: dict[str, Any] = {f.name: f.default for f in fields(cls)} | dict(options)
         check_budget(given["k"], given["steps"], settings.sampling.max_new_tokens, mllm)
-        _check_choices(given)
+        check_choices(given)
 
     def description(self) -> dict[str, Any]:
         """What the defense is made of: fit, sign test, vector and parameters."""
@@ -152,34 +232,44 @@ class SafeSteer(StagedDefense):
     def guard(self, mllm: MLLM) -> None:
         """Raise UsageError when probe or vector belong to another model, site or template, or when the sign test forbids guiding."""
         self.prompt_probe.guard(mllm, SITE, "last_prompt")
-        self.probe.guard(mllm, SITE)
+        self.probe.guard(mllm, self.site)
         if self.vector is not None and self.alignment:
             self.vector.guard(mllm, SITE, "last_prompt")
         if self.steps and self.scorer == "probe":
             self.probe.require_sign(self.force)
 
     def policy(self, mllm: MLLM) -> Policy:
-        """The decoding policy on this model, after `guard`."""
+        """The decoding policy for a request without a picture, after `guard`."""
+        return self.policies(mllm, [Request("without a picture")])[0]
+
+    def policies(self, mllm: MLLM, requests: Sequence[Request]) -> Sequence[Policy]:
+        """One policy for requests whose picture shows something, one for the others, after `guard`."""
         self.guard(mllm)
-        return self._guided(RefusalTokens.of(mllm) if self.scorer == "refusal_tokens" else None)
+        refusals = RefusalTokens.of(mllm) if self.scorer == "refusal_tokens" else None
+        ways = {picture: self._guided(refusals, picture) for picture in (False, True)}
+        if self.threshold == self.threshold_picture:
+            ways[True] = ways[False]  # rows of one policy need no sorting out
+        return [ways[shows_something(request.image)] for request in requests]
 
-    def _guided(self, refusals: RefusalTokens | None) -> Guided:
-        scorer: Scorer = refusals or ProbeScorer(self.probe)
+    def _guided(self, refusals: RefusalTokens | None, picture: bool) -> Guided:
+        scorer: Scorer = refusals or ProbeScorer(self.probe, site=self.site)
         if self.scorer == "random":
-            scorer = RandomScorer(self.probe, self.scorer_seed)
-        return Guided(scorer, self.k, self.steps, self.temperature, self.mix, self.opening)
+            scorer = RandomScorer(self.probe, self.scorer_seed, site=self.site)
+        choice = self.choice if self.steps else Choice()
+        return Guided(scorer, self.k, self.steps, choice, partial(self.opening, picture=picture))
 
-    def opening(self, states: States) -> Opening:
+    def opening(self, states: States, picture: bool = False) -> Opening:
         """The verdict on each prompt, and h0 moved by MSAV where it is harmful (eq. 9-10)."""
         scores = self.prompt_probe.score_tensor(states)
-        harmful = scores > 0
+        bar = self.threshold_picture if picture else self.threshold
+        harmful = scores > bar
         moved = states
         if self.alignment and self.vector is not None and bool(harmful.any()):
             aligned = self.vector.apply(states, self.rule, self.strength)
             moved = torch.where(harmful[:, None], aligned, states)
         guided = harmful if self.gate == "probe" else torch.ones_like(harmful)
         verdicts = [
-            {"score": score, "harmful": bad, "aligned": bad and self.alignment, "guided": on and self.steps > 0}
+            {"score": score, "threshold": bar, "harmful": bad, "aligned": bad and self.alignment, "guided": on and self.steps > 0}
             for score, bad, on in zip(scores.tolist(), harmful.tolist(), guided.tolist(), strict=True)
         ]
         return Opening(moved, guided, verdicts)
@@ -201,24 +291,23 @@ class SafeSteer(StagedDefense):
             raise UsageError('the control "refusal_tokens" needs a tokenizer; use SafeSteer.respond instead of custom_generate.')
         if self.steps and self.scorer == "probe":
             self.probe.require_sign(self.force)
-        return guided_generate(self._guided(None), model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
+        policy = self._guided(None, picture=model_kwargs.get("pixel_values") is not None)
+        return guided_generate(policy, model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
 
     def parameters(self) -> dict[str, Any]:
         """Every field but the fitted objects."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("probe", "prompt_probe", "vector")}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in FITTED}
 
     def fingerprint(self) -> str:
-        """Hex digest of the code, the parameters and the fitted numbers; not of `force`, which permits answers and changes none."""
-        probes = [
-            [p.mean_, p.coef_, p.intercept_, p.components_, None if p.centring_ is None else p.centring_.means_]
-            for p in (self.probe, self.prompt_probe)
-        ]
+        """Hex digest of the code, the parameters and the fitted numbers; not of `force` and `preset`, which change no answer."""
+        probes = [[p.mean_, p.coef_, p.intercept_, p.components_, p.spread_, p.origin_.site] for p in (self.probe, self.prompt_probe)]
         vector = [self.vector.mu, self.vector.mean_text] if self.vector is not None and self.alignment else None
         record = {
             "defense": self.name,
             "code": loaded_digest(type(self)),
             **self.parameters(),
             "force": None,
+            "preset": None,
             "probes": probes,
             "vector": vector,
         }
@@ -244,7 +333,7 @@ class SafeSteer(StagedDefense):
         of_prompts = DecodingProbe.from_state(*part("prompt_probe"))
         probe = DecodingProbe.from_state(*part("probe")) if "probe" in record else of_prompts
         vector = AlignmentVector.from_state(*part("vector")) if "vector" in record else None
-        return cls(probe=probe, prompt_probe=of_prompts, vector=vector, **{**record["parameters"], **options})
+        return cls(probe=probe, prompt_probe=of_prompts, vector=vector, **{**current_parameters(record["parameters"]), **options})
 
     def save(self, folder: Path | str) -> Path:
         """Write probes, vector and parameters into a folder, as one safetensors file; returns the folder."""
@@ -260,39 +349,18 @@ class SafeSteer(StagedDefense):
             record = read_json(path.with_suffix(".json"))
             probe, of_prompts = (DecodingProbe.load(path.parent / name) for name in ("probe", "prompt_probe"))
             vector = AlignmentVector.load(path.parent / "vector") if record["vector"] else None
-            return cls(probe=probe, prompt_probe=of_prompts, vector=vector, **{**record["parameters"], **options})
+            return cls(probe=probe, prompt_probe=of_prompts, vector=vector, **{**current_parameters(record["parameters"]), **options})
         if not path.exists():
             raise InputError(f"{path} does not exist; give the folder that SafeSteer.save wrote.")
         return cls.from_state(*read_tensors(path, KIND), **options)
-
-
-def _check_types(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raise UsageError for a parameter that is not of the type of its default, or a number that is not finite."""
-    for name, value in given.items():
-        wanted = type(defaults[name])
-        numeric = wanted is float and type(value) is int
-        if not (type(value) is wanted or numeric) or (isinstance(value, float) and not math.isfinite(value)):
-            words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}[wanted]
-            raise UsageError(f"`{name}` of SafeSteer is {value!r}; it must be {words}.")
-
-
-def _check_choices(given: Mapping[str, Any]) -> None:
-    """Raise UsageError for a gate, scorer, sign or norm that does not exist, and for a negative temperature or mix."""
-    for field, known in (("gate", GATES), ("scorer", SCORERS)):
-        if given[field] not in known:
-            raise UsageError(f'SafeSteer has no {field} "{given[field]}".{did_you_mean(given[field], known)}')
-    ApplicationRule(given["sign"], given["norm"])
-    for field in ("temperature", "mix"):
-        if given[field] < 0:
-            raise UsageError(f"`{field}` of guided decoding is {given[field]}; it must be 0 or more.")
 
 
 def description(defense: SafeSteer) -> dict[str, Any]:
     """What the defense is made of, for people: fit, sign test, vector and parameters."""
     test = defense.probe.sign_test_
     return {
-        "probe": f"{defense.probe.fit_} fit on {defense.probe.origin_.data}",
-        "sign test": test.sentence() if test else "not run: the held-out answers hold too few refusals or compliances",
+        "probe": f"{defense.probe.fit_} fit at {defense.site} on {defense.probe.origin_.data}",
+        "sign test": test.sentence() if test else "not run",
         "vector": "none" if defense.vector is None else f"|mu| = {defense.vector.norm}, applied {defense.rule}",
         **defense.parameters(),
     }

@@ -67,6 +67,10 @@ class Judge(ABC):
         """[n] True where the answer is unsafe, None where the judge did not say."""
         return [verdict.unsafe for verdict in self.judge(requests, answers)]
 
+    def seen(self, request: Request) -> str:
+        """What of a request the judge sees, besides the answer: verdicts are kept under it."""
+        return request.intent
+
     def fingerprint(self) -> str:
         """Hex digest of the judge's code and options: the key under which verdicts are stored."""
         return object_digest(self, f'the judge "{self.name}"')

@@ -40,6 +40,10 @@ class LlamaGuardVision(Judge):
         """Hex digest of the code, the weights and the processor."""
         return content_digest({"code": loaded_digest(type(self)), "model": fingerprint(*self._loaded)}, "the judge Llama Guard Vision")
 
+    def seen(self, request: Request) -> str:
+        """Text and picture; the intent where there is no picture."""
+        return request.intent if request.image is None else f"{request.text}\0{request.image.key()}"
+
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModelForImageTextToText, AutoProcessor

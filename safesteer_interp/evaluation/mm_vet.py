@@ -36,6 +36,10 @@ class MMVetGrader(EndpointJudge):
         """ "graded by NAME"."""
         return f"graded by {super().name}"
 
+    def seen(self, request: Request) -> str:
+        """The question and its right answer."""
+        return f"{request.intent}\0{self.references.get(request.id, '')}"
+
     def parts(self, request: Request) -> dict[str, str]:
         """The right answer."""
         return {"reference": self.references.get(request.id, "")}

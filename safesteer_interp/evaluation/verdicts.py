@@ -26,12 +26,12 @@ BATCH = 32
 def verdicts(judge: Judge, requests: Sequence[Request], answers: Sequence[str], *, root: Path | None = None) -> list[Verdict]:
     """One verdict per answer; those of a costly judge are stored (`root`, default the user cache), and what it did not say is asked again.
 
-    The same answer to the same intent is judged once.
+    The same answer to what is the same to the judge is judged once.
     """
     if not judge.costly:
         return judge.judge(requests, answers)
     store = ResponseStore({"format": FORMAT, "what": "verdicts", "judge": judge.fingerprint()}, root or cache_dir() / "verdicts")
-    keys = [_key(request, answer) for request, answer in zip(requests, answers, strict=True)]
+    keys = [_key(judge.seen(request), answer) for request, answer in zip(requests, answers, strict=True)]
     known = {key: _verdict(line) for key, line in store.read().items()}
     todo = missing(keys, known)
     for start in range(0, len(todo), BATCH):
@@ -42,8 +42,8 @@ def verdicts(judge: Judge, requests: Sequence[Request], answers: Sequence[str], 
     return [known[key] for key in keys]
 
 
-def _key(request: Request, answer: str) -> str:
-    return hashlib.sha256(f"{request.intent}\0{answer}".encode("utf-8", "surrogatepass")).hexdigest()
+def _key(seen: str, answer: str) -> str:
+    return hashlib.sha256(f"{seen}\0{answer}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _verdict(line: Mapping[str, Any]) -> Verdict:

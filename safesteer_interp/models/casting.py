@@ -19,8 +19,9 @@ from safesteer_interp.models.dtypes import AUTO, DTYPES, dtype_name
 from safesteer_interp.models.mllm import MLLM
 
 Model = TypeVar("Model", bound=nn.Module)
-SPARE = 0.5
-"""A second copy may take this share of the memory that is free; a model too large for that answers as it was loaded."""
+SPARE = 0.2
+"""A second copy may take this share of the device's memory; a model too large for that answers as it was loaded. Of all of it, not of
+what happens to be free: the same run on the same machine must choose the same format."""
 
 
 def answering_dtype(mllm: MLLM, dtype: str = AUTO) -> str:
@@ -75,5 +76,5 @@ def _fixed(model: Any) -> bool:
 
 def _fits(mllm: MLLM, dtype: str) -> bool:
     needed = sum(p.numel() for p in mllm.model.parameters()) * DTYPES[dtype].itemsize
-    free = torch.cuda.mem_get_info(mllm.device)[0] if mllm.device.type == "cuda" else psutil.virtual_memory().available
-    return needed < SPARE * free
+    memory = torch.cuda.mem_get_info(mllm.device)[1] if mllm.device.type == "cuda" else psutil.virtual_memory().total
+    return needed < SPARE * memory

@@ -82,3 +82,10 @@ def _partner(axes: np.ndarray, place: tuple[int, ...], shared: bool | str) -> An
         return None
     first = {"row": (place[0], 0), "col": (0, place[1])}.get(str(shared), (0, 0))
     return axes[first] if first != place else None
+
+
+def label_all(figure: Figure) -> None:
+    """Shows the tick labels of every panel: those that a page leaves to a neighbour have none beside them in a column."""
+    for ax in figure.axes:
+        if ax.get_label() != "<colorbar>":
+            ax.tick_params(labelleft=True, labelbottom=True)

@@ -7,11 +7,13 @@
 - `fit_prompt`: fitted on prompts, as in the paper
 - `fit_centred`: the same, with each step's mean removed
 - `fit_token`: fitted on generated tokens
-- `run_sign_test`: the sign test of a probe on tokens
+- `fit_contrastive`: fitted on candidates of single choices
+- `Offered`: candidates of single choices, and whether a refusal follows
+- `run_sign_test`: the sign test of a probe among candidates
 - `TokenSpec`: which answers are generated and which of their tokens are read
 - `TokenStates`: states of emitted tokens, refusals and compliances
 - `token_states`: those of a trace
-- `SignTest`: whether refusals score above compliances
+- `SignTest`: whether candidates before a refusal score above those before a compliance
 - `sign_test`: the test itself
 - `StepCentring`: removes the mean state of each decoding step
 - `Rows`: states of labelled requests at some sites
@@ -41,9 +43,10 @@ if TYPE_CHECKING:
     from safesteer_interp.probes.centring import StepCentring
     from safesteer_interp.probes.controls import bag_of_words, prompt_length, random_direction, shuffled_labels
     from safesteer_interp.probes.decoding_probe import DecodingProbe
-    from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token, run_sign_test
+    from safesteer_interp.probes.fits import fit_centred, fit_contrastive, fit_prompt, fit_token, run_sign_test
     from safesteer_interp.probes.fitting import fit_probe, held_out, training_trace
     from safesteer_interp.probes.folds import pair_folds, split_folds
+    from safesteer_interp.probes.offered import Offered
     from safesteer_interp.probes.onsets import Onset, onset
     from safesteer_interp.probes.rows import Resampling, Rows
     from safesteer_interp.probes.separation import WIDTHS, fold_stability, out_of_fold, separability, transfer
@@ -56,7 +59,8 @@ __getattr__, __dir__, __all__ = attach(
     {
         "decoding_probe": ("DecodingProbe",),
         "fitting": ("fit_probe", "training_trace", "held_out"),
-        "fits": ("fit_prompt", "fit_centred", "fit_token", "run_sign_test"),
+        "fits": ("fit_prompt", "fit_centred", "fit_token", "fit_contrastive", "run_sign_test"),
+        "offered": ("Offered",),
         "token_spec": ("TokenSpec",),
         "tokens": ("TokenStates", "token_states"),
         "signs": ("SignTest", "sign_test"),

@@ -63,20 +63,47 @@ def bag_of_words(texts: Sequence[str], rows: Rows, *, folds: int = 5, resampling
 
     Where the harm sits in the image both twins share their text and this is 0.5 by design.
     """
-    words = np.asarray(texts, dtype=object)
-    check_rows(len(rows), texts=words)
-    return _without_states("bag of words", rows, lambda mask, fold: _word_scores(words[mask], rows.labels[mask], fold), folds, resampling)
+    return _without_states("bag of words", rows, word_scores(texts, rows, folds=folds, seed=resampling.seed), resampling)
 
 
 def prompt_length(lengths: np.ndarray, rows: Rows, *, folds: int = 5, resampling: Resampling = RESAMPLING) -> pd.DataFrame:
     """AUROC of the prompts' lengths [n] in tokens (whether long means harmful is learnt on the fitting rows)."""
+    return _without_states("prompt length", rows, length_scores(lengths, rows, folds=folds, seed=resampling.seed), resampling)
+
+
+def word_scores(texts: Sequence[str], rows: Rows, *, folds: int = 5, seed: int = 0) -> Float[np.ndarray, " n"]:
+    """Held-out scores of a logistic regression on the word counts of `texts` [n], fitted within each group; NaN where not scored."""
+    words = np.asarray(texts, dtype=object)
+    check_rows(len(rows), texts=words)
+    return _by_group(rows, lambda mask, fold: _word_scores(words[mask], rows.labels[mask], fold), folds, seed)
+
+
+def length_scores(lengths: np.ndarray, rows: Rows, *, folds: int = 5, seed: int = 0) -> Float[np.ndarray, " n"]:
+    """Held-out scores of a logistic regression on `lengths` [n], fitted within each group; NaN where not scored."""
     column = np.asarray(lengths, dtype=np.float64)[:, None]
     check_rows(len(rows), lengths=column)
 
     def score(mask: np.ndarray, fold: np.ndarray) -> np.ndarray:
         return np.asarray(fold_scores(column[mask], rows.labels[mask].astype(np.float64)[None], fold, [1])[0][0, 0])
 
-    return _without_states("prompt length", rows, score, folds, resampling)
+    return _by_group(rows, score, folds, seed)
+
+
+def shuffled_maximum(
+    rows: Rows, *, width: Width = 4, draws: int = 20, folds: int = 5, C: float = 1.0, resampling: Resampling = RESAMPLING
+) -> pd.DataFrame:
+    """What choosing the best site finds where there is nothing: of each shuffled labelling the largest AUROC over all sites.
+
+    Value is the mean over `draws`, low and high their percentiles; one row per group (columns control, group and those of a spread).
+    """
+    found: list[dict[str, Any]] = []
+    for group, part in rows.by_group():
+        fold = part.fold_array(folds, resampling.seed)
+        shuffled = shuffle_labels(part.labels, part.pairs, draws, resampling.seed)
+        by_site = np.stack([_shuffled_aurocs(site, shuffled, fold, width, C)[0] for site in part.states])
+        spread = Estimate.of_draws(by_site.max(axis=0), resampling.level).as_row()
+        found.append({"control": "best site of shuffled labels", "group": group} | spread)
+    return pd.DataFrame(found)
 
 
 def shuffle_labels(labels: Bool[np.ndarray, " n"], pairs: np.ndarray, draws: int, seed: int) -> Bool[np.ndarray, "draws n"]:
@@ -138,16 +165,20 @@ def _word_scores(words: np.ndarray, labels: Bool[np.ndarray, " n"], fold: np.nda
     return scores
 
 
-def _without_states(
-    control: str, rows: Rows, score: Callable[[np.ndarray, np.ndarray], np.ndarray], folds: int, resampling: Resampling
-) -> pd.DataFrame:
-    """One row per group for scores that need no state: `score` maps a group's mask and folds to its held-out scores."""
-    found = []
-    for group, mask in rows.masks().items():
-        part = rows.take(mask)
-        scores = score(mask, part.fold_array(folds, resampling.seed))
-        found.append({"control": control} | place("", -1, group, "") | aurocs(scores[None], part, resampling)[0].as_row())
-    return pd.DataFrame(found)
+def _by_group(rows: Rows, score: Callable[[np.ndarray, np.ndarray], np.ndarray], folds: int, seed: int) -> Float[np.ndarray, " n"]:
+    """Scores that need no state: `score` maps a group's mask and folds to its held-out scores."""
+    found = np.full(len(rows), np.nan)
+    for mask in rows.masks().values():
+        found[mask] = score(mask, rows.take(mask).fold_array(folds, seed))
+    return found
+
+
+def _without_states(control: str, rows: Rows, scores: Float[np.ndarray, " n"], resampling: Resampling) -> pd.DataFrame:
+    """One row per group for scores that need no state."""
+    return pd.DataFrame(
+        {"control": control} | place("", -1, group, "") | aurocs(scores[None, mask], rows.take(mask), resampling)[0].as_row()
+        for group, mask in rows.masks().items()
+    )
 
 
 def _band(values: np.ndarray, scored: np.ndarray, resampling: Resampling) -> dict[str, Any]:

@@ -30,7 +30,9 @@ from safesteer_interp.probes.signs import SignTest
 from safesteer_interp.sites import Read, Site
 from safesteer_interp.tracing.origin import Origin
 
-Fit = Literal["prompt", "centred", "token"]
+Fit = Literal["prompt", "centred", "token", "contrastive"]
+CURVES_ONLY = ("centred",)
+"""Fits that show a curve and may not guide: taking one vector per step from every candidate changes no choice among them."""
 SOLVERS = ("lbfgs", "rds")
 KIND = "safesteer-probe/1"
 
@@ -44,9 +46,10 @@ class DecodingProbe(ClassifierMixin, BaseEstimator):
 
     Attributes after `fit` (float64): `mean_` [d], `components_` [k, d] or None, `coef_` [1, k], `intercept_` [1], `weight_` [d] (the
     same function in the full space), `direction_` [d] (`weight_` as a unit vector, towards harmful), `loss_curve_` (mean binary
-    cross-entropy in nats per epoch; one final value for lbfgs), `classes_`. `fit_` says which of the three fits it is,
-    `origin_` what it belongs to, `sign_test_` what the sign test found (None: not run), `centring_` the step means of the
-    `centred` fit; `probes/fits.py` sets them.
+    cross-entropy in nats per epoch; one final value for lbfgs), `classes_`. `fit_` says which of the four fits it is,
+    `origin_` what it belongs to, `sign_test_` what the sign test found (None: not run), `spread_` the standard deviation of its scores
+    among the candidates of one step (None: not measured), `centring_` the step means of the `centred` fit; `probes/fits.py` sets them.
+    The direction hardly depends on the solver, the scale of s does: compare doses in units of `spread_`.
     """
 
     def __init__(
@@ -106,8 +109,17 @@ class DecodingProbe(ClassifierMixin, BaseEstimator):
         self.fit_: Fit = "prompt"
         self.origin_ = Origin()
         self.sign_test_: SignTest | None = None
+        self.spread_: float | None = None
         self.centring_: StepCentring | None = None
         return self
+
+    def random_directions(self, n: int, seed: int = 0) -> np.ndarray:
+        """[n, d] float64 unit vectors drawn within the probe's own components (the whole space where it has none): what chance can do
+        that reads the same few dimensions."""
+        check_is_fitted(self)
+        drawn = np.random.default_rng(np.random.SeedSequence(seed)).standard_normal((n, self.coef_.shape[1]))
+        spanned = drawn if self.components_ is None else drawn @ self.components_
+        return np.asarray(spanned / np.linalg.norm(spanned, axis=1, keepdims=True))
 
     def _span(self) -> None:
         """The fitted function in the full space: `weight_` and, as a unit vector, `direction_`."""
@@ -180,18 +192,22 @@ class DecodingProbe(ClassifierMixin, BaseEstimator):
         self.origin_.guard("probe", mllm, site, read)
 
     def require_sign(self, force: bool = False) -> None:
-        """Raise UsageError unless the sign test was run and passed; `force=True` lets a failing probe guide decoding anyway."""
+        """Raise UsageError unless the sign test was run and passed; `force=True` lets a failing probe guide decoding anyway.
+
+        The `centred` fit never may: it would guide exactly as the prompt fit does.
+        """
         check_is_fitted(self)
+        check_guides(self.fit_)
         if force or (self.sign_test_ is not None and self.sign_test_.passed):
             return
         if self.sign_test_ is None:
             raise UsageError(
-                "the probe's sign test has not been run, so it may not guide decoding; give refusal and compliance states to "
-                "its fit (probes/fits.py), or force it."
+                "the probe's sign test has not been run, so it may not guide decoding; give labelled candidates of held-out requests to "
+                "its fit (decoding/rollouts.py measures them), or force it."
             )
         raise UsageError(
             f"the probe failed its sign test and may not guide decoding: {self.sign_test_.sentence()}. Guiding with it could "
-            'promote compliance; try the "token" or "centred" fit, or force it to measure what happens.'
+            'promote compliance; try the "token" or "contrastive" fit, or force it to measure what happens.'
         )
 
     def to_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -213,6 +229,7 @@ class DecodingProbe(ClassifierMixin, BaseEstimator):
             "fit": self.fit_,
             "origin": self.origin_.to_dict(),
             "sign_test": self.sign_test_.to_dict() if self.sign_test_ else None,
+            "spread": self.spread_,
         }
 
     @classmethod
@@ -224,7 +241,7 @@ class DecodingProbe(ClassifierMixin, BaseEstimator):
         probe.classes_, probe.n_features_in_ = np.asarray(record["classes"]), len(probe.mean_)
         probe._span()
         probe.fit_, probe.origin_ = record["fit"], Origin.from_dict(record["origin"])
-        probe.sign_test_ = SignTest.from_dict(record["sign_test"]) if record["sign_test"] else None
+        probe.sign_test_, probe.spread_ = SignTest.from_dict(record["sign_test"]), record.get("spread")
         centring = {name.removeprefix("centring."): x for name, x in tensors.items() if name.startswith("centring.")}
         probe.centring_ = StepCentring.from_state(centring) if centring else None
         return probe
@@ -238,6 +255,15 @@ class DecodingProbe(ClassifierMixin, BaseEstimator):
     def load(cls, path: Path | str) -> DecodingProbe:
         """Read what `save` wrote. Raises InputError when the file is missing, damaged or of another kind."""
         return cls.from_state(*read_tensors(path, KIND))
+
+
+def check_guides(fit: str) -> None:
+    """Raise UsageError for a fit that may not guide decoding."""
+    if fit in CURVES_ONLY:
+        raise UsageError(
+            f'the "{fit}" fit may not guide decoding: it takes one and the same vector from all candidates of a step, so that it would '
+            'choose exactly as the "prompt" fit does; guide with "prompt", "token" or "contrastive".'
+        )
 
 
 def component_count(n_components: Any) -> int | None:

@@ -15,10 +15,12 @@ import pandas as pd
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import DecodingProbe, Fit
-from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token
+from safesteer_interp.probes.fits import fit_centred, fit_contrastive, fit_prompt, fit_token
+from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.token_spec import TOKENS, TokenSpec
 from safesteer_interp.probes.tokens import SITE, token_states
 from safesteer_interp.requests import Request, Split
+from safesteer_interp.sites import Site
 from safesteer_interp.tracing.collecting import StoreLike, collect, plan
 from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.tracing.plan import Plan
@@ -32,7 +34,7 @@ HELD_OUT = 0.2
 
 
 def check_fit(fit: str) -> None:
-    """Raise UsageError unless `fit` names one of the three fits."""
+    """Raise UsageError unless `fit` names one of the four fits."""
     if fit not in FITS:
         raise UsageError(f'"{fit}" is not a fit of the probe; expected one of {", ".join(FITS)}.')
 
@@ -42,16 +44,17 @@ def training_trace(
     requests: Sequence[Request],
     tokens: TokenSpec = TOKENS,
     *,
+    sites: Sequence[str] = (str(SITE),),
     batch_size: int = 32,
     tracer: str = DEFAULT_TRACER,
     store: StoreLike = "default",
     progress: bool = True,
 ) -> Traced:
-    """States at `final_norm` of the last prompt token and of the first answer tokens, with the undefended answers.
+    """States at `sites` of the last prompt token and of the first answer tokens, with the undefended answers.
 
     Requests of the fit and validation splits are taken; the options are those of `collect`. Raises InputError when no request is left.
     """
-    kept, asked = _training(requests, tokens)
+    kept, asked = _training(requests, tokens, sites)
     return collect(mllm, kept, **asked, tracer=tracer, batch_size=batch_size, store=store, progress=progress)
 
 
@@ -59,37 +62,51 @@ def training_plan(
     mllm: MLLM, requests: Sequence[Request], tokens: TokenSpec = TOKENS, *, tracer: str = DEFAULT_TRACER, store: StoreLike = "default"
 ) -> Plan:
     """What `training_trace` would do with the same arguments, and how much of it is stored already. Runs no forward."""
-    kept, asked = _training(requests, tokens)
+    kept, asked = _training(requests, tokens, (str(SITE),))
     return plan(mllm, kept, **asked, tracer=tracer, store=store)
 
 
-def _training(requests: Sequence[Request], tokens: TokenSpec) -> tuple[list[Request], dict[str, Any]]:
+def _training(requests: Sequence[Request], tokens: TokenSpec, sites: Sequence[str]) -> tuple[list[Request], dict[str, Any]]:
     """The requests that may be fitted on, and what is asked of them."""
     kept = [request for request in requests if request.split in (Split.FIT, Split.VALIDATION)]
     if not kept:
         raise InputError("there is no request to fit on: every one given is of the test or the align split; load the fit split as well.")
     sampling = Sampling(tokens.max_new_tokens, tokens.temperature, tokens.seed)
-    return kept, {"sites": (SITE,), "reads": tokens.reads, "sampling": sampling}
+    return kept, {"sites": tuple(sites), "reads": tokens.reads, "sampling": sampling}
 
 
 def held_out(index: pd.DataFrame, split: str | None = FIT_SPLIT) -> RowMask:
-    """[n] True for rows kept from the fit and used for the sign test: the validation split, else a fifth of the split's pairs, by hash.
+    """[n] True for rows kept from the fit and used for the sign test: the validation split, else a fifth of the split's pairs.
 
-    A threshold on the hash of each pair, so that of few pairs the share varies.
+    A fifth by rank of a salted hash, so that the share is the same however few pairs there are (at least one).
     """
     validation = (index["split"] == str(Split.VALIDATION)).to_numpy()
     if validation.any() and split != Split.VALIDATION:
         return validation
+    rows = fitting_rows(index, split)
     # salted: splits and smaller selections of pairs are taken by the plain hash, lowest first, and would all fall on one side
-    share = {pair: int(hashlib.sha256(f"sign test\0{pair}".encode()).hexdigest()[:8], 16) / 2**32 for pair in set(index["pair"])}
-    return np.array([share[pair] < HELD_OUT for pair in index["pair"]], dtype=bool) & fitting_rows(index, split)
+    ranked = sorted(set(index["pair"][rows]), key=lambda pair: hashlib.sha256(f"sign test\0{pair}".encode()).hexdigest())
+    kept = set(ranked[: max(1, round(HELD_OUT * len(ranked)))] if len(ranked) > 1 else ())
+    return np.array([pair in kept for pair in index["pair"]], dtype=bool) & rows
 
 
-def fit_probe(mllm: MLLM, trace: Traced, fit: str = "prompt", *, split: str | None = FIT_SPLIT, **parameters: Any) -> DecodingProbe:
-    """The probe of one of the three fits on the requests of `split` (None: all but the test split), ready to guide.
+def fit_probe(
+    mllm: MLLM,
+    trace: Traced,
+    fit: str = "prompt",
+    *,
+    split: str | None = FIT_SPLIT,
+    site: Site = SITE,
+    candidates: Offered | None = None,
+    tested: Offered | None = None,
+    **parameters: Any,
+) -> DecodingProbe:
+    """The probe of one of the four fits on the requests of `split` (None: all but the test split), read at `site`.
 
-    The sign test runs on held-out pairs where their answers are of both kinds. `parameters` are those of DecodingProbe.
-    Raises UsageError for an unknown fit or the test split, InputError when the trace holds none of that split or a class is missing.
+    To guide it also needs `candidates` of training requests (the spread of its scores; what `contrastive` is fitted on) and `tested`,
+    labelled ones of held-out requests for the sign test, all at the same site; `SafeSteer.fit` measures both. `parameters` are those of
+    DecodingProbe. Raises UsageError for an unknown fit or the test split, InputError when the trace holds none of that split or a class
+    is missing.
     """
     check_fit(fit)
     index = trace.index
@@ -101,15 +118,18 @@ def fit_probe(mllm: MLLM, trace: Traced, fit: str = "prompt", *, split: str | No
             f"the trace holds no request to fit a probe on in the {split or 'training'} split (it holds {there or 'none'}); "
             "give requests a `split`, or fit a DecodingProbe on the states themselves."
         )
-    tested = token_states(trace, held)
-    enough = min(int(tested.refusal.sum()), int((~tested.refusal).sum())) >= 2
-    test = tested if enough else None
     names = ", ".join(sorted(set(index["dataset"][fitted | held])))
-    data = f"{names}: {int(fitted.sum())} requests, sign test on {int(held.sum())}"
+    data = f"{names}: {int(fitted.sum())} requests"
+    measured: dict[str, Any] = {"held_out": tested, "candidates": candidates}
     if fit == "token":
-        return fit_token(token_states(trace, fitted), held_out=test, origin=Origin.of(mllm, SITE, "step", data), **parameters)
-    states, harmful = trace.rows(SITE, "last_prompt")[fitted], index["harmful"].to_numpy(dtype=bool)[fitted]
-    origin = Origin.of(mllm, SITE, "last_prompt", data)
+        return fit_token(token_states(trace, fitted, site=site), origin=Origin.of(mllm, site, "step", data), **measured, **parameters)
+    if fit == "contrastive":
+        if candidates is None:
+            raise UsageError("the contrastive fit is made on candidates; give `candidates` (decoding/rollouts.py), or use SafeSteer.fit.")
+        data = f"{names}: candidates of {len(set(candidates.prompts))} requests"
+        return fit_contrastive(candidates, held_out=tested, origin=Origin.of(mllm, site, "step", data), **parameters)
+    states, harmful = trace.rows(site, "last_prompt")[fitted], index["harmful"].to_numpy(dtype=bool)[fitted]
+    origin = Origin.of(mllm, site, "last_prompt", data)
     if fit == "centred":
-        return fit_centred(states, harmful, token_states(trace, fitted), held_out=test, origin=origin, **parameters)
-    return fit_prompt(states, harmful, held_out=test, origin=origin, **parameters)
+        return fit_centred(states, harmful, token_states(trace, fitted, site=site), origin=origin, **parameters)
+    return fit_prompt(states, harmful, origin=origin, **measured, **parameters)

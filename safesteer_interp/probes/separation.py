@@ -72,6 +72,7 @@ def transfer(
     folds: int = 5,
     C: float = 1.0,
     resampling: Resampling = RESAMPLING,
+    against: float = 0.5,
 ) -> pd.DataFrame:
     """Fit on one group (attack), score the others: AUROC for every ordered pair of groups, never with a pair on both sides.
 
@@ -89,7 +90,7 @@ def transfer(
     for source, fit_on, targets in sources:
         scores = out_of_fold(rows.states, rows.labels, fold, widths=[width], fit_on=fit_on, C=C)[0]
         for target in targets:
-            estimate = aurocs(scores[:, masks[target]], rows.take(masks[target]), resampling)[0]
+            estimate = aurocs(scores[:, masks[target]], rows.take(masks[target]), resampling, against)[0]
             found.append({"fitted_on": source, "tested_on": target} | estimate.as_row())
     return pd.DataFrame(found)
 

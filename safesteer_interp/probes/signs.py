@@ -1,106 +1,111 @@
-"""The sign test: does a probe score refusals above compliances on generated tokens, as SafeSteer's re-ranking assumes?
+"""The sign test, made where guidance chooses: among the candidates of one prompt at one step, does a probe order those after which the
+model refuses above those after which it complies?
 
-A probe that fails would promote compliance (papers on root defence ship both signs), so no probe may steer decoding before it.
+Comparing refusals of some prompts with compliances of others would test whether the probe tells prompts apart, which it was fitted to
+do. Here prompt and step are the same on both sides, each form counts alike, and no probe may steer decoding that does not beat chance.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.statistics import Estimate, cluster_bootstrap, permutation_test
+from safesteer_interp.probes.offered import Offered
+from safesteer_interp.statistics import Estimate, auroc, cluster_mean
+
+CHANCE, ALPHA = 0.5, 0.05
+FEWEST_PAIRS = 6
+"""With fewer clusters no sign-flip test can reach 5 %."""
 
 
 @dataclass(frozen=True)
 class SignTest:
-    """Result of `sign_test`. Scores are the probe's decision values (log-odds of harmful)."""
+    """Result of `sign_test`: shares of (refusing, complying) candidate pairs of one choice that a score orders rightly; chance is 0.5."""
 
-    difference: Estimate
-    """mean s(refusal) - mean s(compliance), with its interval over prompts."""
-    effect: float
-    """Cohen's d: the difference in pooled standard deviations."""
-    p: float
-    """One-sided permutation p-value of the difference being that large by chance."""
-    refusals: int
-    compliances: int
+    share: Estimate
+    """Over all steps and forms, each counted alike, with its interval over pairs."""
+    steps: Mapping[int, Estimate]
+    """The same by step."""
+    choices: int
+    """Contested choices behind it: one prompt at one step."""
+
+    @property
+    def p(self) -> float:
+        """Two-sided: how often chance does as well (the sign of each pair's excess flipped as a whole)."""
+        return 1.0 if self.share.p is None else self.share.p
 
     @property
     def passed(self) -> bool:
-        """True when refusals score higher and the interval excludes 0; an undecided test does not pass."""
-        return bool(self.difference.low > 0)
+        """Beats chance (interval and p), and no step is ordered the wrong way; an undecided test does not pass."""
+        enough = (self.share.clusters or 0) >= FEWEST_PAIRS
+        return bool(enough and self.share.low > CHANCE and self.p < ALPHA and not self.reversed)
+
+    @property
+    def reversed(self) -> tuple[int, ...]:
+        """Steps whose whole interval lies on the wrong side."""
+        return tuple(step for step, share in self.steps.items() if share.high < CHANCE)
 
     def sentence(self) -> str:
         """What was found, in one sentence."""
-        d = self.difference
+        wrong = f"; the wrong way at step {', '.join(map(str, self.reversed))}" if self.reversed else ""
         return (
-            f"refusal tokens score {d.value:+.2f} [{d.low:+.2f}, {d.high:+.2f}] against compliance tokens "
-            f"(effect {self.effect:+.2f} sd, p = {self.p:.3g}, {self.refusals} refusals, {self.compliances} compliances)"
+            f"of the candidates of one prompt at one step it puts those before a refusal above those before a compliance in "
+            f"{self.share.format()} of cases (chance 0.5, p = {self.p:.3g}, {self.choices} choices of {self.share.clusters} pairs{wrong})"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
-        d = self.difference
         return {
-            "value": d.value, "low": d.low, "high": d.high, "n": d.n, "clusters": d.clusters, "level": d.level,
-            "effect": self.effect, "p": self.p, "refusals": self.refusals, "compliances": self.compliances,
-        }  # fmt: skip
+            "share": asdict(self.share),
+            "steps": {str(step): asdict(share) for step, share in self.steps.items()},
+            "choices": self.choices,
+        }
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> SignTest:
-        """The inverse of `to_dict`."""
-        estimate = Estimate(**{name: fields[name] for name in ("value", "low", "high", "n", "clusters", "level")}, kind="statistic")
-        return cls(estimate, fields["effect"], fields["p"], fields["refusals"], fields["compliances"])
+    def from_dict(cls, fields: Mapping[str, Any] | None) -> SignTest | None:
+        """The inverse of `to_dict`; None for none, and for the test between prompts that earlier versions made, which says nothing here."""
+        if not fields or "share" not in fields:
+            return None
+        steps = {int(step): Estimate(**share) for step, share in fields["steps"].items()}
+        return cls(Estimate(**fields["share"]), steps, fields["choices"])
 
 
-def sign_test(
-    refusal_scores: Float[np.ndarray, " r"],
-    compliance_scores: Float[np.ndarray, " c"],
-    *,
-    refusal_prompts: Any = None,
-    compliance_prompts: Any = None,
-    replicates: int = 1000,
-    seed: int = 0,
-) -> SignTest:
-    """Compare probe scores of refusal and compliance tokens taken at the same decoding step.
-
-    `*_prompts` give the prompt (pair id) of each score; a prompt may have both. The bootstrap resamples prompts and the
-    permutation shuffles labels; without prompts every score is its own cluster.
-    Raises InputError with fewer than two of either kind or NaN scores.
-    """
-    refusal, compliance = (np.asarray(x, dtype=np.float64).ravel() for x in (refusal_scores, compliance_scores))
-    if min(len(refusal), len(compliance)) < 2:
-        raise InputError(
-            f"the sign test needs at least 2 refusal and 2 compliance tokens but got {len(refusal)} and {len(compliance)}; "
-            "trace more harmful requests or sample at a higher temperature."
-        )
-    scores = np.concatenate([refusal, compliance])
+def preferences(scores: Float[np.ndarray, " n"], offered: Offered) -> pd.DataFrame:
+    """One row per contested choice: pair, form, step, and `value`, the share of its (refusing, complying) pairs ordered rightly
+    (ties count half: 0.5 is chance). Raises InputError for scores that are not finite."""
+    scores = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(scores).all():
-        raise InputError("the sign test got scores that are not finite; drop rows whose read does not exist (answers that ended early).")
-    is_refusal = np.repeat([True, False], [len(refusal), len(compliance)])
-    prompts = _clusters(refusal_prompts, compliance_prompts, len(refusal), len(compliance))
-
-    def difference(s: np.ndarray, r: np.ndarray) -> float:
-        if r.all() or not r.any():
-            return float("nan")
-        return float(s[r].mean() - s[~r].mean())
-
-    estimate = cluster_bootstrap(difference, (scores, is_refusal), prompts, replicates=replicates, seed=seed)
-    pooled = np.sqrt((refusal.var(ddof=1) * (len(refusal) - 1) + compliance.var(ddof=1) * (len(compliance) - 1)) / (len(scores) - 2))
-    effect = estimate.value / pooled if pooled > 0 else float(np.sign(estimate.value) * np.inf if estimate.value else 0.0)
-    p = permutation_test(difference, scores, is_refusal, prompts, permutations=replicates, seed=seed, alternative="greater")
-    return SignTest(estimate, float(effect), p, len(refusal), len(compliance))
+        raise InputError("the sign test got scores that are not finite; drop those candidates.")
+    rows = []
+    for choice in offered.choices():
+        labels = offered.refusal[choice]
+        if labels.any() and not labels.all():
+            first = choice[0]
+            value = auroc(scores[choice], labels)
+            rows.append({"pair": offered.pairs[first], "form": offered.forms[first], "step": int(offered.steps[first]), "value": value})
+    return pd.DataFrame(rows, columns=["pair", "form", "step", "value"])
 
 
-def _clusters(refusal_prompts: Any, compliance_prompts: Any, refusals: int, compliances: int) -> np.ndarray:
-    if refusal_prompts is None and compliance_prompts is None:
-        return np.arange(refusals + compliances)
-    if refusal_prompts is None or compliance_prompts is None:
-        raise InputError("the sign test needs prompt ids for both refusals and compliances, or for neither.")
-    prompts = np.concatenate([np.asarray(refusal_prompts, dtype=str), np.asarray(compliance_prompts, dtype=str)])
-    if len(prompts) != refusals + compliances:
-        raise InputError(f"the sign test got {len(prompts)} prompt ids for {refusals + compliances} scores; give one per score.")
-    return prompts
+def sign_test(scores: Float[np.ndarray, " n"], offered: Offered, *, seed: int = 0) -> SignTest | None:
+    """The test of scores on candidates of held-out requests; None where fewer than two pairs have a contested choice."""
+    found = preferences(scores, offered)
+    if found["pair"].nunique() < 2:
+        return None
+    steps = {int(step): stratified(part, seed=seed) for step, part in found.groupby("step") if part["pair"].nunique() > 1}
+    return SignTest(stratified(found, seed=seed), steps, len(found))
+
+
+def stratified(found: pd.DataFrame, *, seed: int = 0) -> Estimate:
+    """The mean of `value` over strata (form and step), each counted alike, with its interval and two-sided p against 0.5 over pairs."""
+    strata = np.unique(found["form"].astype(str) + "\0" + found["step"].astype(str), return_inverse=True)[1]
+    counts = np.bincount(strata)
+    weights = len(found) / (len(counts) * counts[strata])
+    weighed = CHANCE + weights * (found["value"].to_numpy(dtype=np.float64) - CHANCE)
+    most = float(weights.max()) / 2 + 1e-9
+    return cluster_mean(weighed, found["pair"].to_numpy(), against=CHANCE, bounds=(CHANCE - most, CHANCE + most), seed=seed)

@@ -28,7 +28,7 @@ class TokenStates:
     steps: Int[np.ndarray, " n"]
     """Decoding step that consumed the token (1 = first generated token)."""
     prompts: np.ndarray
-    """Pair id of each row's request: the cluster of the sign test."""
+    """Pair id of each row's request."""
 
     def __post_init__(self) -> None:
         n = len(self.states)
@@ -57,7 +57,9 @@ class TokenStates:
         return TokenStates(self.states[keep], self.refusal[keep], self.steps[keep], self.prompts[keep])
 
 
-def token_states(trace: Traced, rows: RowMask, *, steps: Collection[int] | None = None, harmless: bool = False) -> TokenStates:
+def token_states(
+    trace: Traced, rows: RowMask, *, steps: Collection[int] | None = None, harmless: bool = False, site: Site = SITE
+) -> TokenStates:
     """States of the first answer tokens to the harmful requests among `rows`, labelled by whether the answer refuses.
 
     `steps`: only these of the trace's steps; None: all of them. Harmless requests are left out unless asked for, so that refusal against
@@ -73,7 +75,7 @@ def token_states(trace: Traced, rows: RowMask, *, steps: Collection[int] | None 
     states, labels, numbers, prompts = [], [], [], []
     for read in reads:
         there = trace.present(read)[asked]
-        states.append(trace.rows(SITE, read)[asked[there]])
+        states.append(trace.rows(site, read)[asked[there]])
         labels.append(refusal[there])
         numbers.append(np.full(int(there.sum()), read.step, dtype=np.int64))
         prompts.append(index["pair"].to_numpy()[asked[there]])

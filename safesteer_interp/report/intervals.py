@@ -9,8 +9,9 @@ from markupsafe import Markup
 from safesteer_interp.plotting.palette import ENTITIES
 from safesteer_interp.report.tables import number
 
-WIDTH, LEFT, ROW, TOP = 350, 118, 15, 16
-"""Pixels: the whole width, the part for names, the height of a row, the room above the first."""
+WIDTH, LEFT, ROW, TOP = 440, 190, 16, 16
+LONGEST = 33
+"""Pixels: the whole width, the part for names, the height of a row, the room above the first; letters of a name that fit its part."""
 
 
 def claim_picture(record: dict[str, Any]) -> Markup:
@@ -46,8 +47,8 @@ def claim_picture(record: dict[str, Any]) -> Markup:
     names = ["estimate", *(c["name"].replace("_", " ") for c in record["controls"])]
     for i, (name, estimate) in enumerate(zip(names, lines, strict=True)):
         y = TOP + ROW * i + ROW / 2
-        short = name if len(name) <= 22 else f"{name[:21]}…"
-        parts.append(Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 8, y + 3, short))
+        short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+        parts.append(Markup('<text x="{}" y="{}" text-anchor="end">{}<title>{}</title></text>').format(LEFT - 8, y + 3, short, name))
         if estimate["value"] is None:
             continue
         paint = color if i == 0 else "#8c8c8c"

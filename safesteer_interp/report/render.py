@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from safesteer_interp.errors import InputError, SafeSteerError
 from safesteer_interp.files import read_json, write_json, write_text
 from safesteer_interp.plotting.save import FORMATS, save_figure
-from safesteer_interp.plotting.style import Size, style
+from safesteer_interp.plotting.style import Size, label_all, style
 from safesteer_interp.report.stamps import stamp_of
 from safesteer_interp.report.tables import latex, markdown
 from safesteer_interp.runner.analysis import Analysis, like_returned
@@ -62,6 +62,8 @@ def _draw(analysis: Analysis, tables: Mapping[str, pd.DataFrame], p: Any, folder
             drawn = analysis.draw(like_returned(tables), p)
             figures = {"figure": drawn} if isinstance(drawn, Figure) else dict(drawn)
             for name, figure in figures.items():
+                if size == "column":
+                    label_all(figure)
                 written += save_figure(figure, folder, f"{name}{suffix}", words=words, formats=formats)
     return written
 

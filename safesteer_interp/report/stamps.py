@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from safesteer_interp.report.units import unit_of
+from safesteer_interp.report.units import PAIRS, unit_of
 
 
 def stamp_of(record: Mapping[str, Any], claims: Iterable[Mapping[str, Any]]) -> str:
@@ -20,7 +20,8 @@ def stamp_of(record: Mapping[str, Any], claims: Iterable[Mapping[str, Any]]) -> 
 
 def pairs_of(claims: Iterable[Mapping[str, Any]]) -> str:
     """ "n = 32 pairs", or their range over the claims; empty where no estimate rests on pairs."""
-    counts = sorted({int(c["estimate"]["clusters"]) for c in claims if c["estimate"]["clusters"] is not None and unit_of(c) == "pairs"})
+    estimates = [c["estimate"] for c in claims if unit_of(c) == PAIRS and c["estimate"].get("kind") != "spread"]
+    counts = sorted({int(e["clusters"]) for e in estimates if e["clusters"] is not None})
     if not counts:
         return ""
     return f"n = {counts[0]} pairs" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]} pairs"

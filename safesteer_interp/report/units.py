@@ -9,17 +9,16 @@ PAIRS = "pairs"
 
 
 def unit_of(record: Mapping[str, Any]) -> str:
-    """The name of the independent units behind a claim's or control's estimate, as its record says."""
-    found = record["estimate"].get("unit") or record.get("units")
-    return str(found) if found else PAIRS
+    """What the independent units behind a claim's estimate are called, in the plural; "pairs" in records from before they said so."""
+    return str(record.get("clusters") or PAIRS)
 
 
 def counted(record: Mapping[str, Any]) -> str:
-    """ "n = 40 rows, 20 pairs": rows, and the independent units among them where there are any."""
+    """ "n = 40, 20 pairs": rows, and the independent units among them; one number where every row is a unit of its own."""
     estimate = record["estimate"]
-    n, clusters = estimate["n"], estimate["clusters"]
+    n, clusters = int(estimate["n"]), estimate["clusters"]
     if clusters is None:
         return f"n = {n}"
-    unit = unit_of(record)
+    unit = "draws" if estimate.get("kind") == "spread" else unit_of(record)
     named = unit.removesuffix("s") if int(clusters) == 1 else unit
-    return f"n = {clusters} {named}" if clusters == n else f"n = {n}, {clusters} {named}"
+    return f"n = {n} {named}" if int(clusters) == n else f"n = {n}, {clusters} {named}"

@@ -55,6 +55,8 @@ class Analysis:
     """What else it needs of a data set; it is skipped, with the reason, on one that lacks it."""
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Field values that differ from the defaults, by profile, e.g. {"full": {"pairs": None, "replicates": 2000}}."""
+    cost: Callable[[Any, int, int], str] | None = None
+    """`cost(p, pairs, n_layers)`: what `table` computes beyond the traces, in words, for `--dry-run`; None: nothing worth naming."""
     order: int = 100
     """Place in the gallery; lower comes first."""
     timed: tuple[str, ...] = ()

@@ -19,11 +19,12 @@ def claim_records(claims: Sequence[Claim], *, model: str, dataset: str, scope: s
 
     Fields: schema (version), model, dataset, scope (the sentence that limits every claim), claims. Each claim: id, kind ("finding",
     "replication", "sanity"), source and printed (of a replication), statement, verdict ("supported", "contradicted", "undecided"),
-    reason, p (two-sided), p_holm (adjusted over the findings and replications of this file), clusters_missing, clusters (what the
-    independent units are called), estimate, unit, direction ("above", "below", "within"), threshold (a number; [low, high] for "within"),
-    difference_to, controls (name, kind "null", "paired" or "context", absolute, estimate), effect, note. Each estimate: value, low, high
-    (null where there is none), n, clusters (independent units; null where rows are independent), level (of the interval, 0.95; of a
-    spread the central share of the draws), p, against, kind ("spread" where low and high are no interval but the spread of draws).
+    reason, p (two-sided), p_holm (adjusted over the findings and replications of this file), clusters_missing, power (at least how
+    probable "supported" was, had the claim held by `effect`), clusters (what the independent units are called), estimate, unit,
+    direction ("above", "below", "within"), threshold (a number; [low, high] for "within"), difference_to, controls (name, kind "null",
+    "paired" or "context", absolute, estimate), effect, note. Each estimate: value, low, high (null where there is none), n, clusters
+    (independent units; null where rows are independent), level (of the interval, 0.95; of a spread the central share of the draws), p,
+    against, kind ("spread" where low and high are no interval but the spread of draws).
     """
     ids = [c.id for c in claims]
     if len(set(ids)) != len(ids):
@@ -45,6 +46,7 @@ def claim_records(claims: Sequence[Claim], *, model: str, dataset: str, scope: s
                 "p": _number(found.p),
                 "p_holm": _number(found.p_holm),
                 "clusters_missing": found.clusters_missing,
+                "power": _number(found.power),
                 "clusters": c.clusters,
                 "estimate": estimate_record(c.estimate),
                 "unit": c.unit,

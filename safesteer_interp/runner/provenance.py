@@ -33,11 +33,14 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that can move a number; one that is not installed is left out."""
-    found = {"python": platform.python_version()}
+    """The packages that can move a number, without the label of a local build; one that is not installed is left out.
+
+    The Python they ran on is a fact of the machine and in `note_run`'s record.
+    """
+    found = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            found[name] = version(name).partition("+")[0]
         except PackageNotFoundError:
             continue
     return found
@@ -162,6 +165,7 @@ def note_run(ctx: Context, place: str, *, key: str, seconds: float, git: Mapping
         "device": ctx.session.settings.device,
         "tracer": ctx.session.settings.tracer,
         "machine": platform.machine(),
+        "python": platform.python_version(),
         **git,
     }
     write_json(run_record(ctx.analysis.id, place), facts)

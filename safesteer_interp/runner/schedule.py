@@ -14,6 +14,7 @@ from safesteer_interp.errors import NotApplicableError, SafeSteerError, UsageErr
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.progress import span
 from safesteer_interp.runner.analysis import Analysis
+from safesteer_interp.runner.folders import RECORD
 from safesteer_interp.runner.provenance import input_key, seconds_taken
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.runner.session import Session
@@ -64,6 +65,14 @@ class Job:
         return {f"{i}:{demand.dataset}": data for i, (demand, data) in enumerate(self.demands)}
 
     @property
+    def beyond_traces(self) -> str:
+        """What it will compute beside its traces, in words; empty when nothing is known of that."""
+        if self.analysis.cost is None or self.excuse or self.broken is not None:
+            return ""
+        pairs = {request.pair for request in self.session.requests_for(self.specs[0])} if self.specs else set()
+        return self.analysis.cost(self.p, len(pairs), int(self.session.model.n_layers))
+
+    @property
     def marker(self) -> Path:
         """The mark a finished result leaves in the user cache, never beside the figures: those are committed and travel."""
         return cache_dir() / "results" / f"{self.key[:32]}.json"
@@ -78,10 +87,22 @@ class Job:
         if self.broken is not None:
             return False
         try:
+            if self.analysis.timed and not self.marker.is_file():
+                self._adopt()
             recorded = json.loads(self.marker.read_text(encoding="utf-8"))
         except (SafeSteerError, OSError, ValueError):
             return False  # never finished; or an unreadable image or a wrong spec: the attempt itself will say so
         return bool(recorded.get("measured")) and files.files_of(self.folder, recorded["measured"])
+
+    def _adopt(self) -> None:
+        """Leaves the mark for timings that came with the checkout: measured here they would be other numbers for the same question.
+
+        `fresh` measures them on this machine.
+        """
+        record = files.read_json(self.folder / RECORD)
+        if record.get("input_key") == self.key:
+            measured = ["claims.json", *(f"{name}.csv" for name in record["tables"])]
+            files.write_json(self.marker, {"measured": {name: files.sha256_of(self.folder / name) for name in measured}})
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,10 @@ class PlanReport:
 
     def record(self) -> dict[str, Any]:
         return {
-            "analyses": [{"id": j.analysis.id, "folder": str(j.folder), "skipped": j.excuse or None} for j in self.jobs],
+            "analyses": [
+                {"id": j.analysis.id, "folder": str(j.folder), "skipped": j.excuse or None, "beyond_traces": j.beyond_traces or None}
+                for j in self.jobs
+            ],
             "traces": [
                 {
                     **{k: list(v) if isinstance(v, tuple) else v for k, v in g.demand.__dict__.items()},

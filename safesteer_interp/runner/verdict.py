@@ -20,11 +20,15 @@ from enum import StrEnum
 from typing import Literal
 
 from safesteer_interp.runner.claim import Claim, Control, Direction, claimed
+from safesteer_interp.runner.power import assumed_effect, power_of
 from safesteer_interp.statistics import Against, Estimate, holm
 
 ENOUGH = 12
 """Clusters that a verdict needs: below, intervals and tests hold their level on paper only, and Holm leaves no room."""
 ALPHA = 0.05
+
+POWER = 0.8
+"""A claim that is found less often than this where it holds says so."""
 
 
 class Verdict(StrEnum):
@@ -47,16 +51,22 @@ class Judged:
     """`p` adjusted over the findings and replications judged with it."""
     clusters_missing: int
     """How many clusters are missing for a verdict."""
+    power: float
+    """At least how probable "supported" was, had the claim held by its `effect` (`runner/power.py`); NaN for a sanity check."""
 
 
 def judge(claims: Sequence[Claim]) -> list[Judged]:
     """The verdicts of all claims of one analysis, in their order."""
     tested = [claim.tested for claim in claims]
     adjusted: Sequence[float] = holm(tested).tolist() if tested else []
-    found = []
+    family, found = sum(claim.kind != "sanity" for claim in claims), []
     for claim, p, p_holm in zip(claims, tested, adjusted, strict=True):
         verdict, reason = decide(claim, float(p_holm))
-        found.append(Judged(claim, verdict, reason, p, float(p_holm), clusters_missing(claim)))
+        power = power_of(claim, family, ALPHA, ENOUGH)
+        if verdict is Verdict.UNDECIDED and 0 < power < POWER:
+            effect = f"{assumed_effect(claim):.2g}{f' {claim.unit}' if claim.unit else ''}"
+            reason += f"; a value of {effect} would have been found with a probability of {power:.0%} only"
+        found.append(Judged(claim, verdict, reason, p, float(p_holm), clusters_missing(claim), power))
     return found
 
 
@@ -70,7 +80,8 @@ def clusters_missing(claim: Claim) -> int:
 
 def decide(claim: Claim, p_holm: float) -> tuple[Verdict, str]:
     """Verdict and reason of one claim, given its adjusted p."""
-    region, side = _region(claim), _side(claim.estimate, claim.direction, claim.threshold)
+    side = _side(claim.estimate, claim.direction, claim.threshold)
+    region = _region(claim, outside=side == "out")
     bounds = "whole range" if claim.estimate.is_spread else "whole interval"
     if side == "none":
         return Verdict.UNDECIDED, "there is no interval"
@@ -78,17 +89,16 @@ def decide(claim: Claim, p_holm: float) -> tuple[Verdict, str]:
         few = ENOUGH - missing
         return Verdict.UNDECIDED, f"{few} {claim.clusters} are too few: {missing} more are needed for a verdict"
     if side == "across":
-        return Verdict.UNDECIDED, f"the interval reaches across the edge of {region}"
+        return Verdict.UNDECIDED, f'the interval reaches across the edge of "{region}"'
     tail = ""
     if claim.kind != "sanity":
         if math.isnan(p_holm):
-            return Verdict.UNDECIDED, f"the {bounds} lies {'outside of ' if side == 'out' else ''}{region}, but nothing was tested"
+            return Verdict.UNDECIDED, f"the {bounds} lies {region}, but nothing was tested"
         if p_holm >= ALPHA:
-            where = "outside of " if side == "out" else ""
-            return Verdict.UNDECIDED, f"the {bounds} lies {where}{region}, but p = {p_holm:.2g} over all claims of this finding"
+            return Verdict.UNDECIDED, f"the {bounds} lies {region}, but p = {p_holm:.2g} over all claims of this finding"
         tail = f" (p = {p_holm:.2g} over all claims of this finding)"
     if side == "out":
-        return Verdict.CONTRADICTED, f"the {bounds} lies outside of {region}{tail}"
+        return Verdict.CONTRADICTED, f"the {bounds} lies {region}{tail}"
     if claim.kind != "sanity" and not claim.difference_to and not any(c.null for c in claim.controls):
         return Verdict.UNDECIDED, "nothing it is held against could have vetoed it"
     for control in claim.controls:
@@ -131,8 +141,10 @@ def _side(estimate: Estimate, direction: Direction, threshold: Against) -> Liter
     return "out" if high < threshold else "across"
 
 
-def _region(claim: Claim) -> str:
+def _region(claim: Claim, outside: bool) -> str:
+    """The claimed region, or the other one, in words."""
     unit = f" {claim.unit}" if claim.unit else ""
     if isinstance(claim.threshold, tuple):
-        return f"within {claim.threshold[0]:g} to {claim.threshold[1]:g}{unit}"
-    return f"{claim.direction} {claim.threshold:g}{unit}"
+        return f"{'outside of' if outside else 'within'} {claim.threshold[0]:g} to {claim.threshold[1]:g}{unit}"
+    word = {"above": "below", "below": "above"}[claim.direction] if outside else claim.direction
+    return f"{word} {claim.threshold:g}{unit}"

@@ -79,15 +79,28 @@ def cluster_auroc_difference(
     level: float = 0.95,
 ) -> Estimate:
     """AUROC of `first` minus AUROC of `second`, two scores of the same rows: both see the same pairs, so the difference is paired."""
-    one, two, positive = finite(first, "scores"), finite(second, "scores"), np.asarray(labels, dtype=bool)
-    if one.shape != two.shape:
+    if np.shape(first) != np.shape(second):
         raise InputError("a paired comparison needs the same rows on both sides; match them by request first.")
-    codes, groups = cluster_codes(clusters, len(one))
-    value = auroc(one, positive) - auroc(two, positive)
+    return cluster_auroc_gap((first, labels, clusters), (second, labels, clusters), against=against, seed=seed, level=level)
+
+
+Scored = tuple[ArrayLike, ArrayLike, ArrayLike]
+"""Scores, labels and clusters [n] each."""
+
+
+def cluster_auroc_gap(first: Scored, second: Scored, *, against: Against = 0.0, seed: int = 0, level: float = 0.95) -> Estimate:
+    """AUROC of `first` minus AUROC of `second`, of different rows of the same pairs (text and picture form): (scores, labels, clusters)
+    each. Paired where the two share clusters, which all of them must. t interval and sign-flip p of the clusters' influence."""
+    (one, ups, ids), (two, others, too) = ((finite(s, "scores"), np.asarray(y, dtype=bool), np.asarray(c)) for s, y, c in (first, second))
+    codes, groups = cluster_codes(np.concatenate([ids, too]), len(one) + len(two))
+    sides = ((one, ups, codes[: len(one)]), (two, others, codes[len(one) :]))
+    if any(len(np.unique(c)) != groups for *_, c in sides):
+        raise InputError("a paired comparison of AUROCs needs the same pairs on both sides; leave out those that one side lacks.")
+    value, n = auroc(one, ups) - auroc(two, others), max(len(one), len(two))
     if groups < 2 or math.isnan(value):
-        return Estimate(value, math.nan, math.nan, len(one), groups, level, against=against, kind="statistic")
-    influence = auroc_influence(one, positive, codes, groups) - auroc_influence(two, positive, codes, groups)
-    return from_influence(value, influence, n=len(one), against=against, bounds=DIFFERENCE, seed=seed, level=level)
+        return Estimate(value, math.nan, math.nan, n, groups, level, against=against, kind="statistic")
+    up, down = (auroc_influence(s, y, c, groups) for s, y, c in sides)
+    return from_influence(value, up - down, n=n, against=against, bounds=DIFFERENCE, seed=seed, level=level)
 
 
 def auroc_influence(scores: np.ndarray, positive: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:

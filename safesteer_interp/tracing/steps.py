@@ -13,6 +13,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -75,7 +76,7 @@ class Pass:
     states: dict[tuple[Site, Read], States] = field(default_factory=dict)
     visited: set[Site] = field(default_factory=set)
 
-    @property
+    @cached_property
     def places(self) -> tuple[Site, ...]:
         """Sites read or edited, in the order a forward pass reaches them."""
         edited = chain.from_iterable(edit.sites for edit in self.edits)

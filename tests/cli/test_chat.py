@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +22,16 @@ from hypothesis import strategies as st
 from safesteer_interp.cli import _print_anything, main
 from safesteer_interp.cli.chat import drawn_with
 from safesteer_interp.cli.command import harmless_on_a_terminal
+from safesteer_interp.decoding.choice import PAPER, Choice
 from safesteer_interp.decoding.loop import StepRecord
+from safesteer_interp.defenses.defense import Settings
+from safesteer_interp.defenses.none import Undefended
+from safesteer_interp.defenses.registry import choose
+from safesteer_interp.defenses.safesteer import SafeSteer
+from safesteer_interp.models import load_model
 from safesteer_interp.models.planted import planted_requests
-from safesteer_interp.requests import Attack, select
+from safesteer_interp.requests import Attack, Request, select
+from safesteer_interp.tracing.tracer import Sampling
 
 HARMFUL = select(planted_requests(4, attacks=(Attack.CB,)), harmful=True)[0].text
 COMMON = ("chat", "--model", "planted", "--max-new-tokens", "8")
@@ -31,13 +40,14 @@ COMMON = ("chat", "--model", "planted", "--max-new-tokens", "8")
 def test_one_request_is_explained(
     safesteer: Callable[..., tuple[int, str, str]], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = planted_requests(40, attacks=(Attack.CB, Attack.SD))
+    few = planted_requests(160, attacks=(Attack.CB, Attack.SD))
     monkeypatch.setattr("safesteer_interp.cli.chat.choose_requests", lambda name, data_root: few)
-    code, out, err = safesteer(*COMMON, "--prompt", HARMFUL, "--explain", "--choice-temperature", "0")
+    code, out, err = safesteer(*COMMON, "--prompt", HARMFUL, "--explain", "--beta", "inf")
     assert code == 0, err
     assert "verdict: score" in out and "candidate" in out and "'sorry'" in out and out.strip().splitlines()[-1].startswith("sorry")
-    assert "sign test: refusal tokens score" in err and "|mu|" in err
-    assert 'fitting safesteer on 80 requests of "planted"' in err, "16 of the 20 training pairs and the 4 held-out ones"
+    assert "sign test: of the candidates of one prompt" in err and "|mu|" in err
+    assert '"planted" has not been calibrated' not in err, "settings were given"
+    assert re.search(r'fitting safesteer on \d+ requests of "planted"', err)
     assert any((fresh_cache / "traces").iterdir()), "the training trace is kept for the next time"
 
 
@@ -77,6 +87,9 @@ def test_lines_are_answered_one_by_one_as_json(
         (("--training-pairs", "-1"), 2, "--training-pairs -1"),
         (("--fitted", "nowhere"), 3, "give the folder that SafeSteer.save wrote"),
         (("--fit", "promt"), 2, '"promt" is not a fit'),
+        (("--fit", "centred"), 2, '"centred" fit may not guide decoding'),
+        (("--mix", "1"), 2, "--mix is gone: the choice is softmax(log p + beta z)"),
+        (("--preset", "calibrated"), 3, "has not been calibrated; `safesteer calibrate --model planted`"),
     ],
 )
 def test_what_cannot_work_is_one_sentence(
@@ -89,17 +102,17 @@ def test_what_cannot_work_is_one_sentence(
 def test_a_saved_defense_keeps_its_parameters_unless_a_flag_is_given(
     safesteer: Callable[..., tuple[int, str, str]], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    few = planted_requests(40, attacks=(Attack.CB, Attack.SD))
+    few = planted_requests(160, attacks=(Attack.CB, Attack.SD))
     monkeypatch.setattr("safesteer_interp.cli.chat.choose_requests", lambda name, data_root: few)
     ask = (*COMMON, "--prompt", HARMFUL, "--explain")
-    code, out, err = safesteer(*ask, "--k", "3", "--gate=probe", "--set", "mix=0.5", "--save", str(tmp_path / "saved"))
+    code, out, err = safesteer(*ask, "--k", "3", "--gate=probe", "--set", "beta=0.5", "--save", str(tmp_path / "saved"))
     assert code == 0 and "fitting safesteer" in err and "at most" in err and "saved in" in err, err
-    assert "k: 3" in err and "gate: probe" in err and "mix: 0.5" in err
+    assert "k: 3" in err and "gate: probe" in err and "beta: 0.5" in err
     assert "the probe calls this request harmful" in out and "guided, being called harmful" in out and "drawn with" in out
     code, _, err = safesteer(*ask, "--k", "3")
     assert code == 0 and "fitting" not in err, "what was read is kept, and nothing is said"
     code, out, err = safesteer(*ask, "--fitted", str(tmp_path / "saved"), "--set", "gate=none")
-    assert code == 0 and "fitting" not in err and "k: 3" in err and "gate: none" in err and "mix: 0.5" in err
+    assert code == 0 and "fitting" not in err and "k: 3" in err and "gate: none" in err and "beta: 0.5" in err
     assert "as every request is (gate none)" in out
 
 
@@ -148,10 +161,50 @@ def test_no_code_page_ends_a_command(page: str, fresh_cache: Path, monkeypatch: 
 
 def test_the_choice_is_shown_with_the_probability_it_was_drawn_with() -> None:
     step = StepRecord(0, (5, 6), (0.9, 0.1), (0.0, 2.0), 1, 5)
-    assert drawn_with(SimpleNamespace(temperature=1.0, mix=0.0), step) == pytest.approx([0.1192, 0.8808], abs=1e-4)  # type: ignore[arg-type]
-    assert drawn_with(SimpleNamespace(temperature=0.0, mix=0.0), step) == [0.0, 1.0]  # type: ignore[arg-type]
-    mixed = drawn_with(SimpleNamespace(temperature=1.0, mix=1.0), step)  # type: ignore[arg-type]
-    assert mixed == pytest.approx([0.9 / (0.9 + 0.1 * 7.389), 0.1 * 7.389 / (0.9 + 0.1 * 7.389)], abs=1e-3)
+
+    def shown(choice: Choice, temperature: float = 1.0) -> list[float]:
+        return drawn_with(SimpleNamespace(choice=choice), step, temperature)  # type: ignore[arg-type]
+
+    assert shown(PAPER) == pytest.approx([0.1192, 0.8808], abs=1e-4)
+    assert shown(Choice(beta=float("inf"))) == [0.0, 1.0] == shown(PAPER, temperature=0.0)
+    assert shown(Choice()) == pytest.approx([0.9 / (0.9 + 0.1 * 7.389), 0.1 * 7.389 / (0.9 + 0.1 * 7.389)], abs=1e-3)
+    assert shown(Choice(beta=1.0, spread=2.0)) == pytest.approx([0.9 / (0.9 + 0.1 * 2.718), 0.1 * 2.718 / (0.9 + 0.1 * 2.718)], abs=1e-3)
+
+
+def test_a_model_without_calibration_is_told_so(
+    safesteer: Callable[..., tuple[int, str, str]], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = planted_requests(160, attacks=(Attack.CB, Attack.SD))
+    monkeypatch.setattr("safesteer_interp.cli.chat.choose_requests", lambda name, data_root: few)
+    code, _, err = safesteer(*COMMON, "--prompt", HARMFUL)
+    assert code == 0 and '"planted" has not been calibrated, so SafeSteer answers with the preset "untuned"' in err, err
+
+
+@pytest.mark.slow
+def test_the_embedded_model_comes_calibrated_and_leaves_harmless_answers_whole() -> None:
+    """What a fresh install answers first: nothing is traced, and where the gate is shut the answer is the model's own."""
+    mini = load_model("mini")
+    assert not choose("safesteer").fits_on(mini)
+    defense = choose("safesteer").build(mini)
+    assert isinstance(defense, SafeSteer) and defense.preset == "calibrated" and defense.gate == "probe"
+    defense.guard(mini)
+    greedy = Settings(Sampling(24, temperature=0.0))
+    asked = [Request("How do I bake bread?"), Request("What is a good name for a cat?"), Request("List three fruits.")]
+    plain = Undefended().respond(mini, asked, greedy)
+    shut = [r.verdict["harmful"] is False for r in defense.respond(mini, asked, greedy)]
+    assert shut[0] and sum(shut) >= 2
+    for own, undefended in zip(defense.respond(mini, asked, greedy), plain, strict=True):
+        assert own.verdict["harmful"] or own.ids == undefended.ids
+
+
+@pytest.mark.speed
+def test_the_first_answer_of_a_fresh_install_comes_soon(tmp_path: Path) -> None:
+    environment = {**os.environ, "SAFESTEER_CACHE": str(tmp_path)}
+    started = time.perf_counter()
+    words = [sys.executable, "-m", "safesteer_interp", "chat", "--prompt", "How do I bake bread?"]
+    done = subprocess.run(words, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr[-500:]
+    assert time.perf_counter() - started < 15
 
 
 def test_defenses_are_listed(safesteer: Callable[..., tuple[int, str, str]]) -> None:
@@ -159,5 +212,6 @@ def test_defenses_are_listed(safesteer: Callable[..., tuple[int, str, str]]) -> 
     assert code == 0 and {row["name"] for row in json.loads(out)} >= {"none", "safesteer", "ecso", "coca"}
     assert all(row["what"] for row in json.loads(out))
     assert "k=5" in next(row["options"] for row in json.loads(out) if row["name"] == "safesteer")
+    assert next(row["options"] for row in json.loads(out) if row["name"] == "safesteer-paper") == "preset=paper"
     code, out, _ = safesteer("list", "judges", "--json")
-    assert code == 0 and {row["name"] for row in json.loads(out)} == {"refusal_strings", "llama_guard", "endpoint"}
+    assert code == 0 and {row["name"] for row in json.loads(out)} >= {"refusal_strings", "llama_guard", "endpoint"}

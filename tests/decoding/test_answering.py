@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.decoding import ByRank, asked, ids
+from support.decoding import BEST, ByRank, asked, ids
 
 from safesteer_interp.decoding.answering import generate
+from safesteer_interp.decoding.choice import PAPER, Choice
 from safesteer_interp.decoding.custom_generate import guided_generate
 from safesteer_interp.decoding.policies import PLAIN, Candidates, Guided, Opening, RandomScorer, RefusalTokens
 from safesteer_interp.errors import UsageError
 from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.openings import refusal_openings
 from safesteer_interp.probes.decoding_probe import DecodingProbe
+from safesteer_interp.refusals import ALL_OPENINGS
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Site
 from safesteer_interp.tracing.sampling import draw, uniforms
@@ -50,7 +53,7 @@ def test_greedy_equals_transformers(family: str, tiny: Callable[[str], Any]) -> 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
 def test_guiding_by_probability_changes_nothing(family: str, tiny: Callable[[str], Any]) -> None:
     mllm = tiny(family)
-    guided = Guided(ByProbability(), k=5, steps=4, temperature=0.0)
+    guided = Guided(ByProbability(), k=5, steps=4, choice=BEST)
     assert ids(generate(mllm, asked(mllm), guided, GREEDY)) == ids(generate(mllm, asked(mllm), PLAIN, GREEDY))
 
 
@@ -109,7 +112,7 @@ def test_finished_rows_leave_the_batch_and_the_others_go_on(tiny: Callable[[str]
 
 def test_the_preferred_candidate_is_taken_and_recorded(tiny: Callable[[str], Any]) -> None:
     mllm = tiny("qwen3_vl")
-    answers = generate(mllm, asked(mllm), Guided(ByRank(2), k=4, steps=3, temperature=0.0), GREEDY, explain=True, stop=False)
+    answers = generate(mllm, asked(mllm), Guided(ByRank(2), k=4, steps=3, choice=BEST), GREEDY, explain=True, stop=False)
     for answer in answers:
         assert [s.step for s in answer.steps] == [0, 1, 2]
         for record in answer.steps:
@@ -123,7 +126,7 @@ def test_the_answer_after_guidance_is_that_of_its_own_tokens(tiny: Callable[[str
     """The kept cache entry is the chosen token's: transformers, given prompt and guided tokens, goes on the same way."""
     mllm = tiny("llava")
     requests = asked(mllm)[:1]
-    answer = generate(mllm, requests, Guided(ByRank(3), k=4, steps=3, temperature=0.0), GREEDY, stop=False)[0]
+    answer = generate(mllm, requests, Guided(ByRank(3), k=4, steps=3, choice=BEST), GREEDY, stop=False)[0]
     inputs = dict(mllm.encode(requests).inputs)
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([answer.ids[:3]])], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -175,7 +178,7 @@ def test_edits_act_at_every_step_and_dose_zero_is_vanilla(tiny: Callable[[str], 
     site = Site.parse("resid_post.1")
     vector = torch.randn(mllm.width, generator=torch.Generator().manual_seed(0))
     seen: list[tuple[int, int]] = []
-    for policy in (PLAIN, Guided(ByProbability(), k=3, steps=2, temperature=0.0)):
+    for policy in (PLAIN, Guided(ByProbability(), k=3, steps=2, choice=BEST)):
         vanilla = ids(generate(mllm, requests, policy, GREEDY, stop=False))
         none = ids(generate(mllm, requests, policy, GREEDY, stop=False, edits=[Edit((site,), shift(0 * vector, seen))]))
         some = ids(generate(mllm, requests, policy, GREEDY, stop=False, edits=[Edit((site,), shift(20 * vector))]))
@@ -189,7 +192,7 @@ def test_an_edit_of_guided_steps_equals_an_edit_of_plain_ones(tiny: Callable[[st
     site = Site.parse("resid_post.2")
     vector = 3 * torch.randn(mllm.width, generator=torch.Generator().manual_seed(1))
     edits = [Edit((site,), shift(vector))]
-    guided = Guided(ByProbability(), k=4, steps=5, temperature=0.0)
+    guided = Guided(ByProbability(), k=4, steps=5, choice=BEST)
     assert ids(generate(mllm, asked(mllm), guided, GREEDY, edits=edits)) == ids(generate(mllm, asked(mllm), PLAIN, GREEDY, edits=edits))
 
 
@@ -199,15 +202,26 @@ def candidates(k: int = 4, d: int = 6) -> Candidates:
     return Candidates(torch.arange(3 * k).view(3, k), log_probs, torch.randn(3, k, d, generator=generator), 0, [[], [], []])
 
 
-def test_mixing_goes_from_the_paper_to_the_model() -> None:
+def test_the_choice_goes_from_the_model_to_the_score_and_the_paper_is_one_setting() -> None:
     offered = candidates()
     uniform = torch.rand(3, dtype=torch.float64)
-    paper, scores = Guided(ByRank(1), k=4, steps=1).choose(offered, uniform)
-    assert torch.equal(paper, draw(scores, uniform, 1.0))
-    model, _ = Guided(ByRank(1), k=4, steps=1, mix=1e6, temperature=0.0).choose(offered, uniform)
-    assert model.tolist() == [0, 0, 0]
-    best, _ = Guided(ByRank(1), k=4, steps=1, temperature=0.0).choose(offered, uniform)
-    assert best.tolist() == [1, 1, 1]
+
+    def chosen(choice: Choice, temperature: float = 1.0) -> list[int]:
+        drawn, _ = Guided(ByRank(1), k=4, steps=1, choice=choice).choose(replace(offered, temperature=temperature), uniform)
+        return drawn.tolist()
+
+    scores = ByRank(1).scores(offered)
+    assert chosen(PAPER) == draw(scores, uniform, 1.0).tolist(), "softmax(s), eq. 6"
+    assert chosen(Choice(beta=0.0)) == draw(offered.log_probs, uniform, 1.0).tolist(), "top-K sampling"
+    assert chosen(Choice(beta=math.inf)) == chosen(Choice(beta=1e6)) == chosen(BEST) == [1, 1, 1]
+    assert chosen(Choice(beta=0.0), temperature=0.0) == [0, 0, 0], "a greedy answer is greedy while it is guided"
+    mixed = Choice(beta=3.0, spread=2.0).logits(offered.log_probs, scores)
+    torch.testing.assert_close(mixed, offered.log_probs + 1.5 * scores)
+    tied = Choice(beta=math.inf).logits(offered.log_probs, torch.zeros(3, 4))
+    torch.testing.assert_close(tied, offered.log_probs), "among equal scores the model decides"
+    for wrong, sentence in (({"beta": -1.0}, "`beta`"), ({"beta": math.nan}, "`beta`"), ({"spread": 0.0}, "spread")):
+        with pytest.raises(UsageError, match=sentence):
+            Choice(**wrong)
 
 
 def test_random_scores_keep_the_probes_sharpness_and_lose_its_meaning() -> None:
@@ -228,14 +242,14 @@ def test_random_scores_keep_the_probes_sharpness_and_lose_its_meaning() -> None:
 def test_refusal_tokens_prefer_what_continues_a_refusal() -> None:
     scorer = RefusalTokens(frozenset({(7, 8), (7, 9, 2)}))
     offered = replace(candidates(3), ids=torch.tensor([[1, 7, 2], [8, 1, 9], [5, 6, 4]]), emitted=[[], [7], [7, 8]])
-    assert scorer.scores(offered).argmax(-1).tolist() == [1, 0, 0]
-    on = scorer.scores(offered) - offered.log_probs > 50
-    assert on.tolist() == [[False, True, False], [True, False, True], [False, False, False]]
+    assert scorer.scores(offered).tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
+    only, _ = Guided(scorer, k=3, steps=1, choice=BEST).choose(replace(offered, temperature=0.0), torch.zeros(3, dtype=torch.float64))
+    assert only.tolist() == [1, 0, 0], "the likeliest of those on an opening; the likeliest of all where none is"
 
 
 def test_refusal_tokens_are_those_of_the_models_answers(tiny: Callable[[str], Any]) -> None:
     mllm = tiny("smolvlm")
-    assert RefusalTokens.of(mllm).openings == refusal_openings(mllm)
+    assert RefusalTokens.of(mllm).openings == refusal_openings(mllm, ALL_OPENINGS) > refusal_openings(mllm)
 
 
 @pytest.mark.parametrize(
@@ -244,8 +258,6 @@ def test_refusal_tokens_are_those_of_the_models_answers(tiny: Callable[[str], An
         (lambda: Guided(ByProbability(), k=0), "K is 0"),
         (lambda: Guided(ByProbability(), k=1001), "K is 1001, but at most 1000 candidates are scored a step"),
         (lambda: Guided(ByProbability(), steps=-1), "steps is -1"),
-        (lambda: Guided(ByProbability(), temperature=-1.0), "`temperature`"),
-        (lambda: Guided(ByProbability(), mix=-0.5), "`mix`"),
     ],
 )
 def test_impossible_budgets_are_refused(make: Callable[[], Any], sentence: str) -> None:
@@ -272,10 +284,10 @@ def test_custom_generate_guides_a_plain_transformers_model(family: str, tiny: Ca
     inputs = mllm.encode(requests).inputs
     options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
     plain = mllm.model.generate(**inputs, **options)
-    null = partial(guided_generate, Guided(ByProbability(), k=5, steps=4, temperature=0.0))
+    null = partial(guided_generate, Guided(ByProbability(), k=5, steps=4, choice=BEST))
     assert torch.equal(mllm.model.generate(**inputs, **options, custom_generate=null), plain)
     assert torch.equal(mllm.model.generate(**inputs, **options, use_cache=False, custom_generate=null), plain)
-    ranked = Guided(ByRank(2), k=4, steps=3, temperature=0.0)
+    ranked = Guided(ByRank(2), k=4, steps=3, choice=BEST)
     found = mllm.model.generate(**inputs, **options, custom_generate=partial(guided_generate, ranked))
     ours = generate(mllm, requests, ranked, GREEDY, stop=False)
     assert found[:, inputs["input_ids"].shape[1] :].tolist() == ids(ours)

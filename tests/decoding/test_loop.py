@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.decoding import ByRank, asked, ids
+from support.decoding import BEST, ByRank, asked, ids
 
 from safesteer_interp.decoding import answering as module
 from safesteer_interp.decoding.answering import answer_asks, generate
@@ -79,7 +79,7 @@ def test_each_answer_is_what_it_would_be_alone(family: str, tiny: Callable[[str]
     """Plain, guided, edited before and at the final norm, contrasted, of two seeds: all in streams of four rows."""
     mllm = tiny(family)
     requests = many(mllm)
-    guided = Guided(ByRank(1), k=3, steps=3, temperature=0.0)
+    guided = Guided(ByRank(1), k=3, steps=3, choice=BEST)
     late, early = edit("final_norm", 0.2), edit("resid_post.1", 0.1)
     ways = [(PLAIN, ()), (guided, ()), (PLAIN, (late,)), (guided, (late,)), (PLAIN, (early,)), (guided, (early, late))]
     asks = [Ask(r, 3, policy, edits) for policy, edits in ways for r in requests]
@@ -120,7 +120,7 @@ def test_text_and_plain_strings(tiny: Callable[[str], Any]) -> None:
     answer = generate(mllm, [text], PLAIN, SAMPLED)[0]
     assert answer.ids == generate(mllm, [replace(asked(mllm)[0], image=None)], PLAIN, SAMPLED)[0].ids
     assert answer.text == mllm.tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
-    assert repr(Guided(ByRank(1), k=3)) == "Guided(rank, k=3, steps=5, temperature=1, mix=0)"
+    assert repr(Guided(ByRank(1), k=3)) == "Guided(rank, k=3, steps=5, softmax(log p + 1 s))"
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def test_a_scorer_sees_the_candidates_at_its_own_site(family: str, place: str, t
     mllm = tiny(family)
     site, requests = Site.parse(place), sorted(asked(mllm), key=lambda r: len(r.text))
     seeing = Seeing(site, [])
-    answers = generate(mllm, requests, Guided(seeing, k=3, steps=3, temperature=0.0), SAMPLED, explain=True, stop=False)
+    answers = generate(mllm, requests, Guided(seeing, k=3, steps=3, choice=BEST), SAMPLED, explain=True, stop=False)
     inputs = mllm.encode(requests).inputs
     before: list[torch.Tensor] = []
     for step, seen in enumerate(seeing.seen):
@@ -174,7 +174,7 @@ def test_a_scorer_at_a_site_shares_a_batch_with_one_at_another(tiny: Callable[[s
     mllm = tiny("llava")
     requests = asked(mllm)
     early, late = Seeing(Site.parse("resid_post.0"), []), Seeing(Site.parse("final_norm"), [])
-    policies = [Guided(scorer, k=3, steps=2, temperature=0.0) for scorer in (early, late)]
+    policies = [Guided(scorer, k=3, steps=2, choice=BEST) for scorer in (early, late)]
     together = answered(mllm, [Ask(r, 0, policy) for policy in policies for r in requests], 10)
     assert together[:3] == together[3:]
     shared = [seen.clone() for seen in early.seen]

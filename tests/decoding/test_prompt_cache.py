@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.decoding import ByRank, asked, ids
+from support.decoding import BEST, ByRank, asked, ids
 
 from safesteer_interp.decoding import prompt_cache as prompts
 from safesteer_interp.decoding.answering import generate
@@ -18,7 +18,7 @@ from safesteer_interp.sites import Site
 from safesteer_interp.tracing.tracer import At, Edit, Sampling
 
 SAMPLED = Sampling(max_new_tokens=8, temperature=1.0, seed=3)
-GUIDED = Guided(ByRank(1), k=3, steps=4, temperature=0.0)
+GUIDED = Guided(ByRank(1), k=3, steps=4, choice=BEST)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.decoding import ByRank, asked
+from support.decoding import BEST, ByRank, asked
 
 from safesteer_interp.decoding import answering as module
 from safesteer_interp.decoding.answering import answer_asks, generate
@@ -37,7 +37,7 @@ def rising(by: float) -> Guided:
         guided = torch.arange(len(states)) % 2 == 0
         return Opening(states + by, guided, [{"moved": by} for _ in states])
 
-    return Guided(ByRank(1), k=3, steps=4, temperature=0.0, opening=opening)
+    return Guided(ByRank(1), k=3, steps=4, choice=BEST, opening=opening)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_each_answer_is_what_it_would_be_alone(family: str, tiny: Callable[[str]
     mllm = tiny(family)
     requests = asked(mllm)
     late, early, stronger = moved("final_norm", 1.0), moved("resid_post.0", 0.5), moved("resid_post.1", 2.0)
-    first, second = Guided(ByRank(1), k=3, steps=4, temperature=0.0), Guided(ByRank(2), k=3, steps=4, temperature=0.0)
+    first, second = Guided(ByRank(1), k=3, steps=4, choice=BEST), Guided(ByRank(2), k=3, steps=4, choice=BEST)
     ways = [(PLAIN, ()), (PLAIN, (late,)), (first, ()), (second, ()), (first, (late,)), (PLAIN, (early,)), (PLAIN, (stronger, late))]
     asks = [Ask(r, seed, policy, edits) for policy, edits in ways for seed in (3, 4) for r in requests]
     alone = [generate(mllm, [a.request], a.policy, Sampling(8, 1.0, a.seed), edits=a.edits, batch_size=1, explain=True)[0] for a in asks]
@@ -91,7 +91,7 @@ def test_rows_of_several_openings_are_put_back_in_their_places(tiny: Callable[[s
 
 def test_finished_rows_do_not_shift_the_choice() -> None:
     """Rows 0 and 3 have finished: the rows left belong to answers 1, 2 and 4."""
-    mixed = Mixed([Guided(ByRank(1), 3, 4, 0.0), Guided(ByRank(2), 3, 4, 0.0), PLAIN], torch.tensor([0, 1, 0, 0, 2]))
+    mixed = Mixed([Guided(ByRank(1), 3, 4, BEST), Guided(ByRank(2), 3, 4, BEST), PLAIN], torch.tensor([0, 1, 0, 0, 2]))
     rows = torch.tensor([1, 2, 4])
     log_probs = torch.log_softmax(torch.tensor([[3.0, 2.0, 1.0]] * 3), -1)
     choice, _ = mixed.choose(Candidates(torch.arange(9).view(3, 3), log_probs, torch.zeros(3, 3, 4), 1, [[0]] * 3, rows), torch.zeros(3))

@@ -19,6 +19,7 @@ from safesteer_interp.defenses.defense import Response, Settings, StagedDefense,
 from safesteer_interp.defenses.ecso import ECSO
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.defenses.safesteer import SafeSteer, description
+from safesteer_interp.defenses.safesteer_checks import current_parameters
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.harness import evaluate
 from safesteer_interp.evaluation.metrics import compare, rates
@@ -35,7 +36,7 @@ SETTINGS = Settings(Sampling(max_new_tokens=8, temperature=1.0), batch_size=64)
 
 @pytest.fixture(scope="module")
 def requests() -> list[Request]:
-    return planted_requests(60, attacks=(Attack.CB, Attack.SD))
+    return planted_requests(160, attacks=(Attack.CB, Attack.SD))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def trace(planted: Any, requests: list[Request]) -> Trace:
 
 @pytest.fixture(scope="module")
 def safesteer(planted: Any, trace: Trace) -> SafeSteer:
-    return SafeSteer.from_trace(planted, trace)
+    return SafeSteer.from_trace(planted, trace, gate="none")
 
 
 def test_planted_verdicts(planted: Any, requests: list[Request], safesteer: SafeSteer, tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_the_vector_finds_the_planted_gap(planted: Any, safesteer: SafeSteer) ->
 def test_reversed_token_scores_fail_the_sign_test_and_may_not_guide(requests: list[Request]) -> None:
     reversed_model = build_planted(token_scores=-1.0)
     trained = training_trace(reversed_model, requests, progress=False)
-    defense = SafeSteer.from_trace(reversed_model, trained)
+    defense = SafeSteer.from_trace(reversed_model, trained, fit="prompt")
     assert defense.probe.sign_test_ is not None and not defense.probe.sign_test_.passed
     with pytest.raises(UsageError, match="failed its sign test"):
         defense.respond(reversed_model, requests[:2], SETTINGS)
@@ -106,8 +107,10 @@ def test_what_does_not_fit_is_refused(planted: Any, tiny: Callable[[str], Any], 
         replace(safesteer, gate="prob")
     with pytest.raises(UsageError, match='sign "to_text" is unknown'):
         replace(safesteer, sign="to_text")
-    with pytest.raises(UsageError, match="`mix`"):
-        replace(safesteer, mix=-1.0)
+    with pytest.raises(UsageError, match="`beta`"):
+        replace(safesteer, beta=-1.0)
+    with pytest.raises(UsageError, match="may not guide decoding: it takes one and the same vector"):
+        SafeSteer.from_trace(planted, trace, fit="centred")
     with pytest.raises(UsageError, match="has none; fit it on SD and CB"):
         replace(safesteer, vector=None)
     assert safesteer.vector is not None
@@ -129,7 +132,7 @@ def test_a_vector_needs_both_forms(planted: Any) -> None:
         SafeSteer.build(planted)
 
 
-def test_a_saved_defense_answers_alike(planted: Any, safesteer: SafeSteer, tmp_path: Path) -> None:
+def test_a_saved_defense_answers_alike(planted: Any, trace: Trace, safesteer: SafeSteer, tmp_path: Path) -> None:
     folder = replace(safesteer, k=3, gate="probe").save(tmp_path / "defense")
     loaded = SafeSteer.load(folder)
     assert loaded.fingerprint() == replace(safesteer, k=3, gate="probe").fingerprint() != safesteer.fingerprint()
@@ -140,9 +143,12 @@ def test_a_saved_defense_answers_alike(planted: Any, safesteer: SafeSteer, tmp_p
     assert SafeSteer.load(folder, steps=2).steps == 2
     earlier = SafeSteer.load(earlier_defense(replace(safesteer, k=3, gate="probe"), tmp_path / "earlier"))
     assert earlier.fingerprint() == loaded.fingerprint()
-    assert "fit on planted" in description(loaded)["probe"]
+    assert loaded.probe.sign_test_ == safesteer.probe.sign_test_ and loaded.probe.sign_test_.passed
+    assert loaded.probe.spread_ == safesteer.probe.spread_ and loaded.choice == safesteer.choice
+    assert description(loaded)["probe"].startswith("token fit at final_norm on planted")
     assert [p.name for p in folder.iterdir()] == ["safesteer.safetensors"]
-    assert loaded.probe is loaded.prompt_probe, "one probe is stored once"
+    by_prompts = SafeSteer.load(SafeSteer.from_trace(planted, trace, fit="prompt").save(tmp_path / "prompt"))
+    assert by_prompts.probe is by_prompts.prompt_probe, "one probe is stored once"
     with pytest.raises(InputError, match=r"safesteer\.safetensors does not exist"):
         SafeSteer.load(tmp_path)
     loaded.vector.save(folder / "safesteer.safetensors")
@@ -162,7 +168,7 @@ def test_the_fingerprint_follows_what_changes_answers(safesteer: SafeSteer) -> N
         CoCA(alpha=1.0).fingerprint(),
     }
     assert len(prints) == 8
-    assert replace(safesteer, force=True).fingerprint() == safesteer.fingerprint()
+    assert replace(safesteer, force=True, preset="paper").fingerprint() == safesteer.fingerprint()
 
 
 def test_an_ungated_request_is_guided_and_a_gated_harmless_one_is_not(planted: Any, safesteer: SafeSteer) -> None:
@@ -179,6 +185,41 @@ def test_an_ungated_request_is_guided_and_a_gated_harmless_one_is_not(planted: A
     assert all(g.ids == p.ids for g, p in zip(gated, plain, strict=True) if not g.verdict["harmful"])
 
 
+def test_parameters_of_earlier_versions_are_understood() -> None:
+    rest = {"k": 5, "gate": "none"}
+    assert current_parameters({**rest, "mix": 0.0, "temperature": 1.0}) == {**rest, "beta": 1.0, "score_only": True, "scaled": False}
+    assert current_parameters({**rest, "mix": 0.5, "temperature": 0.5})["beta"] == 2.0
+    assert current_parameters({**rest, "mix": 0.0, "temperature": 0.0})["beta"] == float("inf")
+    with pytest.raises(InputError, match=r"mix=0.5 and temperature=1.0, which .* cannot say"):
+        current_parameters({**rest, "mix": 0.5, "temperature": 1.0})
+    now = {"beta": 2.0, "k": 3}
+    assert current_parameters(now) == now
+
+
+def test_the_threshold_is_one_for_words_and_one_for_pictures(planted: Any, safesteer: SafeSteer) -> None:
+    """Text and a blank image are told from a picture that shows something, by what is visible of a request alone."""
+    some = select(planted_requests(40, attacks=(Attack.TEXT, Attack.CB, Attack.SD)), split=Split.TEST, harmful=True)
+    shut = replace(safesteer, gate="probe", threshold=float("-inf"), threshold_picture=float("inf"))
+    plain = Undefended().respond(planted, some, SETTINGS)
+    for request, response, undefended in zip(some, shut.respond(planted, some, SETTINGS), plain, strict=True):
+        words = request.attack is not Attack.SD
+        assert response.verdict["guided"] == response.verdict["harmful"] == response.verdict["aligned"] == words
+        assert words or response.ids == undefended.ids, "where the gate is shut the answer is the model's own"
+    assert "threshold" in Composed((shut, Undefended())).respond(planted, some[:1], SETTINGS)[0].verdict
+
+
+def test_candidates_are_scored_where_the_probe_reads(planted: Any, requests: list[Request]) -> None:
+    early = SafeSteer.fit(planted, requests, site="resid_post.4", fit="contrastive", tracing={"progress": False})
+    assert str(early.site) == "resid_post.4" and early.prompt_probe.origin_.site == "final_norm"
+    assert early.probe.sign_test_ is not None and early.probe.sign_test_.passed
+    some = select(requests, attacks=[Attack.SD], split=Split.TEST)
+    responses = replace(early, gate="none").respond(planted, some, replace(SETTINGS, explain=True))
+    late = SafeSteer.fit(planted, requests, fit="contrastive", gate="none", tracing={"progress": False})
+    others = late.respond(planted, some, replace(SETTINGS, explain=True))
+    first, second = responses[0].steps[0], others[0].steps[0]
+    assert first.candidates == second.candidates and first.scores != second.scores
+
+
 def test_controls_run_at_equal_budget(planted: Any, safesteer: SafeSteer) -> None:
     some = select(planted_requests(12, attacks=(Attack.CB,)), split=Split.TEST, harmful=True)
     settings = replace(SETTINGS, explain=True)
@@ -190,7 +231,7 @@ def test_controls_run_at_equal_budget(planted: Any, safesteer: SafeSteer) -> Non
 
 
 def test_custom_generate_answers_as_respond_does(planted: Any, safesteer: SafeSteer) -> None:
-    sure = replace(safesteer, temperature=0.0)
+    sure = replace(safesteer, beta=float("inf"))
     some = select(planted_requests(6, attacks=(Attack.SD,)), split=Split.TEST)
     greedy = replace(SETTINGS, sampling=Sampling(max_new_tokens=8, temperature=0.0))
     ours = [r.ids for r in sure.respond(planted, some, greedy)]

@@ -174,6 +174,9 @@ def test_conformal_refuses_what_is_flagged_and_nothing_else(planted: Any, trace:
         assert ours.text == defense.refusal if ours.verdict["flagged"] else ours.ids == own.ids
     assert replace(defense, threshold=np.inf).respond(planted, texts[:3], GREEDY)[0].ids == plain[0].ids
     assert "harmless prompts" in defense.description()["calibrated on"]
+    apart = Conformal.from_trace(planted, trace, held=trace, bound=0.1)
+    assert apart.calibrated_on == int((~trace.labels.harmful).sum()) > defense.calibrated_on
+    assert float(np.corrcoef(apart.probe.weight_, defense.probe.weight_)[0, 1]) > 0.9, "fitted on the fit split in both"
     with pytest.raises(UsageError, match="bound on false interventions is 1"):
         replace(defense, bound=1.0)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from safesteer_interp.decoding.choice import PAPER
 from safesteer_interp.decoding.policies import Guided, RefusalTokens
 from safesteer_interp.defenses.coca import CoCA
 from safesteer_interp.defenses.composed import Composed
@@ -17,6 +18,7 @@ from safesteer_interp.defenses.registry import DEFENSES, choose, defense_class
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.harness import evaluate
 from safesteer_interp.models.planted import planted_requests
+from safesteer_interp.requests import Attack
 from safesteer_interp.tracing.tracer import Sampling
 
 SETTINGS = Settings(Sampling(max_new_tokens=8, temperature=1.0), batch_size=8)
@@ -47,8 +49,8 @@ def test_the_registry_knows_every_defense() -> None:
 
 def test_options_come_from_the_fields(planted: Any) -> None:
     assert choose("coca", ["alpha=2", "plausibility=0.1"]).build(planted) == CoCA(alpha=2.0, plausibility=0.1)
-    part = choose("safesteer", ["k=8", "gate=probe", "alignment=no", "fit=centred", "force"]).parts[0]
-    assert part.options == {"k": 8, "gate": "probe", "alignment": False, "fit": "centred", "force": True}
+    part = choose("safesteer", ["k=8", "gate=probe", "alignment=no", "fit=token", "force", "beta=inf"]).parts[0]
+    assert part.options == {"k": 8, "gate": "probe", "alignment": False, "fit": "token", "force": True, "beta": float("inf")}
     assert choose("safesteer").trained and not choose("ecso").trained
     for words, sentence in (
         (["alfa=2"], 'defense "coca" has no option "alfa". Did you mean "alpha"'),
@@ -62,6 +64,22 @@ def test_options_come_from_the_fields(planted: Any) -> None:
         choose("none", ["k=8"])
 
 
+def test_presets_have_names_of_their_own(planted: Any) -> None:
+    for preset in ("paper", "corrected", "calibrated"):
+        assert choose(f"safesteer-{preset}").parts[0].options == choose("safesteer", [f"preset={preset}"]).parts[0].options
+        assert choose(f"safesteer-{preset}", ["k=8"]).parts[0].options == {"preset": preset, "k": 8}
+    training = planted_requests(160, attacks=(Attack.CB, Attack.SD))
+    paper = choose("safesteer-paper").build(planted, training)
+    assert (paper.beta, paper.score_only, paper.gate, str(paper.rule), paper.preset) == (1.0, True, "none", "printed/raw", "paper")  # type: ignore[attr-defined]
+    assert paper.choice == PAPER and paper.probe.fit_ == "prompt"  # type: ignore[attr-defined]
+    corrected = choose("safesteer-corrected", ["k=3"]).build(planted, training)
+    assert (str(corrected.rule), corrected.choice, corrected.preset) == ("toward_text/unit", PAPER, "custom")  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r'"planted" has not been calibrated; `safesteer calibrate --model planted`'):
+        choose("safesteer-calibrated").build(planted, training)
+    with pytest.raises(UsageError, match='Did you mean "safesteer-paper"'):
+        defense_class("safesteer-papr")
+
+
 def test_what_safesteer_would_refuse_is_refused_before_it_is_fitted(planted: Any) -> None:
     for words, sentence in (
         (["k=0"], "K is 0"),
@@ -69,7 +87,11 @@ def test_what_safesteer_would_refuse_is_refused_before_it_is_fitted(planted: Any
         (["fit=promt"], '"promt" is not a fit'),
         (["gate=prob"], 'no gate "prob"'),
         (["sign=to_text"], 'sign "to_text" is unknown'),
-        (["mix=-1"], "`mix`"),
+        (["beta=-1"], "`beta`"),
+        (["mix=1"], 'has no option "mix"'),
+        (["fit=centred"], '"centred" fit may not guide decoding'),
+        (["preset=papr"], 'no preset "papr". Did you mean "paper"'),
+        (["preset=calibrated", "fit=token"], '"calibrated" is fitted already'),
     ):
         with pytest.raises(UsageError, match=sentence):
             choose("safesteer", words).check(SETTINGS)

@@ -117,6 +117,8 @@ def test_llama_guard_vision_sees_the_picture(tiny: Callable[[str], Any], tmp_pat
     found = judge.judge([*shown, ASKED[0]], ["an answer", "another"])
     assert [(v.unsafe, v.categories) for v in found] == [(True, ("S2",))] * 2
     assert seen[0] is not None and seen[1] is None
+    other = replace(shown[0], image=asked(mllm)[1].image)
+    assert judge.seen(shown[0]) != judge.seen(other) and judge.seen(ASKED[0]) == ASKED[0].intent
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,9 @@ def test_mm_vet_is_graded_against_the_right_answer(server: Any, tmp_path: Path) 
     row = rate_table(hits).set_index("measure").loc["accuracy"]
     assert row["judge"] == "graded by grader" and row["value"] == pytest.approx(0.7) and row["n"] == 1 and row["unjudged"] == 2
     assert len(seen) == 2 and "Prediction: it is 0" in seen[0]
+    twice = [Request("the same question", id=name) for name in ("a", "b")]
+    told = replace(grader, references={"a": "42", "b": "7"})
+    assert [v.score for v in verdicts(told, twice, ["it is"] * 2, root=tmp_path)] == [0.7, None], "another right answer, another grade"
     assert MMVetGrader(model="m").read("Score: 1.0").score == 1 and MMVetGrader(model="m").read("7").score is None
 
 

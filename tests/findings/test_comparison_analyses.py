@@ -112,7 +112,7 @@ def test_the_four_cells_say_the_same_words(root: Path) -> None:
     from safesteer_interp.datasets.bundled import load_bundled
 
     analysis = runner.discover(FOLDER)["typography_or_text"]
-    cells: Callable[[list[Request]], list[Request]] = analysis.table.__globals__["cells"]  # type: ignore[attr-defined]
+    cells: Callable[[list[Request]], list[Request]] = analysis._module["cells"]
     pair = list(load_bundled(("TEXT", "TYPO"), "test"))[:4]
     made = {r.scenario: r for r in cells(pair) if r.harmful}
     text, drawn = (next(r for r in pair if r.harmful and r.attack is form) for form in (Attack.TEXT, Attack.TYPO))

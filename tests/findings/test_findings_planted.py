@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.figures import assert_shown, panels_that_ignore, perturbed
 
 from safesteer_interp import runner
 from safesteer_interp.datasets.planted import planted_requests
+from safesteer_interp.plotting import style
 from safesteer_interp.report import render_folder
 from safesteer_interp.requests import Attack
+from safesteer_interp.runner.analysis import like_returned
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.session import RunSettings, Session
@@ -41,20 +44,29 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Session]:
 
 def verdicts(session: Session, name: str, folder: Path) -> dict[str, str]:
     analysis = runner.discover(FOLDER)[name]
-    _, record = measure(Context(session, analysis, analysis.parameters("quick", {"pairs": 64}), folder))
+    enough = {"pairs": 64, "choice_pairs": 64, "k": 10} if name == "decoding_separability" else {"pairs": 64}
+    _, record = measure(Context(session, analysis, analysis.parameters("quick", enough), folder))
     return {c["id"]: c["verdict"] for c in record["claims"]}
 
 
 CASES = [
-    ("prefill_separability", {}, {"separable_text": "supported", "separable_sd": "supported"}),
+    ("prefill_separability", {}, {"separable_text": "supported", "separable_sd": "supported", "beyond_words_sd": "contradicted"}),
     ("prefill_separability", {"harm": 0.0}, {"separable_text": "contradicted", "separable_sd": "contradicted"}),
-    ("decoding_separability", {}, {"sign_test_prompt": "supported", "sign_test_token": "supported", "fades_with_steps": "contradicted"}),
-    ("decoding_separability", {"token_scores": -1.0}, {"sign_test_prompt": "contradicted"}),
+    (
+        "decoding_separability",
+        {},
+        {"orders_candidates_prompt": "supported", "orders_candidates_contrastive": "supported", "fades_with_steps": "contradicted"},
+    ),
+    (
+        "decoding_separability",
+        {"token_scores": -1.0},
+        {"orders_candidates_prompt": "contradicted", "orders_candidates_contrastive": "supported"},
+    ),
     ("modality_stealth", {}, {"stealthier_sd": "undecided", "slips_past_sd": "supported", "slips_past_typo": "supported"}),
     ("modality_stealth", {"gap": -1.0}, {"slips_past_sd": "contradicted"}),
     ("layer_choice", {}, {"readable_somewhere_text": "supported", "onset_later_sd": "undecided"}),
     ("layer_choice", {"harm": 0.0}, {"readable_somewhere_text": "contradicted"}),
-    ("modality_transfer", {}, {"text_to_sd": "supported", "others_to_typo": "supported"}),
+    ("modality_transfer", {}, {"text_to_sd": "supported", "others_to_typo": "supported", "text_drops_on_sd": "undecided"}),
     (
         "refusal_lens",
         {},
@@ -63,7 +75,16 @@ CASES = [
     ("refusal_lens", {"gap": 0.0}, {"refusal_token_in_top_k_sd": "supported"}),
     ("modality_gap", {}, {"harmful_image_moves_harmful_text_to_harmless": "supported"}),
     ("modality_gap", {"gap": -1.0}, {"harmful_image_moves_harmful_text_to_harmless": "contradicted"}),
-    ("probe_training", {}, {"four_components_suffice": "supported", "starts_agree": "supported"}),
+    (
+        "probe_training",
+        {},
+        {
+            "four_components_suffice": "supported",
+            "sixteen_pairs_suffice": "supported",
+            "full_width_adds_little": "supported",
+            "starts_agree": "supported",
+        },
+    ),
     ("probe_training", {"harm": 0.0}, {"four_components_suffice": "contradicted"}),
 ]
 
@@ -100,3 +121,49 @@ def test_findings_about_prompts_run_on_a_text_model(name: str, tmp_path: Path) -
     tables = [pd.read_csv(path) for path in tmp_path.glob("figures/*/*/table.csv")]
     assert tables and all(set(t["attack"]) == {"TEXT"} for t in tables if "attack" in t)
     assert all(set(t["read"]) == {"last_prompt"} for t in tables if "read" in t)
+
+
+BARS = ("value", "low", "high")
+HALF = "layer in ('3', '4', '5', 'final_norm')"
+"""The later half of the planted model, which is all that refusal_lens draws."""
+SHOWN: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
+    "prefill_separability": [
+        ("table", "", BARS),
+        ("points", "attack == 'TEXT'", ("score", "rest")),
+        ("points", "attack == 'SD'", ("score", "rest")),
+    ],
+    "decoding_separability": [
+        *(("table", f"fit == '{fit}'", BARS) for fit in ("prompt", "token")),
+        *(("separation", f"contrast == '{c}'", BARS) for c in ("refuse over comply", "comply over harmless")),
+        ("sign_test", "", BARS),
+    ],
+    "modality_stealth": [
+        ("table", f"measure == '{m}'", BARS) for m in ("axis", "space", "refusal rate, harmful", "refusal rate, harmless")
+    ],
+    "layer_choice": [
+        *(("table", f"read == '{r}' and method == 'probe' and width == '4'", BARS) for r in ("last_prompt", "image_mean")),
+        ("transfer", "", BARS),
+        ("stability", "", BARS),
+    ],
+    "modality_transfer": [("table", "", ("value",)), ("by_layer", "trained_on == 'TEXT'", BARS)],
+    "refusal_lens": [
+        *(("table", f"quantity == 'log_probability' and `class` == '{c}' and {HALF}", BARS) for c in ("harmful", "harmless")),
+        ("top_k", "`class` == 'harmful'", BARS),
+    ],
+    "modality_gap": [("table", f"quantity == '{q}' and `class` == 'harmful'", BARS) for q in ("size", "cosine", "toward_harmful")],
+    "probe_training": [("loss", "", ("epoch", "loss")), *(("table", f"quantity == '{q}'", BARS) for q in ("pairs", "width"))],
+}
+"""Finding -> (table, the rows that one panel draws all of, the columns that it draws of them)."""
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_figures_show_the_numbers_of_their_tables(benches: Callable[..., Session], tmp_path: Path, name: str) -> None:
+    analysis = runner.discover(FOLDER)[name]
+    p = analysis.parameters("quick", {"pairs": 64})
+    tables, _ = measure(Context(benches(), analysis, p, tmp_path))
+    with style():
+        figures, others = (analysis.draw(like_returned(t), p) for t in (tables, perturbed(tables)))
+    assert panels_that_ignore(figures, others) == [], "every panel follows its table"
+    for table, rows, columns in SHOWN[name]:
+        asked = tables[table].astype({c: str for c in ("width", "layer") if c in tables[table]})
+        assert_shown(figures, asked.query(rows, engine="python") if rows else asked, *columns, of=f"{table} {rows}")

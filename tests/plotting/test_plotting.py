@@ -18,7 +18,7 @@ from safesteer_interp.plotting.palette import BROWN, ENTITIES, GREEN, HARM, INDI
 from safesteer_interp.plotting.panels.planes import pareto_front
 from safesteer_interp.plotting.panels.strips import visible
 from safesteer_interp.plotting.stamp import BAND
-from safesteer_interp.plotting.style import SMALLEST, in_column
+from safesteer_interp.plotting.style import SMALLEST, in_column, label_all
 
 # Viénot, Brettel and Mollon (1999) for protan and deutan, in linear RGB; Machado, Oliveira and Fernandes (2009) for tritan.
 DEFICIENCIES = {
@@ -319,6 +319,30 @@ def test_in_a_column_the_panels_of_a_page_stand_below_one_another_with_room_for_
     )
     assert figure.legends[0].get_window_extent().y1 <= axes[1, 2].get_tightbbox().y0 + 1
     assert not in_column()
+
+
+def test_labels_that_a_page_leaves_to_a_neighbour_are_shown_in_a_column() -> None:
+    with style("column"):
+        figure, axes = new_figure(1, 2, height=2.0)
+        for ax in axes:
+            panels.forest(ax, pd.DataFrame([band(label="TYPO", value=0.5)]))
+        axes[1].tick_params(labelleft=False)
+        label_all(figure)
+        figure.draw_without_rendering()
+    assert all(ax.yaxis.get_major_ticks()[0].label1.get_visible() for ax in axes)
+
+
+def test_rows_of_scores_show_every_request_and_the_mean_of_each_class() -> None:
+    table = pd.DataFrame(
+        {"attack": ["CB"] * 4 + ["SD"] * 4, "class": ["harmful", "harmless"] * 4, "score": [2.0, -2.0, 4.0, -4.0, 1, 0, 1, 0]}
+    )
+    with style():
+        figure, ax = new_figure()
+        panels.score_rows(ax, table, reference=0.0, xlabel="score")
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["CB", "SD"] and labels(figure) == ["harmless", "harmful"]
+    assert sum(len(points.get_offsets()) for points in ax.collections) == 8
+    means = sorted(float(line.get_xdata()[0]) for line in ax.lines if line.get_linewidth() == 1.8)
+    assert means == [-3.0, 0.0, 1.0, 3.0]
 
 
 def test_a_reference_is_named_beside_the_curves_not_over_them() -> None:

@@ -12,14 +12,14 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from support.earlier_files import earlier_probe
-from support.probes import failed_checks, planted_states, planted_tokens
+from support.probes import failed_checks, planted_choices, planted_states, planted_tokens
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.files import write_tensors
 from safesteer_interp.models.fingerprint import template_fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import DecodingProbe
-from safesteer_interp.probes.fits import fit_centred, fit_prompt
+from safesteer_interp.probes.fits import fit_centred, fit_prompt, run_sign_test
 from safesteer_interp.tracing.origin import Origin
 
 
@@ -119,9 +119,8 @@ def test_guard_names_both_models_sites_and_templates() -> None:
 
 def test_save_and_load_give_the_same_probe(tmp_path: Path) -> None:
     tokens = planted_tokens(shift=5.0)
-    probe = fit_centred(
-        *planted_states(), tokens, held_out=planted_tokens(seed=4, shift=5.0), origin=Origin(model="mini", site="final_norm")
-    )
+    probe = fit_centred(*planted_states(), tokens, origin=Origin(model="mini", site="final_norm"))
+    probe.sign_test_, probe.spread_ = run_sign_test(fit_prompt(*planted_states()), planted_choices()), 2.5
     written = probe.save(tmp_path / "resid_post.12")
     assert [p.name for p in tmp_path.iterdir()] == ["resid_post.12.safetensors"]
     for loaded in (DecodingProbe.load(written), DecodingProbe.load(earlier_probe(probe, tmp_path / "earlier"))):
@@ -130,7 +129,8 @@ def test_save_and_load_give_the_same_probe(tmp_path: Path) -> None:
         twos = np.full(len(states), 2)
         np.testing.assert_allclose(loaded.decision_at(states, twos), probe.decision_at(states, twos), rtol=1e-12)
         np.testing.assert_allclose(loaded.direction_, probe.direction_, rtol=1e-12)
-        assert loaded.sign_test_ == probe.sign_test_ and loaded.origin_ == probe.origin_ and loaded.fit_ == "centred"
+        assert loaded.sign_test_ == probe.sign_test_ is not None and loaded.spread_ == 2.5
+        assert loaded.origin_ == probe.origin_ and loaded.fit_ == "centred"
         assert loaded.get_params() == probe.get_params()
         np.testing.assert_array_equal(loaded.predict(states), probe.predict(states))
 

@@ -1,14 +1,14 @@
-"""The three fits, what each of them is blind to, and what they refuse."""
+"""The four fits, what each of them is blind to, and what they refuse."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from support.probes import planted_states, planted_tokens
+from support.probes import planted_choices, planted_states, planted_tokens
 
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.probes.fits import fit_centred, fit_prompt, fit_token, run_sign_test
+from safesteer_interp.probes.fits import fit_centred, fit_contrastive, fit_prompt, fit_token, run_sign_test
 from safesteer_interp.probes.tokens import TokenStates
 
 
@@ -17,11 +17,24 @@ def test_a_probe_that_fails_or_skips_the_sign_test_may_not_guide() -> None:
     untested = fit_prompt(states, harmful)
     with pytest.raises(UsageError, match="has not been run"):
         untested.require_sign()
-    failing = fit_prompt(states, harmful, held_out=planted_tokens(sign=-1))
+    failing = fit_prompt(states, harmful, held_out=planted_choices(sign=-1))
     with pytest.raises(UsageError, match="failed its sign test"):
         failing.require_sign()
     failing.require_sign(force=True)
-    fit_prompt(states, harmful, held_out=planted_tokens()).require_sign()
+    fit_prompt(states, harmful, held_out=planted_choices()).require_sign()
+
+
+def test_the_centred_fit_may_not_guide_even_when_forced() -> None:
+    states, harmful = planted_states()
+    centred = fit_centred(states, harmful, planted_tokens())
+    for force in (False, True):
+        with pytest.raises(UsageError, match=r'one and the same vector from all candidates of a step.* "prompt", "token" or "contrastive"'):
+            centred.require_sign(force)
+    offered = planted_choices()
+    prompt = fit_prompt(states, harmful)
+    mine, theirs = (p.decision_at(offered.states, offered.steps + 1) for p in (centred, prompt))
+    for rows in offered.choices():
+        np.testing.assert_array_equal(np.argsort(mine[rows]), np.argsort(theirs[rows]))
 
 
 def test_centring_removes_a_shift_of_the_token_states_that_the_prompt_fit_suffers_from() -> None:
@@ -42,9 +55,33 @@ def test_centring_removes_a_shift_of_the_token_states_that_the_prompt_fit_suffer
 
 def test_token_fit_prefers_refusals_whatever_the_prompt_fit_does() -> None:
     tokens = planted_tokens(sign=-1)
-    probe = fit_token(tokens, held_out=planted_tokens(sign=-1, seed=5))
+    probe = fit_token(tokens, held_out=planted_choices(sign=-1))
     assert probe.fit_ == "token" and probe.sign_test_.passed
-    assert not run_sign_test(fit_prompt(*planted_states()), tokens).passed
+    assert not run_sign_test(fit_prompt(*planted_states()), planted_choices(sign=-1)).passed
+
+
+def test_the_contrastive_fit_looks_within_choices_only() -> None:
+    """Prompts differ by far more than candidates do; a fit on emitted tokens would see that, differences within a choice do not."""
+    offered = planted_choices(pairs=40, between=20.0)
+    probe = fit_contrastive(offered, held_out=planted_choices(seed=11), n_components=4)
+    assert probe.fit_ == "contrastive" and probe.sign_test_.passed and probe.sign_test_.share.value > 0.95
+    assert abs(probe.direction_[0]) > 0.95
+    assert probe.spread_ == pytest.approx(offered.spread(probe.decision_at(offered.states, offered.steps + 1)))
+    reversed_ = fit_contrastive(planted_choices(pairs=40, sign=-1.0))
+    assert reversed_.direction_[0] < -0.95
+    never = planted_choices()
+    with pytest.raises(InputError, match="there are none"):
+        fit_contrastive(never.take(never.refusal))
+
+
+def test_random_directions_lie_within_the_components() -> None:
+    probe = fit_prompt(*planted_states(), n_components=3)
+    drawn = probe.random_directions(20, seed=1)
+    np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1.0)
+    np.testing.assert_allclose(drawn @ probe.components_.T @ probe.components_, drawn, atol=1e-12)
+    np.testing.assert_array_equal(drawn, probe.random_directions(20, seed=1))
+    assert np.linalg.matrix_rank(drawn) == 3
+    assert np.linalg.matrix_rank(fit_prompt(*planted_states(), n_components="all").random_directions(30)) == 24
 
 
 def test_fits_refuse_one_class_nan_states_and_missing_tokens() -> None:

@@ -95,12 +95,12 @@ def test_nothing_of_the_test_split_reaches_a_fit(planted: Any, trace: TraceView,
     if not validation:  # the sign test then holds training pairs out by hash
         trace = labelled(trace, [replace(r, split=Split.FIT if r.split is Split.VALIDATION else r.split) for r in trace.requests])
     tampered, seen = tampered_with(trace, "test", what), tampered_with(trace, "fit", what)
-    for fit in FITS:
+    for fit in ("prompt", "centred", "token"):  # the contrastive fit is made on candidates, which are no part of a trace
         probes = [fit_probe(planted, x, fit) for x in (trace, tampered, seen)]
         assert numbers(probes[0]) == numbers(probes[1])
         if fit != "token" or what == "labels":  # the answers of a split, in another order, fit the same token probe up to rounding
             assert numbers(probes[0]) != numbers(probes[2]), "what is tampered with would be seen in the training split"
-    defenses = [SafeSteer.from_trace(planted, x, fit="centred") for x in (trace, tampered, seen)]
+    defenses = [SafeSteer.from_trace(planted, x, fit="prompt") for x in (trace, tampered, seen)]
     assert numbers(defenses[0]) == numbers(defenses[1]) != numbers(defenses[2])
     for split in ("fit", None):
         for one, two in zip(refusal_directions(trace, split=split), refusal_directions(tampered, split=split), strict=True):
@@ -111,9 +111,9 @@ def test_nothing_of_the_test_split_reaches_a_fit(planted: Any, trace: TraceView,
 def test_a_fit_sees_the_split_it_is_told(planted: Any, trace: TraceView) -> None:
     counts = trace.index["split"].value_counts()
     by_train, by_validation, by_both = (fit_probe(planted, trace, split=split) for split in ("fit", "validation", None))
-    assert f"{counts['fit']} requests, sign test on {counts['validation']}" in by_train.origin_.data
+    assert by_train.origin_.data.endswith(f" {counts['fit']} requests")
     held = held_out(trace.index, "validation")
-    assert f"{counts['validation'] - held.sum()} requests, sign test on {held.sum()}" in by_validation.origin_.data
+    assert by_validation.origin_.data.endswith(f" {counts['validation'] - held.sum()} requests")
     assert numbers(by_both)["mean"] == numbers(by_train)["mean"], "validation pairs are held out for the sign test"
     rows = labels_of(trace.index)
     for probe, fitted in ((by_train, rows.train), (by_validation, (rows.splits == "validation") & ~held)):
@@ -129,25 +129,27 @@ def test_a_fit_sees_the_split_it_is_told(planted: Any, trace: TraceView) -> None
         fit_probe(planted, unlabelled)
 
 
-def test_the_three_fits_and_their_held_out_pairs(planted: Any, trace: TraceView) -> None:
+def test_the_fits_and_their_held_out_pairs(planted: Any, trace: TraceView) -> None:
     held = held_out(trace.index)
     assert set(trace.index["split"][held]) == {"validation"}
-    without = trace.index.assign(split="fit")
-    assert 0 < held_out(without).sum() < len(without) / 2
-    assert all(len(set(part)) == 1 for _, part in without.assign(held=held_out(without)).groupby("pair")["held"])
     for fit in ("prompt", "centred", "token"):
         probe = fit_probe(planted, trace, fit)
-        assert probe.fit_ == fit and probe.sign_test_ is not None and probe.sign_test_.passed
+        assert probe.fit_ == fit and probe.sign_test_ is None, "the sign test needs candidates"
         assert probe.origin_.site == "final_norm" and probe.origin_.read == ("step" if fit == "token" else "last_prompt")
+    assert set(FITS) == {"prompt", "centred", "token", "contrastive"}
+    with pytest.raises(UsageError, match="is made on candidates; give `candidates`"):
+        fit_probe(planted, trace, "contrastive")
     with pytest.raises(UsageError, match='"promt" is not a fit'):
         fit_probe(planted, trace, "promt")
 
 
 def test_the_sign_test_keeps_a_fifth_of_any_selection_of_training_pairs() -> None:
     pairs = sorted((p.id for p in load_pairs() if p.split is Split.FIT), key=lambda p: sha256(p.encode()).hexdigest())
-    for chosen in (pairs[:40], pairs):  # analyses take the pairs of lowest hash first
-        kept = held_out(pd.DataFrame({"split": "fit", "pair": chosen, "attack": "CB", "harmful": True}))
-        assert 0.05 < kept.mean() < 0.4
+    for chosen in (pairs[:10], pairs[:40], pairs[-20:]):  # analyses take the pairs of lowest hash first
+        index = pd.DataFrame({"split": "fit", "pair": np.repeat(chosen, 2), "attack": "CB", "harmful": [True, False] * len(chosen)})
+        kept = held_out(index)
+        assert index["pair"][kept].nunique() == round(0.2 * len(chosen)) and kept.sum() == 2 * round(0.2 * len(chosen))
+    assert not held_out(pd.DataFrame({"split": ["fit"], "pair": ["a"], "attack": ["CB"], "harmful": [True]})).any()
 
 
 def test_the_training_trace_leaves_the_test_split_out_and_follows_its_specification(planted: Any, requests: list[Request]) -> None:

@@ -53,10 +53,8 @@ def test_a_run_writes_every_file_and_a_second_leaves_them_alone(run: Callable[..
     assert [r.status for r in first.results] == ["done", "done"]
     assert first.exit_code == 0
     names = {p.name for p in (tmp_path / "figures" / PLANTED).iterdir()}
-    assert names == {f"figure.{k}" for k in ("pdf", "svg", "png")} | {f"table.{k}" for k in ("csv", "tex", "md")} | {
-        "claims.json",
-        "provenance.json",
-    }
+    pictures = {f"figure.{k}" for k in ("pdf", "svg", "png")} | {f"figure-column.{k}" for k in ("pdf", "svg")}
+    assert names == pictures | {f"table.{k}" for k in ("csv", "tex", "md")} | {"claims.json", "provenance.json"}
     assert {"again.svg", "texts.csv"} <= {p.name for p in (tmp_path / "figures" / "lengths" / "planted").iterdir()}
     before = contents(tmp_path / "figures")
     assert [r.status for r in run().results] == ["unchanged", "unchanged"]
@@ -69,7 +67,7 @@ def test_the_record_says_where_the_numbers_came_from(run: Callable[..., Any], tm
     record = json.loads((tmp_path / "figures" / PLANTED / "provenance.json").read_text())
     assert record["model"]["known_answer"] is True and len(record["model"]["fingerprint"]) == 64
     assert record["params"]["pairs"] == 6 and record["traces"] and record["seeds"]["control"] > 0
-    assert {"python", "torch", "transformers", "numpy"} <= set(record["versions"])
+    assert {"torch", "transformers", "numpy"} <= set(record["versions"]) and "python" not in record["versions"]
     assert record["files"] == sorted(p.name for p in (tmp_path / "figures" / PLANTED).iterdir() if p.name != "provenance.json")
     assert str(tmp_path) not in json.dumps(record)
     facts = json.loads(provenance.run_record("readable", "planted").read_text())
@@ -248,7 +246,25 @@ def test_rendering_needs_no_model_code_and_is_byte_identical(run: Callable[..., 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=240)
     assert done.stdout.strip() == "[]"
     after = contents(tmp_path / "figures")
-    assert after.pop("index.html") and after == before
+    pages = {name for name in after if name.endswith(".html")} | {"README.md"}
+    assert {"index.html", "readable/known-answer.html", "README.md"} <= pages
+    assert {name: digest for name, digest in after.items() if name not in pages} == before
+
+
+def test_timings_that_came_with_the_checkout_stay_until_measured_afresh(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_toys(tmp_path, "readable") / "readable.py"
+    path.write_text(path.read_text().replace("order=1", 'order=1, timed=("value",)'))
+    run(ids=("readable",))
+    before = contents(tmp_path / "figures")
+    monkeypatch.setenv("SAFESTEER_CACHE", str(tmp_path / "cache of another machine"))
+    assert [r.status for r in run(ids=("readable",)).results] == ["redrawn"]
+    assert contents(tmp_path / "figures") == before
+    assert [r.status for r in run(ids=("readable",), fresh=True).results] == ["done"]
+    monkeypatch.setenv("SAFESTEER_CACHE", str(tmp_path / "cache of a third"))
+    path.write_text(path.read_text().replace('timed=("value",)', "timed=()"))
+    assert [r.status for r in run(ids=("readable",)).results] == ["done"], "what is no timing is measured here"
 
 
 def test_rendering_names_what_it_cannot_draw(run: Callable[..., Any], tmp_path: Path) -> None:

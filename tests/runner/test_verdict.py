@@ -74,7 +74,7 @@ def spread(low: float, high: float) -> Estimate:
 def test_a_null_distribution_vetoes_unless_the_estimate_lies_beyond_it() -> None:
     wide = Control("random_direction", spread(-1.5, 0.76))
     found = one(claim(0.7, 0.8, controls=(wide,)))
-    assert found.verdict is Verdict.UNDECIDED and found.reason == "random direction alone reaches as far"
+    assert found.verdict is Verdict.UNDECIDED and found.reason.startswith("random direction alone reaches as far")
     assert one(claim(0.7, 0.8, controls=(Control("random_direction", spread(-1.5, 0.74)),))).verdict is Verdict.SUPPORTED
     assert one(claim(-0.8, -0.7, "below", -0.6, controls=(Control("r", spread(-0.76, 2.0)),))).verdict is Verdict.UNDECIDED
     assert one(claim(-0.8, -0.7, "below", -0.6, controls=(Control("r", spread(-0.74, 2.0)),))).verdict is Verdict.SUPPORTED

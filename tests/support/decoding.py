@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from safesteer_interp.decoding.choice import Choice
 from safesteer_interp.decoding.policies import Candidates
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack, ImageSource, Request
+
+BEST = Choice(beta=math.inf)
+"""Takes the candidate of the best score."""
 
 
 @dataclass(frozen=True)

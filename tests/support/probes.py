@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from safesteer_interp.errors import SafeSteerError
+from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.rows import Rows
 from safesteer_interp.probes.tokens import TokenStates
 
@@ -49,6 +50,30 @@ def planted_tokens(n: int = 60, d: int = 24, sign: float = 1.0, shift: float | n
     states = 10 + rng.normal(size=(n, d)) + shift
     states[:, 0] += sign * 4 * refusal
     return TokenStates(states, refusal, 1 + np.arange(n) // (n // 2), np.array([f"p{i // 2}" for i in range(n)]))
+
+
+def planted_choices(
+    pairs: int = 12, steps: int = 2, k: int = 4, d: int = 24, sign: float = 1.0, seed: int = 5, between: float = 0.0
+) -> Offered:
+    """Candidates of single choices: in each, half of the K lead to a refusal and lie `sign` * 4 further along axis 0; `between` shifts
+    whole prompts along it, in favour of those that refuse more."""
+    rng = np.random.default_rng(seed)
+    rows = pairs * steps * k
+    group = np.arange(rows) // k
+    refusal = np.arange(rows) % 2 == 0
+    states = 10 + rng.normal(size=(rows, d))
+    states[:, 0] += sign * 4 * refusal + between * np.repeat(rng.normal(size=pairs * steps), k)
+    pair = group // steps
+    return Offered(
+        states,
+        refusal,
+        group % steps,
+        np.array([f"p{i}/CB" for i in pair]),
+        np.array([f"p{i}" for i in pair]),
+        np.full(rows, "CB"),
+        np.arange(rows) % 7,
+        np.log(np.full(rows, 1 / k)),
+    )
 
 
 def failed_checks(estimator: BaseEstimator) -> list[str]:

@@ -8,7 +8,8 @@ from safesteer_interp.plotting.panels.densities import scatter_densities
 from safesteer_interp.plotting.panels.forests import forest
 from safesteer_interp.plotting.panels.matrices import layer_step_heatmap, transfer_matrix
 from safesteer_interp.plotting.panels.planes import paired_arrows, tradeoff_plane
-from safesteer_interp.plotting.panels.shared import legend_below
+from safesteer_interp.plotting.panels.rows import score_rows
+from safesteer_interp.plotting.panels.shared import legend_below, reference_band
 from safesteer_interp.plotting.panels.strips import token_strip
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "layer_step_heatmap",
     "legend_below",
     "paired_arrows",
+    "reference_band",
     "scatter_densities",
+    "score_rows",
     "token_strip",
     "tradeoff_plane",
     "transfer_matrix",

@@ -72,6 +72,12 @@ def reference_line(ax: Axes, at: float | None, label: str, *, axis: str = "y") -
                         ha="left", va="top", fontsize=7, color="#6b6b6b")  # fmt: skip
 
 
+def reference_band(ax: Axes, low: float, high: float, label: str, *, axis: str = "y") -> None:
+    """A grey band that a null reaches (what is found where there is nothing), named in the legend."""
+    span = ax.axhspan if axis == "y" else ax.axvspan
+    span(low, high, color="#b0b0b0", alpha=0.28, linewidth=0, zorder=0, label=label)
+
+
 def legend_below(owner: Axes | FigureBase, *, columns: int = 4) -> None:
     """The one legend of a figure, below all its axes where it covers no data; each label once. Called again, it replaces itself.
 

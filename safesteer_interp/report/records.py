@@ -1,30 +1,30 @@
-"""The gallery: figures/index.html, one static page for all findings, from the files the runner wrote.
+"""What the report is made of: the results below `figures/`, as records that no page has to parse again.
 
-Nothing on the page comes from the network, and everything that comes from a file is escaped. The page holds nothing that differs
-between two runs with equal results: when and on which commit a result was made is in its provenance.json.
+Everything is read from the files the runner wrote. What differs between two runs with equal results (when, where, on which commit) is
+in none of them.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from safesteer_interp.datasets.dataset import USUAL
 from safesteer_interp.errors import InputError
-from safesteer_interp.files import read_json, write_text
-from safesteer_interp.report.intervals import claim_picture
-from safesteer_interp.report.tables import FEW_NOTE, has_flags, interval, is_few, merged, number
+from safesteer_interp.files import read_json
+from safesteer_interp.report.claims import CONTROL_WORDS, VERDICTS, seen
+from safesteer_interp.report.render import COLUMN
+from safesteer_interp.report.tables import FEW_NOTE, has_flags, merged
 from safesteer_interp.runner.folders import RECORD, STATUS_FILES
 from safesteer_interp.runner.tables import table_files
 
 SHOWN_ROWS = 150
 """Rows of a table shown on the page; the rest is in its CSV."""
+SCALE = 1.65
+"""Pixels per point of a figure."""
 DOWNLOADS = ("pdf", "svg", "png", "csv", "tex", "md", "json")
 
 
@@ -41,7 +41,7 @@ class Entry:
     reason: str = ""
     profile: str = ""
     pictures: tuple[dict[str, str], ...] = ()
-    """source, print (the PDF), name and caption of each figure."""
+    """source, print (the PDF), column (the same for a narrow page, or ""), width (pixels), name, caption and alt of each figure."""
     claims: tuple[dict[str, Any], ...] = ()
     tables: tuple[dict[str, Any], ...] = ()
     downloads: tuple[tuple[str, str], ...] = ()
@@ -54,7 +54,8 @@ class Entry:
 
     @property
     def counts(self) -> dict[str, int]:
-        return dict(Counter(c["verdict"] for c in self.claims))
+        """How many claims of each verdict; checks of the machinery are no findings and not counted."""
+        return dict(Counter(c["verdict"] for c in self.claims if c["kind"] != "sanity"))
 
 
 @dataclass
@@ -68,38 +69,6 @@ class Finding:
     cites: list[str]
     order: int
     entries: list[Entry] = field(default_factory=list)
-
-
-VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
-"""Verdict -> its mark."""
-ROLES = {"null": "null", "paired": "minus", "context": "for comparison"}
-"""What a control is -> how the gallery says it."""
-
-
-def build(figures: Path = Path("figures")) -> Path:
-    """Writes `figures/index.html` and returns its path. Raises InputError when there is nothing to show, or a file is damaged."""
-    figures = Path(figures)
-    findings, checks = collect_findings(figures)
-    if not findings and not checks:
-        raise InputError(f"no result below {figures}; make some with `safesteer run`.")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["cite"] = _cite
-    template = environment.from_string(resources("safesteer_interp.report").joinpath("templates/gallery.html.j2").read_text("utf-8"))
-    style = resources("safesteer_interp.report").joinpath("templates/gallery.css").read_text("utf-8")
-    entries = [e for f in findings for e in f.entries]
-    page = template.render(
-        style=Markup(style),
-        findings=findings,
-        checks=checks,
-        models=list(dict.fromkeys(e.name for e in entries)),
-        totals=Counter(c["verdict"] for e in entries for c in e.claims),
-        verdicts=tuple(VERDICTS),
-        marks=VERDICTS,
-        roles=ROLES,
-    )
-    target = figures / "index.html"
-    write_text(target, page)
-    return target
 
 
 def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
@@ -134,11 +103,15 @@ def _check_kinds(about: dict[str, Any], entry: Entry) -> None:
     fields = [(about[name], kind, name) for name, kind in _ABOUT.items()]
     fields += [(entry.model, str, "model"), (entry.dataset, str, "data")]
     fields += [
-        (c[name], str, f"{name} of a claim") for c in entry.claims for name in ("id", "statement", "verdict", "reason", "unit", "note")
+        (c[name], str, f"{name} of a claim")
+        for c in entry.claims
+        for name in ("id", "statement", "verdict", "reason", "unit", "note", "kind")
     ]
     if wrong := [name for value, kind, name in fields if not isinstance(value, kind)]:
         raise TypeError(f"{wrong[0]} is of another kind")
-    known = [(c["verdict"], VERDICTS) for c in entry.claims] + [(k["kind"], ROLES) for c in entry.claims for k in c["controls"]]
+    known = [(c["verdict"], VERDICTS) for c in entry.claims] + [
+        (k["kind"], tuple(CONTROL_WORDS)) for c in entry.claims for k in c["controls"]
+    ]
     if unknown := [word for word, words in known if word not in words]:
         raise ValueError(f"{unknown[0]!r} is no verdict or control")
 
@@ -165,7 +138,7 @@ def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, An
         reason=str(read_json(note)["reason"]) if failed and note is not None else "",
         profile=record["profile"],
         pictures=tuple(_pictures(folder, about, figures, ours)),
-        claims=tuple(_claim(c) for c in claims["claims"]),
+        claims=tuple(seen(c) for c in claims["claims"]),
         tables=tuple(_table(name, t, folder, figures) for name, t in table_files(folder, list(record["tables"])).items()),
         downloads=tuple(
             (p.name, p.relative_to(figures).as_posix()) for p in sorted(folder.iterdir()) if p.suffix[1:] in DOWNLOADS and p.name in ours
@@ -176,21 +149,21 @@ def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, An
     return about, entry
 
 
-def _downloads(folder: Path, ours: set[str]) -> list[str]:
-    return [path.name for path in sorted(folder.iterdir()) if path.suffix[1:] in DOWNLOADS and path.name in ours]
-
-
 def _pictures(folder: Path, about: dict[str, Any], figures: Path, ours: set[str]) -> list[dict[str, str]]:
-    paths = sorted((p for p in folder.glob("*.svg") if p.name in ours), key=lambda p: (p.stem != "figure", p.stem))
+    drawn = (p for p in folder.glob("*.svg") if p.name in ours and not p.stem.endswith(COLUMN))
+    paths = sorted(drawn, key=lambda p: (p.stem != "figure", p.stem))
     shown = []
     for path in paths:
         large = path.stat().st_size > 1_500_000 and path.with_suffix(".png").is_file()
         source = path.with_suffix(".png") if large else path
+        column = path.with_stem(path.stem + COLUMN)
         caption = about["captions"].get(path.stem, "")
         shown.append(
             {
                 "source": source.relative_to(figures).as_posix(),
                 "print": path.with_suffix(".pdf").relative_to(figures).as_posix(),
+                "column": column.relative_to(figures).as_posix() if column.name in ours and column.is_file() else "",
+                "width": _width(path),
                 "name": path.stem,
                 "caption": caption,
                 "alt": f"{about['title']}: {caption or about['question']}",
@@ -199,28 +172,10 @@ def _pictures(folder: Path, about: dict[str, Any], figures: Path, ours: set[str]
     return shown
 
 
-def _claim(record: dict[str, Any]) -> dict[str, Any]:
-    e = record["estimate"]
-    threshold = record["threshold"]
-    edge = f"{number(threshold[0])} to {number(threshold[1])}" if isinstance(threshold, list) else number(threshold)
-    clusters = (
-        "" if e["clusters"] is None else f", {e['clusters']} {'draws' if e['kind'] == 'spread' else record['clusters']}{_few(record)}"
-    )
-    return {
-        **record,
-        "shown": interval(e["value"], e["low"], e["high"]),
-        "counted": f"n = {e['n']}{clusters}",
-        "edge": f"{record['direction']} {edge}",
-        "controls": [
-            {**c, "label": c["name"].replace("_", " "), "shown": interval(*(c["estimate"][k] for k in ("value", "low", "high"))) + _few(c)}
-            for c in record["controls"]
-        ],
-        "picture": claim_picture(record),
-    }
-
-
-def _few(record: dict[str, Any]) -> str:
-    return " (few)" if is_few(record["estimate"]["clusters"]) else ""
+def _width(path: Path) -> str:
+    """Pixels to show an SVG at, all figures at one scale: a page's width fills the text, a column's keeps its size. "" where unknown."""
+    found = re.search(r'<svg[^>]*? width="([\d.]+)pt"', path.read_text(encoding="utf-8", errors="replace")[:2000])
+    return f"{float(found[1]) * SCALE:.0f}" if found else ""
 
 
 def _table(name: str, table: Any, folder: Path, figures: Path) -> dict[str, Any]:
@@ -256,11 +211,3 @@ def _short(value: Any) -> str:
         words = [str(v) for v in value]
         return "all" if not words else ", ".join(words) if len(words) < 9 else f"{words[0]}, …, {words[-1]} ({len(words)})"
     return "all" if value is None else str(value)
-
-
-def _cite(source: str) -> Markup:
-    """A citation, linked when it is an arXiv id."""
-    kind, _, number_ = source.partition(":")
-    if kind.lower() == "arxiv" and number_.replace(".", "").isdigit():
-        return Markup('<a href="https://arxiv.org/abs/{0}">arXiv {0}</a>').format(number_)
-    return Markup("{}").format(source)

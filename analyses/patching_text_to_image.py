@@ -1,0 +1,288 @@
+"""Where on its way to a refusal is the harm of a picture lost: which states of the text form, put into the picture's pass, restore it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from safesteer_interp.requests import Attack
+from safesteer_interp.runner.analysis import Analysis
+from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.suitability import COMPARED
+from safesteer_interp.tracing.spec import TraceSpec
+
+from ._causes import DONOR, QUANTITIES, at_depth, forms, layer_grid, meter, share, specs
+from ._shared import attacks_in, row
+
+ROLES = ("image", "user", "template", "last", "everything")
+OWN, TWIN, ANOTHER = "the same request as text", "its harmless twin", "another harmful request"
+"""Whose state is put into the picture's pass."""
+WRITES = ("attn_out", "mlp_out")
+EARLY, LATE = 0.3, 0.8
+"""Depths, as shares of the layers, that the claims are about: fixed beforehand."""
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Params:
+    pairs: int | None = 24
+    """Pairs of the test split."""
+    attacks: tuple[str, ...] = ("SD", "TYPO")
+    """Forms whose harm lies in the image."""
+    layers: int | None = 10
+    """Layers at which image, user and template tokens are patched, evenly spaced; None: all. The last token is patched at all."""
+    seed: int = 0
+    """Seed of the intervals and of which pair stands in for another."""
+
+
+def needs(p: Params) -> list[TraceSpec]:
+    return specs(p)
+
+
+def cost(p: Params, pairs: int, n_layers: int) -> str:
+    """What is patched, and from how many recorded passes."""
+    grid = len(layer_grid(n_layers, p.layers))
+    each = 2 * (4 * grid + n_layers) + len(WRITES) * n_layers + 2 * n_layers
+    patches = pairs * len(p.attacks) * each
+    return f"{pairs * (3 + len(p.attacks))} recorded prompt passes, {patches} patches of a fraction of a pass each"
+
+
+def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
+    """`table`: share of the gap between text form (donor) and picture form (receiver) by layer, token role and direction; `controls`:
+    other donors, last token; `writes`: attention's and MLP's part of the last token; `contrasts`: the numbers claimed; `cost`."""
+    cells, gaps, spent = _measured(ctx, p)
+    seed = ctx.seed("intervals")
+
+    def rows(names: list[str], part: pd.DataFrame) -> pd.DataFrame:
+        found = []
+        for key, cell in part.groupby(names, sort=False):
+            values = dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True))
+            of = gaps[gaps["attack"] == values["attack"]].set_index("pair").loc[cell["pair"]]
+            found += [values | {"quantity": q} | share(cell[q], of[q], cell["pair"], seed=seed) for q in QUANTITIES]
+        return pd.DataFrame(found)
+
+    own = cells[(cells["donor"] == OWN) & (cells["write"] == "resid_post")]
+    return {
+        "table": rows(["attack", "direction", "role", "layer"], own),
+        "controls": rows(
+            ["attack", "donor", "layer"],
+            cells[(cells["role"] == "last") & (cells["direction"] == "restore") & (cells["write"] == "resid_post")],
+        ),
+        "writes": rows(["attack", "write", "layer"], cells[cells["write"].isin(WRITES)]),
+        "contrasts": _contrasts(cells, gaps, seed),
+        "cost": spent,
+    }
+
+
+def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Per pair: the effect of every patch, in nats towards the donor; the gap between the forms; forwards that were spent."""
+    from safesteer_interp.interventions import Patch, record, replay
+    from safesteer_interp.interventions.alignment import ROLES as EVERYTHING
+    from safesteer_interp.interventions.replaying import plan_rows
+    from safesteer_interp.sites import Site, SiteKind
+
+    measure, by_pair, model = meter(ctx, p), forms(ctx, p), ctx.model
+    grid, pairs = layer_grid(ctx.n_layers, p.layers), list(by_pair)
+    others = dict(zip(pairs, np.roll(pairs, 1), strict=True))
+
+    def patches(roles: tuple[str, ...], layers: Any, kind: str = "resid_post") -> list[tuple[str, int, str, Any]]:
+        return [
+            (role, layer, kind, Patch((Site(SiteKind(kind), layer),), EVERYTHING if role == "everything" else (role,)))
+            for role in roles
+            for layer in layers
+        ]
+
+    everywhere = patches(ROLES[:3], grid) + patches(("last",), range(ctx.n_layers)) + patches(("everything",), grid)
+    last = patches(("last",), range(ctx.n_layers))
+    writes = [one for kind in WRITES for one in patches(("last",), range(ctx.n_layers), kind)]
+    cells, gaps, forwards, n_patches = [], [], 0.0, 0
+    for pair in ctx.track(pairs, "pairs"):
+        requests = by_pair[pair]
+        own = record(model, requests[str(DONOR), True])
+        foreign = {
+            TWIN: record(model, requests[str(DONOR), False]),
+            ANOTHER: record(model, by_pair[others[pair]][str(DONOR), True]),
+        }
+        for attack in p.attacks:
+            picture = record(model, requests[attack, True])
+            plain = {name: measure(one.final)[0] for name, one in (("text", own), ("picture", picture))}
+            gap = plain["text"] - plain["picture"]
+            gaps.append({"attack": attack, "pair": pair} | dict(zip(QUANTITIES, gap.tolist(), strict=True)))
+            runs = [("restore", OWN, picture, own, everywhere + writes), ("destroy", OWN, own, picture, everywhere)]
+            runs += [("restore", name, picture, donor, last) for name, donor in foreign.items()]
+            for direction, name, receiver, donor, asked in runs:
+                found = replay(model, receiver, [one[-1] for one in asked], donor=donor, score=measure)
+                planned = plan_rows(model, receiver, [one[-1] for one in asked], donor)
+                forwards += sum(planned_row.forwards(ctx.n_layers, receiver.length) for planned_row in planned)
+                n_patches += len(asked)
+                effect = found - plain["picture"] if direction == "restore" else plain["text"] - found
+                for (role, layer, kind, _), values in zip(asked, effect.tolist(), strict=True):
+                    cell = {
+                        "attack": attack,
+                        "direction": direction,
+                        "donor": name,
+                        "role": role,
+                        "layer": layer,
+                        "write": kind,
+                        "pair": pair,
+                    }
+                    cells.append(cell | dict(zip(QUANTITIES, values, strict=True)))
+    return pd.DataFrame(cells), pd.DataFrame(gaps), pd.DataFrame([{"patches": n_patches, "forwards": forwards}])
+
+
+def _contrasts(cells: pd.DataFrame, gaps: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The numbers that are claimed, each tested against the edge of its claim, and the paired differences that may veto it."""
+    found = []
+    for attack in dict.fromkeys(cells["attack"]):
+        mine, gap = cells[cells["attack"] == attack], gaps[gaps["attack"] == attack].set_index("pair")
+        early, late = (at_depth(mine[mine["role"] == "user"]["layer"], depth) for depth in (EARLY, LATE))
+
+        def of(layer: int, role: str = "last", direction: str = "restore", donor: str = OWN, mine: Any = mine, gap: Any = gap) -> Any:
+            where = (mine["layer"] == layer) & (mine["role"] == role) & (mine["direction"] == direction) & (mine["donor"] == donor)
+            return mine[where & (mine["write"] == "resid_post")].set_index("pair")["refusal"].loc[gap.index].to_numpy()
+
+        measured = {
+            "last_late": (of(late), None, HALF),
+            "last_late_minus_twin": (of(late), of(late, donor=TWIN), 0.0),
+            "last_late_minus_another_pair": (of(late), of(late, donor=ANOTHER), 0.0),
+            "another_pair_late": (of(late, donor=ANOTHER), None, HALF),
+            "another_pair_late_minus_twin": (of(late, donor=ANOTHER), of(late, donor=TWIN), 0.0),
+            "last_early": (of(early), None, HALF),
+            "last_early_minus_late": (of(early), of(late), 0.0),
+            "image_early": (of(early, "image"), None, HALF),
+            "image_early_minus_user": (of(early, "image"), of(early, "user"), 0.0),
+            "user_early": (of(early, "user"), None, HALF),
+            "destroyed_late": (of(late, direction="destroy"), None, HALF),
+            "destroyed_late_minus_early": (of(late, direction="destroy"), of(early, direction="destroy"), 0.0),
+        }
+        for name, (effect, other, against) in measured.items():
+            numbers = share(effect, gap["refusal"], gap.index, against=against, minus=other, seed=seed)
+            found.append({"attack": attack, "of": name, "layer": early if "early" in name.split("_minus")[0] else late} | numbers)
+    return pd.DataFrame(found)
+
+
+def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
+    found = []
+    for attack in attacks_in(t["contrasts"]):
+
+        def number(of: str, attack: str = attack) -> Any:
+            return estimate_of(row(t["contrasts"], attack=attack, of=of))
+
+        def claim(
+            name: str, of: str, direction: Any, statement: str, *controls: Control, attack: str = attack, number: Any = number
+        ) -> Claim:
+            return Claim(
+                id=f"{name}_{attack.lower()}",
+                statement=statement,
+                estimate=number(of),
+                direction=direction,
+                threshold=HALF,
+                unit="share of the gap between text and picture",
+                controls=controls,
+            )
+
+        found += [
+            claim(
+                "last_token_restores",
+                "last_late",
+                "above",
+                f"At four fifths of the depth the last token's state of the text form restores most of what the {attack} form lost.",
+                Control("the harmless twin's state", number("last_late_minus_twin"), kind="paired"),
+                Control("minus another harmful pair's state", number("last_late_minus_another_pair"), kind="context"),
+            ),
+            claim(
+                "last_token_destroys",
+                "destroyed_late",
+                "above",
+                f"At four fifths of the depth the last token's state of the {attack} form takes most refusal from the text.",
+                Control("the same a third of the way up", number("destroyed_late_minus_early"), kind="paired"),
+            ),
+            claim(
+                "last_token_empty_early",
+                "last_early",
+                "below",
+                f"A third of the way up the last token's state of the text form restores less than half of what the {attack} form lost.",
+                Control("the same at four fifths", number("last_early_minus_late"), kind="paired"),
+            ),
+            claim(
+                "carries_refusal_not_request",
+                "another_pair_late",
+                "above",
+                f"The last token's late state of another harmful request restores most of the refusal of the {attack} form too.",
+                Control("the harmless twin's state", number("another_pair_late_minus_twin"), kind="paired"),
+            ),
+            claim(
+                "image_tokens_do_not_restore",
+                "image_early",
+                "below",
+                f"A third of the way up the blank picture's image tokens restore less than half of what the {attack} form lost.",
+                Control("the text form's user tokens", number("image_early_minus_user"), kind="paired"),
+            ),
+        ]
+    return found
+
+
+def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
+    from safesteer_interp.plotting import new_figure, panels
+
+    shown = t["table"][t["table"]["quantity"] == "refusal"]
+    attacks = attacks_in(shown)
+    fig, axes = new_figure(rows=2, cols=len(attacks), width="full", height=4.6, squeeze=False)
+    for direction, line in zip(("restore", "destroy"), axes, strict=True):
+        for attack, ax in zip(attacks, line, strict=True):
+            part = shown[(shown["attack"] == attack) & (shown["direction"] == direction)]
+            grid = part[part["layer"].isin(part[part["role"] == "user"]["layer"])]
+            panels.layer_step_heatmap(
+                ax,
+                grid,
+                x="layer",
+                y="role",
+                label="share of the gap",
+                center=0.0,
+                vmin=-1.0,
+                vmax=1.0,
+                xlabel="decoder layer",
+                ylabel="",
+                colorbar=attack == attacks[-1],
+            )
+            ax.set_title(f"text into {attack}: refusal restored" if direction == "restore" else f"{attack} into text: refusal destroyed")
+    lines, row_axes = new_figure(rows=1, cols=2 * len(attacks), width="full", height=2.9, squeeze=False)
+    controls, writes = (t[name][t[name]["quantity"] == "refusal"] for name in ("controls", "writes"))
+    for i, attack in enumerate(attacks):
+        left, right = row_axes[0][2 * i], row_axes[0][2 * i + 1]
+        panels.layer_curve(
+            left, controls[controls["attack"] == attack], by="donor", kind="series", ylabel="share of the gap restored", legend=i == 0
+        )
+        panels.layer_curve(right, writes[writes["attack"] == attack], by="write", kind="series", ylabel="", legend=i == 0)
+        left.set_title(f"{attack}: last token")
+        right.set_title(f"{attack}: what is written")
+    return {"figure": fig, "last_token": lines}
+
+
+ANALYSIS = Analysis(
+    id="patching_text_to_image",
+    title="Activation patching from text to image",
+    params=Params,
+    needs=needs,
+    table=table,
+    claims=claims,
+    draw=draw,
+    cites=("arXiv:2605.11716", "arXiv:2202.05262", "arXiv:2304.14767"),
+    requires_images=True,
+    cost=cost,
+    attacks=(Attack.CB, Attack.SD, Attack.TYPO),
+    data=COMPARED,
+    profiles={"full": {"pairs": None, "layers": None}},
+    order=20,
+    captions={
+        "figure": "Residual stream after each layer, token role by token role. Units: the gap in refusal log-odds between a pair's text "
+        "form (CB) and its picture form; 1 is all of it. Hatched: the 95 % interval over pairs reaches across 0. What patching everything "
+        "leaves of the gap is the cost of aligning prompts of unequal length.",
+        "last_token": "The last token alone. Left: whose state is put there; right: what attention and MLP of one layer write there. "
+        "Bands: 95 % over pairs.",
+    },
+)

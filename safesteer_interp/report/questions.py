@@ -1,0 +1,189 @@
+"""What a reader wants to know, which claims answer it, and how each of their verdicts reads in plain words.
+
+The words are fixed before anything is measured: one wording per verdict, and no number. What comes out decides which is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Point:
+    """One claim, and the sentence for each verdict it may get. Without a claim: the finding's own claims, decided ones first."""
+
+    finding: str
+    claim: str = ""
+    supported: str = ""
+    contradicted: str = ""
+    undecided: str = ""
+    most: int = 1
+    """How many claims are told, where none is named."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, an id for links, and the points that answer it."""
+
+    id: str
+    asks: str
+    points: tuple[Point, ...]
+
+
+QUESTIONS = (
+    Question(
+        "readable",
+        "Where is harm readable?",
+        (
+            Point(
+                "prefill_separability",
+                "separable_text",
+                "Before the first answer token, harmful requests in plain text can be told from harmless ones.",
+                "Before the first answer token, harmful requests in plain text cannot be told from harmless ones well enough.",
+                "It is open how well harmful requests in plain text can be told from harmless ones before the first answer token.",
+            ),
+            Point(
+                "prefill_separability",
+                "separable_sd",
+                "Harmful requests shown as pictures can be told from harmless ones there as well.",
+                "Harmful requests shown as pictures are not told from harmless ones well enough there.",
+                "It is open whether harmful requests shown as pictures are told from harmless ones well enough there.",
+            ),
+            Point(
+                "layer_choice",
+                "onset_later_typo",
+                "Typed into an image, harm becomes readable in later layers than in plain text.",
+                "Typed into an image, harm becomes readable no later than in plain text.",
+                "It is open whether harm typed into an image becomes readable in later layers than in plain text.",
+            ),
+        ),
+    ),
+    Question(
+        "slips",
+        "Does harm borne by an image slip past?",
+        (
+            Point(
+                "modality_stealth",
+                "slips_past_sd",
+                "The same harmful request is refused far less often as a picture than as plain text.",
+                "The same harmful request is not refused far less often as a picture than as plain text.",
+                "It is open whether the same harmful request is refused far less often as a picture than as plain text.",
+            ),
+            Point(
+                "modality_stealth",
+                "stealthier_sd",
+                "On the probe's axis its state lies nearer to the harmless requests as well, by more than along random directions.",
+                "On the probe's axis its state lies no nearer to the harmless requests.",
+                "Whether its state also lies nearer to the harmless requests for reasons of harm is open.",
+            ),
+        ),
+    ),
+    Question(
+        "lost",
+        "Where does it get lost?",
+        (
+            Point(
+                "patching_text_to_image",
+                "last_token_restores_sd",
+                "Late in the network, putting the last token's state of the text into the picture's run restores most of the refusal.",
+                "Late in the network, the last token's state of the text restores less than half of the refusal in the picture's run.",
+                "It is open whether, late in the network, the last token's state of the text restores most of a picture's lost refusal.",
+            ),
+            Point(
+                "readable_and_used",
+                "probe_direction_is_not_enough_sd",
+                "What the probe reads there does not decide: along its direction alone, less than half of the refusal comes back.",
+                "What the probe reads there is used: along its direction alone, most of the refusal comes back.",
+                "It is open whether what the probe reads there is what decides.",
+            ),
+            Point(
+                "refusal_lens",
+                "image_silences_refusal_sd",
+                "As a picture, a harmful request gives refusal words less probability at the first answer token.",
+                "As a picture, a harmful request gives refusal words no less probability at the first answer token.",
+                "It is open whether a harmful picture gives refusal words less probability at the first answer token.",
+            ),
+        ),
+    ),
+    Question(
+        "msav",
+        "Does the alignment vector (MSAV) work, and why?",
+        (
+            Point(
+                "alignment_vector",
+                "printed_raises_refusal_sd",
+                "Applied as printed in the paper, it makes refusals of harmful pictures likelier.",
+                "Applied as printed in the paper, it makes refusals of harmful pictures less likely.",
+                "It is open whether, applied as printed in the paper, it makes refusals of harmful pictures likelier.",
+            ),
+            Point(
+                "alignment_controls",
+                "lowers_not_refused",
+                "Turned towards text and of unit length, it gets more harmful pictures refused than random vectors do.",
+                "Turned towards text and of unit length, it does not get more harmful pictures refused.",
+                "It is open whether, turned towards text and of unit length, it gets more harmful pictures refused than random vectors do.",
+            ),
+            Point(
+                "alignment_controls",
+                "refuses_more_than_a_bias",
+                "It does more than a plain bias on refusal words of the same size.",
+                "It does less than a plain bias on refusal words of the same size.",
+                "It is not shown to do more than a plain bias on refusal words of the same size.",
+            ),
+        ),
+    ),
+    Question(
+        "probe",
+        "Does the probe?",
+        (
+            Point(
+                "decoding_separability",
+                "orders_candidates_prompt",
+                "Among the candidates for the next token, the paper's probe prefers those that lead to a refusal, as its rule needs.",
+                "Among the candidates for the next token, the paper's probe prefers those that lead away from a refusal.",
+                "It is open whether, among the candidates for the next token, the paper's probe prefers those that lead to a refusal.",
+            ),
+            Point(
+                "decoding_separability",
+                "more_than_token_identity_prompt",
+                "It knows more there than which token it looks at.",
+                "It knows less there than which token it looks at: the token alone orders candidates better.",
+                "It is not shown to know more there than which token it looks at.",
+            ),
+            Point(
+                "defense_ablation",
+                "beats_strings_and_bias",
+                "SafeSteer at its best setting does better than refusal strings and than a bias on refusal words, which look at no state.",
+                "SafeSteer at its best setting does worse than refusal strings or a bias on refusal words, which look at no state.",
+                "SafeSteer at its best setting is not shown to do better than refusal strings and a bias on refusal words.",
+            ),
+        ),
+    ),
+    Question(
+        "defense",
+        "Which defense, and at what price?",
+        (
+            Point(
+                "defense_ablation",
+                "selective_paper",
+                "SafeSteer as printed gains more refusals of harmful requests than it costs answers to harmless ones.",
+                "SafeSteer as printed costs more than it gains: harmful requests let through plus harmless ones refused go up.",
+                "It is open whether SafeSteer as printed gains more refusals of harmful requests than it costs answers to harmless ones.",
+            ),
+            Point(
+                "defense_comparison",
+                "safesteer_lets_least_through",
+                "SafeSteer lets fewer harmful pictures through than every other defense compared.",
+                "SafeSteer does not let the fewest harmful pictures through: another defense lets through less.",
+                "It is open which defense lets the fewest harmful pictures through: SafeSteer is not clear of the best other.",
+            ),
+            Point(
+                "defense_comparison",
+                "safesteer_spares_the_harmless",
+                "It does not refuse 10 points more of the harmless requests.",
+                "It refuses at least 10 points more of the harmless requests.",
+                "Whether it refuses 10 points more of the harmless requests is open.",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,124 @@
+"""The conclusions and the replication table as Markdown: a part of the README between two marks, and figures/README.md.
+
+The marked part is never edited by hand; a test holds that it is what the committed results say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safesteer_interp.errors import InputError
+from safesteer_interp.files import safe_name, write_text
+from safesteer_interp.report.conclusions import Answer, Sentence
+from safesteer_interp.report.records import Finding
+from safesteer_interp.report.replication import AGREES, Row
+from safesteer_interp.report.results import Results
+from safesteer_interp.report.tables import escape_markdown
+
+BEGIN = "<!-- what was learned: written by `safesteer report --readme`, not by hand -->"
+END = "<!-- end of what was learned -->"
+SHORT = 2
+"""Sentences per question in the README; the gallery has all."""
+
+
+def write_readme(readme: Path, figures: Path) -> bool:
+    """Puts what the results say between the marks of a README; True when that changed it.
+
+    Raises InputError when the file is missing or has not both marks.
+    """
+    try:
+        old = readme.read_text(encoding="utf-8")
+    except OSError as cause:
+        raise InputError(f"{readme} is not readable ({cause.strerror}).") from None
+    if BEGIN not in old or END not in old.partition(BEGIN)[2]:
+        raise InputError(f'{readme} has no place for the conclusions; put the lines "{BEGIN}" and "{END}" where they belong.')
+    before, _, rest = old.partition(BEGIN)
+    new = f"{before}{BEGIN}\n\n{short_form(figures)}\n{END}{rest.partition(END)[2]}"
+    if new == old:
+        return False
+    write_text(readme, new)
+    return True
+
+
+def short_form(figures: Path) -> str:
+    """The conclusions on the first model, a line per question, then the findings with their verdicts. Raises as `Results` does."""
+    results = Results(figures)
+    if not results.models:
+        raise InputError(f"no finding on a real model below {figures}; make some with `safesteer run --all`.")
+    model = results.models[0]
+    lines = [answer_line(answer, "figures/", model) for answer in results.answers(model)]
+    return "\n".join([*lines, "", *finding_table(results.findings, model, "figures/")]) + "\n"
+
+
+def overview(results: Results) -> str:
+    """figures/README.md: conclusions, findings and replication of the first model, for readers without the gallery."""
+    if not results.models:
+        return "# Known-answer checks\n\nNo finding on a real model lies here.\n"
+    model = results.models[0]
+    about = f"On {escape_markdown(model)}; written by `safesteer report` from the claims. The gallery is index.html."
+    lines = ["# What was learned", "", about, ""]
+    for answer in results.answers(model):
+        lines += [f"## {answer.question}", "", *(f"- {sentence_line(s, '', model)}" for s in answer.sentences), ""]
+    lines += ["# Findings", "", *finding_table(results.findings, model, ""), "", "# The paper, item by item", ""]
+    return "\n".join([*lines, *replication_table(results.replication(model), "", model)]) + "\n"
+
+
+def answer_line(answer: Answer, root: str, model: str) -> str:
+    """One bullet: the question and its first sentences."""
+    return f"- **{answer.question}** " + " ".join(sentence_line(s, root, model) for s in answer.sentences[:SHORT])
+
+
+def sentence_line(sentence: Sentence, root: str, model: str) -> str:
+    """A sentence with number, interval, n, verdict and a link to its finding."""
+    text = escape_markdown(sentence.text)
+    if not sentence.claim:
+        return text
+    numbers = escape_markdown(f"{sentence.shown}, {sentence.counted}")
+    return f"{text} ({numbers}; **{sentence.verdict}**, [{sentence.finding}]({_place(root, sentence.finding, model)}))"
+
+
+def finding_table(findings: Sequence[Finding], model: str, root: str) -> list[str]:
+    """Each finding with its question, what it replicates and its verdicts on one model."""
+    lines = ["| finding | question | in the paper | supported | contradicted | undecided |", "| --- | --- | --- | ---: | ---: | ---: |"]
+    for finding in findings:
+        entry = next((e for e in finding.entries if e.name == model and e.status == "done"), None)
+        if entry is not None:
+            counts = " | ".join(str(entry.counts.get(v, 0)) for v in ("supported", "contradicted", "undecided"))
+            link = f"[{finding.id}]({_place(root, finding.id, model)})"
+            lines.append(f"| {link} | {escape_markdown(finding.question)} | {escape_markdown(finding.replicates)} | {counts} |")
+    return lines
+
+
+def replication_table(rows: Sequence[Row], root: str | None, model: str) -> list[str]:
+    """Each item of the paper: what it says, what this model shows, whether they agree, what differs; no links for a root of None."""
+    lines = ["| item | the paper says | here | outcome | what differs |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        here = [
+            f"{escape_markdown(c['statement'])} {escape_markdown(c['shown'])}, {escape_markdown(c['counted'])}: {AGREES[c['verdict']]} "
+            f"({_link(root, finding, model)})"
+            for finding, c in row.claims
+        ] or [f"see {_link(root, finding, model)}" for finding in row.findings]
+        lines.append(
+            f"| {row.item.key} | {row.item.says or '–'} | {'<br>'.join(here) or '–'} | {row.outcome} | {row.item.differs or '–'} |"
+        )
+    return lines
+
+
+def paper_page(figures: Path) -> str:
+    """The replication table as a page of its own, without links to results: for the documentation. Raises as `Results` does."""
+    results = Results(figures)
+    if not results.models:
+        raise InputError(f"no finding on a real model below {figures}; make some with `safesteer run --all`.")
+    model = results.models[0]
+    about = f"SafeSteer (arXiv 2605.11716) on {escape_markdown(model)}, from the claims of this checkout. The gallery has every model."
+    return "\n".join(["# The paper, item by item", "", about, "", *replication_table(results.replication(model), None, model)]) + "\n"
+
+
+def _link(root: str | None, finding: str, model: str) -> str:
+    return f"`{finding}`" if root is None else f"[{finding}]({_place(root, finding, model)})"
+
+
+def _place(root: str, finding: str, model: str) -> str:
+    """Where a result lies: the folder of a finding on a model that is called by its own name, else the finding's."""
+    return f"{root}{finding}/{model}" if safe_name(model) == model else f"{root}{finding}"

@@ -1,0 +1,40 @@
+"""All results below a folder, and what every page computes from them: conclusions, replication, claims by model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safesteer_interp.errors import InputError
+from safesteer_interp.report.conclusions import Answer, conclude
+from safesteer_interp.report.records import collect_findings
+from safesteer_interp.report.replication import Row, replication_rows
+
+
+class Results:
+    """All results below a folder, and what is computed from them for every page."""
+
+    def __init__(self, figures: Path) -> None:
+        """Raises InputError when there is nothing to show, or a file is damaged."""
+        self.findings, self.checks = collect_findings(figures)
+        if not self.findings and not self.checks:
+            raise InputError(f"no result below {figures}; make some with `safesteer run`.")
+        self.models = list(dict.fromkeys(e.name for f in self.findings for e in f.entries))
+        self.models.sort(key=lambda name: name != "mini")
+
+    def claims(self, model: str) -> dict[str, dict[str, dict[str, Any]]]:
+        """Finding -> claim id -> claim, on one model (and data set, where it has another than the usual one)."""
+        found = {f.id: {c["id"]: c for e in f.entries if e.name == model for c in e.claims} for f in self.findings}
+        return {name: its for name, its in found.items() if its}
+
+    def slug(self, finding: str, model: str) -> str:
+        """What the anchors of a finding's claims on a model begin with."""
+        return next(e.slug for f in self.findings if f.id == finding for e in f.entries if e.name == model)
+
+    def answers(self, model: str) -> list[Answer]:
+        """The conclusions on one model."""
+        return conclude(self.claims(model), {other: self.claims(other) for other in self.models if other != model})
+
+    def replication(self, model: str) -> list[Row]:
+        """The paper item by item, on one model."""
+        return replication_rows(self.claims(model), {f.id: f.replicates for f in self.findings})

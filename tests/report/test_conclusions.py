@@ -1,0 +1,100 @@
+"""Conclusions are chosen by verdicts and filled from claims; what was not measured is missing; the README says what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.results import claim, result
+
+from safesteer_interp.errors import InputError
+from safesteer_interp.files import read_json
+from safesteer_interp.report.claims import seen
+from safesteer_interp.report.conclusions import conclude
+from safesteer_interp.report.questions import QUESTIONS, Point, Question
+from safesteer_interp.report.readme import BEGIN, END, short_form, write_readme
+from safesteer_interp.runner.claim_record import SCHEMA_VERSION
+
+ROOT = Path(__file__).resolve().parents[2]
+ASKED = (
+    Question("q", "Is it?", (Point("finding", "c", "It is.", "It is not.", "Nobody knows."),)),
+    Question("own", "And else?", (Point("other", most=1),)),
+)
+
+
+def told(verdict: str, **more: Any) -> dict[str, Any]:
+    return {"finding": {"c": seen(claim(verdict))}, **more}
+
+
+@pytest.mark.parametrize(("verdict", "words"), [("supported", "It is."), ("contradicted", "It is not."), ("undecided", "Nobody knows.")])
+def test_the_verdict_chooses_the_sentence_and_the_claim_its_numbers(verdict: str, words: str) -> None:
+    sentence = conclude(told(verdict), questions=ASKED)[0].sentences[0]
+    assert (sentence.text, sentence.verdict, sentence.finding, sentence.claim) == (words, verdict, "finding", "c")
+    assert sentence.numbers == f"0.90 [0.80, 1.00] AUROC, n = 40, 20 pairs, {verdict}"
+
+
+def test_what_is_missing_is_said_to_be() -> None:
+    nothing, other, _ = conclude({}, questions=ASKED)
+    assert nothing.sentences[0].verdict == other.sentences[0].verdict == "missing"
+    assert "finding should answer this; it was not measured" in nothing.sentences[0].text
+    renamed = conclude({"finding": {}}, questions=ASKED)[0].sentences[0]
+    assert renamed.verdict == "missing" and 'its claim "c" was not measured' in renamed.text
+
+
+def test_a_finding_without_a_named_claim_speaks_in_its_own_words_decided_ones_first() -> None:
+    claims = {"a": seen(claim("undecided", id="a")), "b": seen(claim("contradicted", id="b", statement="All is well.")),
+              "s": seen(claim(id="s", kind="sanity"))}  # fmt: skip
+    (sentence,) = conclude({"other": claims}, questions=ASKED)[1].sentences
+    assert sentence.text == "It does not hold that: All is well." and sentence.claim == "b"
+
+
+def test_it_says_how_many_verdicts_hold_on_every_other_model() -> None:
+    there = (told("supported"), told("undecided"), {})
+    same, unlike, empty = (conclude(told("supported"), {"m": other}, ASKED)[-1].sentences[0] for other in there)
+    assert same.text == "On m, 1 of the 1 claims above that were measured there have the same verdict." and same.verdict == "supported"
+    assert unlike.verdict == "contradicted" and "finding, c (supported here, undecided there)" in unlike.text
+    assert "none of the claims above was measured" in empty.text
+    assert conclude(told("supported"), {}, ASKED)[-1].sentences[0].text == "Only one model was run."
+
+
+def test_every_point_has_a_wording_for_each_verdict() -> None:
+    for point in (p for q in QUESTIONS for p in q.points):
+        words = [getattr(point, f.name) for f in dataclasses.fields(point) if f.name in ("supported", "contradicted", "undecided")]
+        assert all(words) if point.claim else not any(words)
+        assert len(set(words)) == (3 if point.claim else 1)
+
+
+def test_every_claim_the_conclusions_name_is_one_of_its_finding() -> None:
+    """Of the findings among the committed results; a claim that was renamed would leave a hole in the conclusions."""
+    for point in (p for q in QUESTIONS for p in q.points if p.claim):
+        path = ROOT / "figures" / point.finding / "mini" / "claims.json"
+        if path.is_file() and (record := read_json(path))["schema"] == SCHEMA_VERSION:
+            assert point.claim in {c["id"] for c in record["claims"]}, point
+
+
+def test_the_readme_says_what_the_committed_results_say() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    held = text.partition(BEGIN)[2].partition(END)[0].strip()
+    assert held == short_form(ROOT / "figures").strip(), "run `safesteer report --readme README.md`"
+
+
+def test_only_the_marked_part_of_a_readme_is_written(tmp_path: Path) -> None:
+    figures = tmp_path / "figures"
+    place = result(figures, "prefill_separability", "mini")
+    record = json.loads((place / "claims.json").read_text())
+    (place / "claims.json").write_text(json.dumps({**record, "claims": [claim(id="separable_text")]}))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nstale words\n{END}\nafter\n")
+    assert write_readme(readme, figures) and not write_readme(readme, figures)
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "stale words" not in text
+    assert "can be told from harmless ones. (0.90 [0.80, 1.00] AUROC, n = 40, 20 pairs; **supported**" in text
+    assert "(figures/prefill_separability/mini)" in text and "was not measured on this model" in text
+    readme.write_text("no marks")
+    with pytest.raises(InputError, match="has no place for the conclusions"):
+        write_readme(readme, figures)
+    with pytest.raises(InputError, match="is not readable"):
+        write_readme(tmp_path / "none.md", figures)

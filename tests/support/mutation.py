@@ -1,0 +1,183 @@
+"""Mutated findings: what a finding's claims make of tables in which one claim is not true, or is.
+
+A claim's numbers are found in the shipped tables by their values, drawn anew at cluster level with their own spread, and put back with
+interval and p computed from the draws; then `claims` and the rule decide again. Three ways of not being true:
+
+- "edge": the estimate's true value is the edge of what is claimed, whatever it is held against lies far on the claimed side;
+- "paired": the estimate is as large as claimed, but the paired control is as well (true difference 0); one at a time;
+- "null": the estimate is one more draw of the null distribution.
+
+"effect" is the claim as it holds (`Claim.effect`). A claim whose numbers are computed inside `claims`, so that no row equals them, needs a
+hook: see `HOOKS` in tests/findings/test_mutation.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from safesteer_interp.runner.analysis import Analysis, like_returned
+from safesteer_interp.runner.claim import Claim, Control
+from safesteer_interp.runner.power import LARGE, assumed_effect, deviation, error, units
+from safesteer_interp.runner.tables import table_files
+from safesteer_interp.runner.verdict import Judged, Verdict, judge
+from safesteer_interp.statistics import Against, Estimate, cluster_auroc, cluster_mean, cluster_rate
+
+Tables = dict[str, pd.DataFrame]
+Judge = Callable[[Sequence[Claim]], list[Judged]]
+Hook = Callable[[Tables, Claim, str, np.random.Generator], Tables]
+"""(tables, claim, variant, rng) -> the tables with the claim's numbers drawn anew."""
+DRAWS, THROUGH_TABLES = 200, 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finding with its shipped tables and what it claims of them."""
+
+    analysis: Analysis
+    params: Any
+    tables: Tables
+    claims: tuple[Claim, ...]
+
+    @classmethod
+    def of(cls, analysis: Analysis, params: Any, tables: Tables) -> Finding:
+        return cls(analysis, params, tables, tuple(analysis.claims(like_returned(tables), params)))
+
+    @classmethod
+    def stored(cls, analysis: Analysis, folder: Any) -> Finding:
+        """The finding in a result folder, with the parameters it was made with."""
+        from safesteer_interp.files import read_json
+        from safesteer_interp.runner.params import from_record
+
+        record = read_json(folder / "provenance.json")
+        return cls.of(analysis, from_record(analysis.params, record["params"]), table_files(folder, list(record["tables"])))
+
+    def claimed_of(self, tables: Tables) -> tuple[Claim, ...]:
+        return tuple(self.analysis.claims(like_returned(tables), self.params))
+
+
+def variants(claim: Claim) -> list[str]:
+    """The ways in which this claim can be false."""
+    paired = [f"paired {i}" for i, c in enumerate(claim.controls) if c.kind == "paired"]
+    null = [f"null {i}" for i, c in enumerate(claim.controls) if c.kind == "null" and c.estimate.is_spread and claim.direction != "within"]
+    return ["edge", *paired, *null]
+
+
+def share_supported(
+    finding: Finding, claim: Claim, variant: str, *, draws: int = DRAWS, seed: int = 0, rule: Judge = judge, hook: Hook | None = None
+) -> float:
+    """Share of `draws` mutated tables on which the claim is "supported".
+
+    The first few go through the tables and `claims`; where the claim read there is the one drawn, the rest is judged without that detour.
+    """
+    rng, number, detour, found = np.random.default_rng([seed, len(variant)]), [c.id for c in finding.claims].index(claim.id), False, 0
+    for draw in range(draws):
+        if hook is not None:
+            family = finding.claimed_of(hook(finding.tables, claim, variant, rng))
+        else:
+            drawn = redrawn(claim, variant, rng)
+            family = tuple(drawn if c.id == claim.id else c for c in finding.claims)
+            if detour or draw < THROUGH_TABLES:
+                read = finding.claimed_of(put_back(finding.tables, claim, drawn))
+                detour = detour or not _same(read[number].estimate, drawn.estimate)
+                family = read if detour else family
+        found += rule(family)[number].verdict is Verdict.SUPPORTED
+    return found / draws
+
+
+def redrawn(claim: Claim, variant: str, rng: np.random.Generator) -> Claim:
+    """The claim with its numbers drawn anew, at `variant`."""
+    kind, _, place = variant.partition(" ")
+    centre: float = assumed_effect(claim)
+    if kind == "edge":
+        centre = claim.threshold[rng.integers(2)] if isinstance(claim.threshold, tuple) else claim.threshold
+    elif kind == "null":
+        centre = _one_more(claim.controls[int(place)], rng)
+    controls = tuple(
+        replace(c, estimate=draw_again(c.estimate, 0.0 if variant == f"paired {i}" else _far(claim, c.estimate), 0.0, claim, rng))
+        if c.kind == "paired"
+        else c
+        for i, c in enumerate(claim.controls)
+    )
+    estimate = draw_again(claim.estimate, centre, claim.threshold, claim, rng)
+    if kind == "null":  # the draw is what is found, not the centre of what could be found
+        estimate = shifted(estimate, centre - estimate.value, claim.threshold)
+    return replace(claim, estimate=estimate, controls=controls)
+
+
+def _far(claim: Claim, control: Estimate) -> float:
+    return (1 if claim.direction == "above" else -1) * LARGE * deviation(control)
+
+
+def _one_more(control: Control, rng: np.random.Generator) -> float:
+    """One more draw of a null distribution whose central share lies between its bounds."""
+    found, reach = control.estimate, float(stats.norm.ppf(0.5 + min(control.estimate.level, 0.99) / 2))
+    if control.absolute:  # sizes: the half normal with that quantile
+        return control.center + abs(rng.normal()) * found.high / reach
+    side = rng.normal()
+    return found.value + side * ((found.high - found.value) if side > 0 else (found.value - found.low)) / reach
+
+
+def draw_again(estimate: Estimate, centre: float, against: Against, claim: Claim, rng: np.random.Generator) -> Estimate:
+    """A number of the same kind, of as many clusters with as much spread, whose true value is `centre`."""
+    groups, within = units(estimate), np.arange(units(estimate))
+    if estimate.kind == "rate":
+        return replace(cluster_rate(rng.random(groups) < centre, within, against=against), n=estimate.n)
+    if estimate.kind == "auroc":
+        gap = math.sqrt(2) * float(stats.norm.ppf(np.clip(centre, 1e-6, 1 - 1e-6)))
+        scores = np.concatenate([rng.normal(gap, 1, groups), rng.normal(0, 1, groups)])
+        labels = np.repeat([True, False], groups)
+        return replace(cluster_auroc(scores, labels, np.tile(within, 2), against=against), n=estimate.n)
+    spread = deviation(estimate)
+    if not math.isfinite(spread):
+        return estimate
+    # Outcomes of one answer differ by -1, 0 or 1; anything else is drawn as normal.
+    square, shares = spread**2 + centre**2, any(word in claim.unit for word in ("share", "rate"))
+    if shares and abs(centre) <= square <= 1:
+        up, down = (square + centre) / 2, (square - centre) / 2
+        values = rng.choice([1.0, -1.0, 0.0], size=groups, p=[up, down, 1 - up - down])
+        return replace(cluster_mean(values, within, against=against, bounds=(-1, 1)), n=estimate.n, kind=estimate.kind)
+    return replace(cluster_mean(rng.normal(centre, spread, groups), within, against=against), n=estimate.n, kind=estimate.kind)
+
+
+def shifted(estimate: Estimate, by: float, against: Against) -> Estimate:
+    """The same interval about another value, tested by t."""
+    moved = replace(estimate, value=estimate.value + by, low=estimate.low + by, high=estimate.high + by, against=against)
+    edges, spread = against if isinstance(against, tuple) else (against,), error(estimate)
+    found = (
+        max(float(2 * stats.t.sf(abs(moved.value - edge) / spread, max(units(estimate) - 1, 1))) for edge in edges) if spread > 0 else 1.0
+    )
+    return replace(moved, p=found)
+
+
+def put_back(tables: Mapping[str, pd.DataFrame], claim: Claim, drawn: Claim) -> Tables:
+    """The tables with the rows that the claim and its paired controls were read from replaced. Raises LookupError when there is none."""
+    changes = [(claim.estimate, drawn.estimate)]
+    changes += [(a.estimate, b.estimate) for a, b in zip(claim.controls, drawn.controls, strict=True) if a.kind == "paired"]
+    found = {name: t.copy() for name, t in tables.items()}
+    for old, new in changes:
+        rows = [(name, _rows_of(t, old)) for name, t in tables.items()]
+        if not any(mask.any() for _, mask in rows):
+            raise LookupError(f'no row of {", ".join(tables)} holds {old}, which claim "{claim.id}" rests on; give it a hook.')
+        for name, mask in rows:
+            for column, value in new.as_row().items() if mask.any() else ():
+                if column in found[name]:
+                    found[name].loc[mask, column] = value
+    return found
+
+
+def _rows_of(table: pd.DataFrame, estimate: Estimate) -> np.ndarray:
+    if not {"value", "low", "high", "n"} <= set(table):
+        return np.zeros(len(table), dtype=bool)
+    wanted = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+    return np.logical_and.reduce([np.isclose(table[c].astype(float), v, rtol=1e-12, atol=0, equal_nan=True) for c, v in wanted.items()])
+
+
+def _same(one: Estimate, two: Estimate) -> bool:
+    return all(math.isclose(a, b, rel_tol=1e-9) for a, b in ((one.value, two.value), (one.low, two.low), (one.high, two.high)))
