@@ -15,6 +15,8 @@ from ._shared import Paired, fit_spec, report_spec
 
 QUANTITIES = ("refusal", "probe")
 """What is measured: log-odds that the first token refuses, and the probe's log-odds of harm at the final norm."""
+EXTREMES = (-1.0, 2.0)
+"""Shares of the gap that a pair not seen may have, where all that were seen agree."""
 DONOR = Attack.CB
 """The text form that has an image too, a blank one: both forms have the same tokens but for text and picture."""
 
@@ -56,6 +58,7 @@ def meter(ctx: Context, p: Caused) -> Callable[[Any], Any]:
     probe = fit_prompt(view.rows("final_norm", "last_prompt"), view.labels.harmful)
     tokens = list(refusal_token_ids(ctx.model))
 
+    @torch.no_grad()
     def measure(states: Any) -> Any:
         refusal = refusal_score(logits(ctx.model, states), tokens).double().cpu()
         harm = torch.from_numpy(np.asarray(probe.decision_function(states.float().cpu().numpy()), dtype=float))
@@ -106,4 +109,8 @@ def share(effect: Any, gap: Any, pairs: Any, *, against: float = 0.0, minus: Any
     def ratio(top: Any, bottom: Any) -> float:
         return float(top.mean() / bottom.mean())
 
-    return cluster_jackknife(ratio, [change, np.asarray(gap, dtype=float)], np.asarray(pairs), against=against, seed=seed).as_row()
+    rows, of = [change, np.asarray(gap, dtype=float)], np.asarray(pairs)
+    found = cluster_jackknife(ratio, rows, of, against=against, seed=seed)
+    if np.isfinite(found.value) and not np.isfinite(found.low):  # all pairs agree to the bit: bounds say how far others may lie off
+        found = cluster_jackknife(ratio, rows, of, against=against, bounds=EXTREMES, seed=seed)
+    return found.as_row()

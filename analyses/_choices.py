@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ GUIDING = ("prompt", "token", "contrastive")
 IDENTITY, EMBEDDING, LOG_P, CHANCE = "token_identity", "embedding", "log_probability", "random_direction"
 
 
+@runtime_checkable
 class RollsOut(Protocol):
     """Parameters of an analysis that rolls candidates out."""
 

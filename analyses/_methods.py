@@ -16,6 +16,7 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._answering import AnsweringParams, answered_together, calibrated, fitted, to_answer, training_spec
+from ._refusal_tokens import refusal_tokens
 from ._shared import fit_spec, report_spec
 
 FORMS = (Attack.SD, Attack.TYPO)
@@ -97,8 +98,10 @@ def builders(ctx: Context, p: MethodParams) -> dict[str, Callable[[], Any]]:
         "mrd": lambda: mrd.MRD(observation_tokens=p.auxiliary_tokens),
         "adashield": adashield.AdaShield,
         "self_reminder": self_reminder.SelfReminder,
-        "refusal_bias": refusal_bias.RefusalBias,
-        "refusal_steering": lambda: refusal_steering.RefusalSteering.from_trace(ctx.model, trace, training),
+        "refusal_bias": lambda: refusal_bias.RefusalBias(tokens=refusal_tokens(ctx, p)),
+        "refusal_steering": lambda: refusal_steering.RefusalSteering.from_trace(
+            ctx.model, trace, training, refusals=refusal_tokens(ctx, p)
+        ),
         "shiftdc": lambda: shiftdc.ShiftDC.from_trace(ctx.model, trace, caption_tokens=p.auxiliary_tokens),
         "jrs_rem": lambda: jrs_rem.JRSRem.from_trace(ctx.model, trace),
         "cmrm": lambda: cmrm.CMRM.from_trace(ctx.model, trace),

@@ -104,11 +104,12 @@ def loss_tests(responses: pd.DataFrame, pairs_of: Sequence[tuple[str, str]]) -> 
     return pd.DataFrame(rows)
 
 
-def likelihoods(ctx: Context, p: RatesTexts, requests: Sequence[Any], responses: pd.DataFrame) -> pd.DataFrame:
+def likelihoods(ctx: Context, p: RatesTexts, requests: Sequence[Any], responses: pd.DataFrame, against: float = 0.0) -> pd.DataFrame:
     """How likely answers are to the undefended model, by condition: mean nats per token, and the paired difference to "none".
 
     A safety judge calls broken text safe and no list of strings notices it; the model itself does. Harmful picture requests and all
-    harmless ones, of the first `perplexity_seeds` seeds (each answer costs another forward pass).
+    harmless ones, of the first `perplexity_seeds` seeds (each answer costs another forward pass). `against`: what a difference is tested
+    against.
     """
     from safesteer_interp.statistics import cluster_mean
 
@@ -123,7 +124,10 @@ def likelihoods(ctx: Context, p: RatesTexts, requests: Sequence[Any], responses:
             part = part.assign(less=part["nats"].to_numpy() - part.set_index(["request", "seed"]).index.map(plain).to_numpy(float))
             part = part.dropna(subset=["less"])
             if condition != "none" and len(part):
-                rows.append({**labels, "measure": "difference to none"} | cluster_mean(part["less"], part["pair"], seed=seed).as_row())
+                rows.append(
+                    {**labels, "measure": "difference to none"}
+                    | cluster_mean(part["less"], part["pair"], against=against, seed=seed).as_row()
+                )
     return pd.DataFrame(rows)
 
 

@@ -38,7 +38,7 @@ class Params:
     attacks: tuple[str, ...] = ("SD", "TYPO")
     """Forms whose harm lies in the image."""
     width: int = 6
-    """Layers of a window in which a route is cut."""
+    """Layers of a window in which a route is cut; a third of the model's at most."""
     windows: int | None = 6
     """Windows, evenly spaced; None: one at every layer."""
     seed: int = 0
@@ -52,7 +52,7 @@ def needs(p: Params) -> list[TraceSpec]:
 def cost(p: Params, pairs: int, n_layers: int) -> str:
     """How often a route is cut, and in how many recorded passes."""
     passes = 2 * pairs * (1 + len(p.attacks))
-    windows = 1 + min(p.windows or n_layers, max(1, n_layers - min(p.width, n_layers) + 1))
+    windows = 1 + min(p.windows or n_layers, n_layers - max(1, min(p.width, n_layers // 3)) + 1)
     return f"{passes} recorded prompt passes, {passes * len(ROUTES) * windows} knock-outs of a fraction of a pass each"
 
 
@@ -76,7 +76,7 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     from safesteer_interp.interventions import Knockout, record, replay
 
     measure, model, n = meter(ctx, p), ctx.model, ctx.n_layers
-    width = min(p.width, n)
+    width = max(1, min(p.width, n // 3))
     starts = sorted({round(x) for x in np.linspace(0, n - width, n - width + 1 if p.windows is None else min(p.windows, n - width + 1))})
     windows = {ALL: tuple(range(n))} | {f"{first}-{first + width - 1}": tuple(range(first, first + width)) for first in starts}
     asked = [(route, name, Knockout(*ends, layers)) for route, ends in ROUTES.items() for name, layers in windows.items()]
@@ -170,20 +170,32 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     windows = t["table"][t["table"]["window"] != ALL]
     attacks = attacks_in(windows)
     fig, axes = new_figure(rows=2, cols=len(attacks), width="full", height=4.6, squeeze=False)
-    titles = {"probe": "readable harm lost", "refusal": "refusal lost"}
+    titles = {"probe": "harm lost", "refusal": "refusal lost"}
     for quantity, line in zip(("probe", "refusal"), axes, strict=True):
         for attack, ax in zip(attacks, line, strict=True):
             part = windows[(windows["attack"] == attack) & (windows["quantity"] == quantity)]
             panels.layer_step_heatmap(
-                ax, part, x="window", y="route", label="share", center=0.0, vmin=-1.0, vmax=1.0, xlabel="layers cut", ylabel=""
+                ax,
+                part,
+                x="window",
+                y="route",
+                label="share",
+                center=0.0,
+                vmin=-1.0,
+                vmax=1.0,
+                xlabel="layers cut",
+                ylabel="",
+                colorbar=attack == attacks[-1],
             )
+            if attack != attacks[0]:
+                ax.set_yticklabels([])
             ax.set_title(f"{attack}: {titles[quantity]}")
             ax.tick_params(axis="x", labelrotation=45)
     whole, ax = new_figure(rows=1, cols=2, width="full", height=3.4, squeeze=False)
     for quantity, panel in zip(("probe", "refusal"), ax[0], strict=True):
         part = t["table"][(t["table"]["window"] == ALL) & (t["table"]["quantity"] == quantity)]
         panels.forest(panel, part.assign(label=part["attack"] + ": " + part["route"]), by="attack", kind="attack", reference=0.0,
-                      xlabel=f"{titles[quantity]}, route cut in all layers (share)")  # fmt: skip
+                      xlabel=f"{titles[quantity]}, cut in all layers (share)")  # fmt: skip
     return {"figure": fig, "all_layers": whole}
 
 

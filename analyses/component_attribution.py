@@ -60,7 +60,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """`table`: refusal restored by patching the n components ranked highest into the picture's last token, by how they were ranked, as a
     share of the gap; `components`: mean effect of each, exact and approximated, on the ranking pairs; `agreement`: rank correlations."""
     effects = _effects(ctx, p)
-    means = effects.groupby(["component", "layer", "kind"], sort=False)[["exact", *METHODS]].mean().reset_index()
+    means = effects.groupby(["component", "layer", "part"], sort=False)[["exact", *METHODS]].mean().reset_index()
     orders = {name: list(means.sort_values(name, ascending=False, kind="stable")["component"]) for name in ("exact", *METHODS)}
     rng = ctx.rng("random circuits")
     orders |= {f"random {i}": list(rng.permutation(means["component"])) for i in range(p.random_circuits)}
@@ -91,13 +91,13 @@ def _effects(ctx: Context, p: Params) -> pd.DataFrame:
     for pair, (picture, text) in ctx.track(_pairs(ctx.requests(needs(p)[0]), p).items(), "ranking"):
         receiver, donor = record(model, picture), record(model, text)
         exact = replay(model, receiver, [Patch((place,), ("last",)) for place in places], donor=donor, score=measure)
-        exact = exact - measure(receiver.final)
+        exact = exact - measure(receiver.final).detach()
         approximated = {
             name: dict(attribute(model, receiver, donor, lambda h: measure(h)[0], roles=("last",), steps=steps).ranked())
             for name, steps in (("gradient", 1), ("integrated", p.steps))
         }
         for place, value in zip(places, exact.tolist(), strict=True):
-            of = {"component": str(place), "layer": place.layer, "kind": "head" if str(place).startswith("head") else "MLP", "pair": pair}
+            of = {"component": str(place), "layer": place.layer, "part": "head" if str(place).startswith("head") else "MLP", "pair": pair}
             found.append(of | {"exact": value} | {name: by_place[place] for name, by_place in approximated.items()})
     return pd.DataFrame(found)
 
@@ -127,7 +127,7 @@ def _circuits(ctx: Context, p: Params, orders: dict[str, list[str]]) -> tuple[pd
     cells, gaps = [], []
     for pair, (picture, text) in ctx.track(_pairs(ctx.requests(needs(p)[1]), p).items(), "circuits"):
         receiver, donor = record(model, picture), record(model, text)
-        before, after = (float(measure(one.final)[0]) for one in (receiver, donor))
+        before, after = (float(measure(one.final).detach()[0]) for one in (receiver, donor))
         gaps.append({"pair": pair, "gap": after - before})
         gained = replay(model, receiver, [one for *_, one in asked], donor=donor, score=measure) - before
         cells += [{"order": o, "size": n, "pair": pair, "effect": x} for (o, n, _), x in zip(asked, gained.tolist(), strict=True)]
@@ -156,11 +156,11 @@ def _agreement(effects: pd.DataFrame, seed: int) -> pd.DataFrame:
 
     rows = []
     for name, label in METHODS.items():
-        for kind in ("all", "head", "MLP"):
-            of = effects if kind == "all" else effects[effects["kind"] == kind]
-            found = {pair: float(spearmanr(part["exact"], part[name]).statistic) for pair, part in of.groupby("pair", sort=False)}
+        for part in ("all", "head", "MLP"):
+            of = effects if part == "all" else effects[effects["part"] == part]
+            found = {pair: float(spearmanr(lot["exact"], lot[name]).statistic) for pair, lot in of.groupby("pair", sort=False)}
             values = np.nan_to_num(np.array(list(found.values())))
-            rows.append({"method": label, "kind": kind} | cluster_mean(values, list(found), against=HALF, seed=seed).as_row())
+            rows.append({"method": label, "part": part} | cluster_mean(values, list(found), against=HALF, seed=seed).as_row())
     return pd.DataFrame(rows)
 
 
@@ -195,7 +195,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
         Claim(
             id="gradient_ranks_like_patching",
             statement="Integrated gradients rank components much as exact patching does: rank correlation above one half.",
-            estimate=estimate_of(row(t["agreement"], method="integrated gradients", kind="all")),
+            estimate=estimate_of(row(t["agreement"], method="integrated gradients", part="all")),
             direction="above",
             threshold=HALF,
             unit="Spearman correlation over components",
@@ -212,7 +212,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.0)
     parts = t["components"]
-    heads = parts[parts["kind"] == "head"]
+    heads = parts[parts["part"] == "head"]
     heads = heads.assign(head=heads["component"].str.rpartition(".")[2].astype(int))
     grid = heads.pivot_table(index="head", columns="layer", values="exact").to_numpy()
     limit = float(np.abs(grid).max()) or 1.0
@@ -223,7 +223,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     axes[0].set_title("heads, patched one by one")
     axes[0].grid(visible=False)
     for kind, marker in (("head", "o"), ("MLP", "s")):
-        mine = parts[parts["kind"] == kind]
+        mine = parts[parts["part"] == kind]
         axes[1].scatter(
             mine["integrated"],
             mine["exact"],

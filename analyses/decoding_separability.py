@@ -28,6 +28,8 @@ FIT_WORDS = {
 MINIMUM = 5
 """Answers that must have reached a step for its mean to be shown: a handful of long answers is not the class."""
 OUTCOMES = ("harmless", "refuse", "comply")
+BAND = (0.35, 0.65)
+"""AUROCs that tell nothing apart worth speaking of."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any) -> pd.DataFra
             for step in range(1, STEPS + 1):
                 mask = (steps == step) & np.isin(outcome, (high, low))
                 if all((outcome[mask] == kind).sum() >= MINIMUM for kind in (high, low)):
-                    found = cluster_auroc(values[mask], outcome[mask] == high, pairs[mask])
+                    edge = BAND if high == "refuse" else 0.5
+                    found = cluster_auroc(values[mask], outcome[mask] == high, pairs[mask], against=edge)
                     rows.append({"fit": name, "contrast": contrast, "step": step} | found.as_row())
     return pd.DataFrame(rows)
 
@@ -228,7 +231,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 statement=f"At step {int(last['step'])} the probe no longer tells tokens of refusals from those of compliances.",
                 estimate=estimate_of(last),
                 direction="within",
-                threshold=(0.35, 0.65),
+                threshold=BAND,
                 unit="AUROC",
                 difference_to="chance, by a band around it",
                 controls=(Control(f"step {int(first['step'])}", estimate_of(first), kind="context"),),

@@ -76,7 +76,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     return {
         "table": rate_table(responses),
         "tests": pd.concat(tests, ignore_index=True),
-        "likelihood": likelihoods(ctx, p, requests, responses),
+        "likelihood": likelihoods(ctx, p, requests, responses, against=log(2)),
         "premises": premises(ctx, p, named[best], named["corrected"]),
         "scores": scores(ctx, p, probes(ctx, p)),
     }

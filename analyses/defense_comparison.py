@@ -18,9 +18,11 @@ from ._answering import demand_both_kinds
 from ._methods import FORMS, MethodParams, answers_of, asked, judged_by_all, methods, needs, paired_rows, selectivity
 from ._shared import row
 
-EVERY = ("safesteer", "ecso", "coca", "mllm_protector", "mrd", "adashield", "self_reminder", "refusal_bias", "refusal_steering", "shiftdc",
-         "jrs_rem", "cmrm", "conformal")  # fmt: skip
-PRINTED = {"safesteer": "1.75", "ecso": "12.65", "mllm_protector": "8.02", "mrd": "12.86"}
+EVERY = (
+    *("safesteer", "safesteer-paper", "ecso", "coca", "mllm_protector", "mrd", "adashield", "self_reminder"),
+    *("refusal_bias", "refusal_steering", "shiftdc", "jrs_rem", "cmrm", "conformal"),
+)
+PRINTED = {"safesteer": "1.75", "safesteer-paper": "1.75", "ecso": "12.65", "mllm_protector": "8.02", "mrd": "12.86"}
 """MM-SafetyBench ASR in % on Qwen2.5-VL, where the undefended model has 15.13 (arXiv 2605.11716 Table 1)."""
 TABLE_1 = "arXiv:2605.11716 Table 1"
 BIAS = "refusal_bias"
@@ -30,7 +32,10 @@ WORDS = {"asr": "not refused", "rr": "refused of harmless"}
 
 @dataclass(frozen=True)
 class Params(MethodParams):
-    methods: tuple[str, ...] = ("safesteer", "ecso", "coca", "mllm_protector", "mrd", "adashield", BIAS, "jrs_rem", "conformal")
+    methods: tuple[str, ...] = (
+        *("safesteer", "safesteer-paper", "ecso", "coca", "mllm_protector", "mrd"),
+        *("adashield", BIAS, "jrs_rem", "conformal"),
+    )
     """Compared besides "none"; joined by "+" as one."""
     cost_requests: int = 2
     """Requests that the cost of an answer is counted on."""
@@ -130,7 +135,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 controls=() if against is None else (Control("minus refusal bias", against, kind="paired"),),
             )
         )
-    others = [n for n in names if n != "safesteer"]
+    others = [n for n in names if not n.startswith("safesteer")]
     if "safesteer" in names and others:
         rivals = [(other, _worst(t["contrasts"], first="safesteer", second=other, measure="asr")) for other in others]
         nearest, worst = max(rivals, key=lambda pair: float(pair[1]["value"]))
@@ -190,7 +195,7 @@ def _selective(t: dict[str, pd.DataFrame], name: str, other: str) -> Any:
 
 
 def _plain(name: str) -> str:
-    return name.replace("+", "_and_")
+    return name.replace("+", "_and_").replace("-", "_")
 
 
 def _label(name: str) -> str:

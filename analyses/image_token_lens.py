@@ -123,11 +123,15 @@ def _summaries(found: pd.DataFrame, seed: int) -> pd.DataFrame:
     rows = []
     for (attack, layer, name), part in found.groupby(["attack", "layer", "map"], sort=False):
         base, pairs = {"attack": attack, "layer": layer, "map": name}, part["pair"].to_numpy(str)
-        for quantity, values, against in (
-            ("auroc", part["auroc"], CHANCE),
-            ("minus shuffled", part["auroc"] - part["shuffled"], 0.0),
+        for quantity, values, against, bounds in (
+            ("auroc", part["auroc"], CHANCE, (0.0, 1.0)),
+            ("minus shuffled", part["auroc"] - part["shuffled"], 0.0, (-1.0, 1.0)),
         ):
-            rows.append(base | {"quantity": quantity} | cluster_mean(values.to_numpy(float), pairs, against=against, seed=seed).as_row())
+            rows.append(
+                base
+                | {"quantity": quantity}
+                | cluster_mean(values.to_numpy(float), pairs, against=against, bounds=bounds, seed=seed).as_row()
+            )
     return pd.DataFrame(rows)
 
 
@@ -174,8 +178,10 @@ def _overlays(t: dict[str, pd.DataFrame]) -> Any:
 
     from safesteer_interp.plotting import new_figure, palette
 
-    keys = list(dict.fromkeys(zip(t["tokens"]["attack"], t["tokens"]["pair"], strict=True)))
-    fig, axes = new_figure(rows=max(len(keys), 1), cols=4, width="full", height=1.75 * max(len(keys), 1) + 0.3, squeeze=False)
+    keys = sorted(dict.fromkeys(zip(t["tokens"]["attack"], t["tokens"]["pair"], strict=True)))
+    fig, ax = new_figure(width="full", height=1.75 * max(len(keys), 1) + 0.3)
+    ax.remove()
+    axes = fig.subplots(max(len(keys), 1), 4, squeeze=False)
     for line, (attack, pair) in zip(axes, keys, strict=True):
         lot = t["tokens"][(t["tokens"]["attack"] == attack) & (t["tokens"]["pair"] == pair)]
         kept = t["pictures"][(t["pictures"]["attack"] == attack) & (t["pictures"]["pair"] == pair)].sort_values("y")
@@ -203,7 +209,7 @@ def _overlays(t: dict[str, pd.DataFrame]) -> Any:
                 cell = cells.iloc[place]
                 x, y = ((float(cell[c]) + 0.5) * size / n - 0.5 for c, n in (("column", columns), ("row", rows)))
                 ax.plot(x, y, marker="o", markersize=3.2, markerfacecolor="none", markeredgecolor=palette.INK, markeredgewidth=0.8)
-    for ax, title in zip(axes[0], ("picture", "differs from its harmless twin", "pushes the probe's harm", "pushes refusal"), strict=True):
+    for ax, title in zip(axes[0], ("picture", "differs", "probe", "refusal"), strict=True):
         ax.set_title(title)
     return fig
 
@@ -224,9 +230,9 @@ ANALYSIS = Analysis(
     profiles={"full": {"pairs": None, "layers": None, "shuffles": 2000}},
     order=24,
     captions={
-        "figure": "First-order push of every image token on the probe's log-odds of harm and on refusal log-odds, against the blank "
-        "picture's token at its place (vermillion: towards, green: away); rings: the three strongest. Activities are drawn as benchmark "
-        "requests only.",
+        "figure": "Left to right: the picture; where it differs from its harmless twin; first-order push of every image token on the "
+        "probe's log-odds of harm, and on refusal log-odds, against the blank picture's token at its place (vermillion: towards, green: away); "
+        "rings: the three strongest. Activities are drawn as benchmark requests only.",
         "layers": "How well each map, taken at the input of a layer, finds the tokens in which the harmful picture differs from its "
         "harmless twin. Shuffled tokens: one half. Bands: 95 % over pairs.",
     },

@@ -23,7 +23,10 @@ LISTS = ("default", "prefixes", "xstest", "arditi", "jrs", "vlguard")
 
 @dataclass(frozen=True)
 class Params(MethodParams):
-    methods: tuple[str, ...] = ("safesteer", "ecso", "coca", "mllm_protector", "mrd", "adashield", "refusal_bias", "jrs_rem", "conformal")
+    methods: tuple[str, ...] = (
+        *("safesteer", "safesteer-paper", "ecso", "coca", "mllm_protector", "mrd"),
+        *("adashield", "refusal_bias", "jrs_rem", "conformal"),
+    )
     """Whose answers are judged, besides "none": those of defense_comparison, which are kept."""
 
 

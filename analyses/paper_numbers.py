@@ -22,7 +22,10 @@ AVERAGES, COUNTS = "average", "count"
 
 @dataclass(frozen=True)
 class Params(MethodParams):
-    methods: tuple[str, ...] = ("safesteer", "ecso", "coca", "mllm_protector", "mrd", "adashield", "refusal_bias", "jrs_rem", "conformal")
+    methods: tuple[str, ...] = (
+        *("safesteer", "safesteer-paper", "ecso", "coca", "mllm_protector", "mrd"),
+        *("adashield", "refusal_bias", "jrs_rem", "conformal"),
+    )
     """Measured beside the printed numbers: those of defense_comparison, whose answers are kept."""
 
 

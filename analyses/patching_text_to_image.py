@@ -65,14 +65,14 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
             found += [values | {"quantity": q} | share(cell[q], of[q], cell["pair"], seed=seed) for q in QUANTITIES]
         return pd.DataFrame(found)
 
-    own = cells[(cells["donor"] == OWN) & (cells["kind"] == "resid_post")]
+    own = cells[(cells["donor"] == OWN) & (cells["write"] == "resid_post")]
     return {
         "table": rows(["attack", "direction", "role", "layer"], own),
         "controls": rows(
             ["attack", "donor", "layer"],
-            cells[(cells["role"] == "last") & (cells["direction"] == "restore") & (cells["kind"] == "resid_post")],
+            cells[(cells["role"] == "last") & (cells["direction"] == "restore") & (cells["write"] == "resid_post")],
         ),
-        "writes": rows(["attack", "kind", "layer"], cells[cells["kind"].isin(WRITES)]),
+        "writes": rows(["attack", "write", "layer"], cells[cells["write"].isin(WRITES)]),
         "contrasts": _contrasts(cells, gaps, seed),
         "cost": spent,
     }
@@ -127,7 +127,7 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
                         "donor": name,
                         "role": role,
                         "layer": layer,
-                        "kind": kind,
+                        "write": kind,
                         "pair": pair,
                     }
                     cells.append(cell | dict(zip(QUANTITIES, values, strict=True)))
@@ -143,7 +143,7 @@ def _contrasts(cells: pd.DataFrame, gaps: pd.DataFrame, seed: int) -> pd.DataFra
 
         def of(layer: int, role: str = "last", direction: str = "restore", donor: str = OWN, mine: Any = mine, gap: Any = gap) -> Any:
             where = (mine["layer"] == layer) & (mine["role"] == role) & (mine["direction"] == direction) & (mine["donor"] == donor)
-            return mine[where & (mine["kind"] == "resid_post")].set_index("pair")["refusal"].loc[gap.index].to_numpy()
+            return mine[where & (mine["write"] == "resid_post")].set_index("pair")["refusal"].loc[gap.index].to_numpy()
 
         measured = {
             "last_late": (of(late), None, HALF),
@@ -237,7 +237,17 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
             part = shown[(shown["attack"] == attack) & (shown["direction"] == direction)]
             grid = part[part["layer"].isin(part[part["role"] == "user"]["layer"])]
             panels.layer_step_heatmap(
-                ax, grid, x="layer", y="role", label="share of the gap", center=0.0, vmin=-1.0, vmax=1.0, xlabel="decoder layer", ylabel=""
+                ax,
+                grid,
+                x="layer",
+                y="role",
+                label="share of the gap",
+                center=0.0,
+                vmin=-1.0,
+                vmax=1.0,
+                xlabel="decoder layer",
+                ylabel="",
+                colorbar=attack == attacks[-1],
             )
             ax.set_title(f"text into {attack}: refusal restored" if direction == "restore" else f"{attack} into text: refusal destroyed")
     lines, row_axes = new_figure(rows=1, cols=2 * len(attacks), width="full", height=2.9, squeeze=False)
@@ -247,7 +257,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
         panels.layer_curve(
             left, controls[controls["attack"] == attack], by="donor", kind="series", ylabel="share of the gap restored", legend=i == 0
         )
-        panels.layer_curve(right, writes[writes["attack"] == attack], by="kind", kind="series", ylabel="", legend=i == 0)
+        panels.layer_curve(right, writes[writes["attack"] == attack], by="write", kind="series", ylabel="", legend=i == 0)
         left.set_title(f"{attack}: last token")
         right.set_title(f"{attack}: what is written")
     return {"figure": fig, "last_token": lines}

@@ -119,6 +119,7 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
     model, layers = ctx.model, layer_grid(ctx.n_layers, p.layers)
     directions, tokens = _directions(ctx, p, layers), list(refusal_token_ids(ctx.model))
 
+    @torch.no_grad()
     def measure(states: Any) -> Any:
         return refusal_score(logits(model, states), tokens).double().cpu()
 

@@ -10,12 +10,13 @@ import pandas as pd
 
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.claim import Claim, Control, ControlKind, estimate_of
+from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.statistics import COLUMNS
 from safesteer_interp.tracing.spec import TraceSpec
 
+from ._refusal_tokens import refusal_tokens, tokens_spec
 from ._shared import ATTACKS, attacks_in, report_spec, row, site_label
 
 IMAGE_ATTACKS = tuple(str(a) for a in ATTACKS if a.in_image)
@@ -32,16 +33,15 @@ class Params:
 
 
 def needs(p: Params) -> list[TraceSpec]:
-    return [report_spec(p)]
+    return [report_spec(p), tokens_spec(p)]
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Per layer, attack and class: log-probability of a refusal token and rank of the best one; per K: share with one in the top K."""
-    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.statistics import cluster_mean, cluster_rate
 
     view = ctx.trace(needs(p)[0])
-    labels, tokens = view.labels, list(refusal_token_ids(ctx.model))
+    labels, tokens = view.labels, list(refusal_tokens(ctx, p))
     harmful, attack, pairs = labels.harmful, labels.attacks, labels.pairs
     log_p, rank = {}, {}
     for site in ctx.track(view.sites_in_order, "layers"):
@@ -133,30 +133,39 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                     Control("harmless twins", estimate_of(row(twins, attack=name)), kind="paired"),
                     Control("harmless twins alone", estimate_of(row(top, k=p.k, attack=name, **{"class": "harmless"})), kind="context"),
                 ),
-                note='Re-ranking can only choose a refusal that is among the candidates. Refusal tokens are those of arXiv 2406.11717, "I" '
-                "among them, which begins other answers as well: the difference to the twins takes that off.",
+                note="Re-ranking can only choose a refusal that is among the candidates. Refusal tokens: first tokens that harmful "
+                "texts of training pairs raise over their harmless twins.",
             )
         )
     silenced = contrasts[contrasts["quantity"] == "log_probability"]
     for name in [a for a in attacks_in(silenced) if a in IMAGE_ATTACKS]:
         by = {str(r["class"]): estimate_of(r) for _, r in silenced[silenced["attack"] == name].iterrows()}
-        sides: list[tuple[str, str, ControlKind]] = [
-            ("harmful minus harmless", "harmless twins", "paired"),
-            ("harmless", "harmless twins alone", "context"),
-        ]
-        words = f"A harmful request gives refusal tokens less probability as {name} than as plain text"
+        twins = (Control("harmless twins", by["harmless"], kind="context"),) if "harmless" in by else ()
         found.append(
             Claim(
                 id=f"image_silences_refusal_{name.lower()}",
-                statement=f"{words}, and loses more of it than its harmless twin.",
+                statement=f"A harmful request gives refusal tokens less probability as {name} than as plain text.",
                 estimate=by["harmful"],
                 direction="below",
                 threshold=0.0,
                 unit="nats, paired difference",
                 difference_to="the same request as plain text",
-                controls=tuple(Control(label, by[kind], kind=role) for kind, label, role in sides if kind in by),
+                controls=twins,
             )
         )
+        if "harmful minus harmless" in by:
+            found.append(
+                Claim(
+                    id=f"silences_harm_more_{name.lower()}",
+                    statement=f"From plain text to {name}, a harmful request loses more probability of refusal than its harmless twin.",
+                    estimate=by["harmful minus harmless"],
+                    direction="below",
+                    threshold=0.0,
+                    unit="nats, difference of paired differences",
+                    difference_to="the harmless twin",
+                    controls=twins,
+                )
+            )
     return found
 
 

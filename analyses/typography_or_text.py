@@ -199,6 +199,6 @@ ANALYSIS = Analysis(
     order=18,
     captions={
         "figure": "Undefended, sampled answers of test pairs. Typed cells show a blank picture of the same size; words and carrier of a "
-        "framing are the same in both media. Bars: 95 % over pairs."
+        "framing are the same in both media; a carrier speaks of the image in the typed cell, too. Bars: 95 % over pairs."
     },
 )

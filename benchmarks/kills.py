@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -36,8 +37,10 @@ SCRIPTS: dict[str, list[list[str]]] = {
                  "--max-new-tokens", "4", "--batch-size", "8", "--cost-sample", "0"]],
 }  # fmt: skip
 """Command -> what is run; the last line is the one that is killed, those before it are run to their end first."""
-RUN_FACTS = ("run.json", ".lock", ".pid", ".log")
-"""Names (or their ends) of files about the run itself: when it ran, who holds a lock. They differ by design."""
+RUN_FACTS = (".lock", ".pid", ".log")
+"""Ends of names of files about the run itself: who holds a lock, what was said. They differ by design."""
+RUN_FOLDERS = {".locks", "runs"}
+"""Folders of such files: `runs`, in the user's cache, says when and where a result was computed."""
 HEAVY = ("torch", "transformers", "nnsight", "pandas", "sklearn.linear_model", "matplotlib.pyplot", "safesteer_interp.runner.execute",
          "safesteer_interp.report.render", "safesteer_interp.report.gallery", "safesteer_interp.models.planted")  # fmt: skip
 
@@ -90,17 +93,30 @@ def check(code: int | None, command: list[str], folder: Path) -> None:
 
 def files_of(folder: Path) -> dict[str, str]:
     """Hash of every file of a folder but those about the run itself."""
-    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.endswith(RUN_FACTS) and ".locks" not in p.parts]
-    return {str(p.relative_to(folder)): content(p) for p in found}
+    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.endswith(RUN_FACTS)]
+    return {str(p.relative_to(folder)): content(p) for p in found if not RUN_FOLDERS & set(p.relative_to(folder).parts)}
 
 
 def content(path: Path) -> str:
-    """Hash of a file; provenance without what the machine and the clock say."""
+    """Hash of a file; of provenance and stored answers without what the clock says."""
     if path.name == "provenance.json":
         record = json.loads(path.read_text(encoding="utf-8"))
         record.pop("run", None)
-        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    elif path.suffix == ".jsonl" and path.parent.name == "responses":
+        record = answers(path)
+    else:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def answers(path: Path) -> list[str]:
+    """Stored answers without the seconds each took, in one order; one that is there twice is kept twice. A torn line is none."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with suppress(ValueError):
+            record = json.loads(line)
+            found.append(json.dumps({k: v for k, v in record.items() if k not in ("seconds", "check")}, sort_keys=True))
+    return sorted(found)
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:

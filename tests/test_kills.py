@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,15 @@ def test_what_is_lost_doubled_or_changed_is_seen(root: Path, tmp_path: Path) -> 
     found = kills.differences(before, kills.files_of(tmp_path))
     assert found == ["lost: a/lost.csv", "further: a/.changed.csv.x.tmp", "differs: a/changed.csv"]
     assert kills.differences(before, before) == []
+
+
+def test_stored_answers_are_compared_without_the_clock_and_a_doubled_one_is_seen(root: Path, tmp_path: Path) -> None:
+    kills: Any = script(root / "benchmarks" / "kills.py")
+    place = tmp_path / "responses" / "a.jsonl"
+    place.parent.mkdir()
+    one, two = ({"key": key, "text": "yes", "seconds": seconds, "check": f"{seconds}"} for key, seconds in (("x", 0.1), ("y", 0.2)))
+    seen = []
+    for lines in ([one, two], [{**two, "seconds": 9.0, "check": "9"}, one], [one, two, two], [one], [{**one, "text": "no"}, two]):
+        place.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"key": "torn')
+        seen.append(kills.content(place))
+    assert seen[0] == seen[1] and len(set(seen)) == 4

@@ -64,15 +64,19 @@ class RefusalSteering(Steered):
         layer: int = -1,
         candidates: int = 8,
         validation_pairs: int = 4,
+        refusals: Sequence[int] = (),
     ) -> RefusalSteering:
-        """From a trace of the training requests; raises NotApplicableError when no layer's direction makes the model refuse."""
+        """From a trace of the training requests; `refusals`: the model's refusal tokens (none: those of published openings).
+
+        Raises NotApplicableError when no layer's direction makes the model refuse.
+        """
         sites = [site for site in trace.sites if site.kind is SiteKind.RESID_POST]
         if layer >= 0:
             return cls.along_direction(refusal_directions(trace, sites=[Site(SiteKind.RESID_POST, layer)])[0], coefficient)
         found = eligible(refusal_directions(trace, sites=sites), mllm.n_layers)
         step = max(1, len(found) // candidates) if candidates else 1
         harmful, harmless = _validation(training, validation_pairs)
-        chosen = select_refusal_direction(mllm, found[::step], harmful, harmless, refusal_token_ids(mllm))
+        chosen = select_refusal_direction(mllm, found[::step], harmful, harmless, refusals or refusal_token_ids(mllm))
         if chosen.chosen is None:
             raise NotApplicableError(
                 f"no refusal direction of {mllm.name} makes it refuse without changing what it does with harmless requests; "

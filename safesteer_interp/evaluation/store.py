@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from safesteer_interp.defenses.defense import Defense, Response, Settings
 from safesteer_interp.errors import InputError
-from safesteer_interp.files import safe_name
+from safesteer_interp.files import digest, safe_name
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.paths import cache_dir
 
@@ -44,7 +43,7 @@ class ResponseStore:
     """The stored answers of one model under one defense and one seed."""
 
     def __init__(self, fields: Mapping[str, Any], root: Path | None = None) -> None:
-        self.key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
+        self.key = digest(fields)[:32]
         self.folder = root or cache_dir() / "responses"
         self.fields = dict(fields)
 
@@ -115,7 +114,7 @@ def _is_whole(record: Mapping[str, Any]) -> bool:
 def _check(record: Mapping[str, Any]) -> str:
     """Hash over everything else in a line, so that a damaged one is noticed."""
     rest = {name: value for name, value in record.items() if name != "check"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(rest)[:16]
 
 
 def record_of(response: Response, key: str, seconds: float) -> dict[str, Any]:

@@ -85,6 +85,7 @@ ENTITIES: dict[str, dict[str, Style]] = {
     "method": {
         "none": _NO_DEFENSE,
         "safesteer": _SAFESTEER,
+        "safesteer-paper": Style(SKY, "*", "SafeSteer as printed"),
         "safesteer_no_msav": Style(BLUE, "x", "SafeSteer without MSAV", "--"),
         "ecso": Style(ORANGE, "h", "ECSO"),
         "coca": Style(BROWN, "s", "CoCA"),

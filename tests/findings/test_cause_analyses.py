@@ -12,7 +12,8 @@ import pytest
 from safesteer_interp import runner
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
-from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.session import RunSettings as Settings
+from safesteer_interp.runner.session import Session
 
 FOLDER = Path(__file__).parents[2] / "analyses"
 SMALLER: dict[str, dict[str, Any]] = {
@@ -20,6 +21,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "attention_routes": {"pairs": 20, "width": 2},
     "readable_and_used": {"pairs": 20, "random_directions": 4},
     "component_attribution": {"pairs": 20, "random_circuits": 3},
+    "adaptive_probe": {"pairs": 12, "epsilons": (4.0, 64.0)},
 }
 Measured = Callable[..., tuple[dict[str, pd.DataFrame], dict[str, str]]]
 
@@ -52,3 +54,77 @@ def value(t: pd.DataFrame, **where: Any) -> float:
         t = t[t[column].astype(str) == str(wanted)]
     assert len(t) == 1, where
     return float(t["value"].iloc[0])
+
+
+CASES = [
+    (
+        "patching_text_to_image",
+        {},
+        {
+            f"{claim}_{attack}": "supported"
+            for claim in ("last_token_restores", "last_token_destroys", "last_token_empty_early")
+            for attack in ("sd", "typo")
+        },
+    ),
+    ("attention_routes", {}, {"refusal_comes_from_the_words_cb": "supported", "refusal_is_read_directly_cb": "supported"}),
+    (
+        "readable_and_used",
+        {},
+        {
+            "refusal_direction_is_used_cb": "supported",
+            "refusal_direction_is_used_sd": "supported",
+            "probe_direction_is_not_enough_sd": "supported",
+        },
+    ),
+    ("image_token_lens", {}, {"probe_map_finds_the_harm_sd": "supported", "refusal_map_finds_the_harm_typo": "supported"}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "expected"), CASES, ids=[name for name, *_ in CASES])
+def test_verdict_equals_the_planted_truth(measured: Measured, name: str, changes: dict[str, float], expected: dict[str, str]) -> None:
+    _, verdicts = measured(name, **changes)
+    assert {claim: verdicts[claim] for claim in expected} == expected
+
+
+def test_patching_finds_layer_and_token_where_harm_is_written(measured: Measured) -> None:
+    """Layer 3's attention writes it into the last token; image and user tokens carry it before, and nothing after."""
+    tables, _ = measured("patching_text_to_image")
+    for attack in ("SD", "TYPO"):
+        for direction in ("restore", "destroy"):
+            of = {"attack": attack, "direction": direction, "quantity": "refusal"}
+            assert abs(value(tables["table"], **of, role="last", layer=2)) < 0.01
+            assert abs(value(tables["table"], **of, role="last", layer=3) - 1) < 0.01
+            assert value(tables["table"], **of, role="user", layer=2) > 0.1 > abs(value(tables["table"], **of, role="user", layer=3))
+            assert value(tables["table"], **of, role="everything", layer=0) > 0.7
+        writes = {"attack": attack, "quantity": "refusal", "write": "attn_out"}
+        assert abs(value(tables["writes"], **writes, layer=3) - 1) < 0.01 and abs(value(tables["writes"], **writes, layer=2)) < 0.01
+
+
+def test_routes_are_cut_where_the_planted_layer_reads_and_nowhere_else(measured: Measured) -> None:
+    tables, _ = measured("attention_routes")
+    of = {"attack": "CB", "quantity": "refusal", "route": "user to last"}
+    assert value(tables["table"], **of, window="2-3") == pytest.approx(1, abs=1e-3)
+    assert value(tables["table"], **of, window="0-1") == pytest.approx(0, abs=1e-3)
+    assert value(tables["table"], **of, window="4-5") == pytest.approx(0, abs=1e-3)
+    assert abs(value(tables["table"], **{**of, "route": "image to user"}, window="all layers")) < 0.05
+
+
+def test_where_the_gap_is_gone_text_and_picture_are_refused_alike_and_nothing_is_to_restore(measured: Measured) -> None:
+    _, verdicts = measured("patching_text_to_image", gap=0.0)
+    assert verdicts["carries_refusal_not_request_sd"] != "supported" and verdicts["image_tokens_do_not_restore_sd"] != "contradicted"
+
+
+def test_the_planted_head_heads_the_ranking(measured: Measured) -> None:
+    tables, _ = measured("component_attribution")
+    best = tables["components"].sort_values("exact", ascending=False)["component"]
+    assert best.iloc[0] == "head.3.0" == tables["components"].sort_values("integrated", ascending=False)["component"].iloc[0]
+    assert value(tables["table"], order="exact", size=1) == pytest.approx(1, abs=0.02)
+    assert value(tables["table"], order="random circuits", size=1) < 0.6
+
+
+def test_the_probe_gives_way_as_far_as_its_pixels_may_change(measured: Measured) -> None:
+    tables, _ = measured("adaptive_probe")
+    known = {"attack": "SD", "detector": "the probe", "quantity": "auroc"}
+    scores = [value(tables["table"], **known, epsilon=e) for e in (0.0, 4.0, 64.0)]
+    assert scores[0] > 0.8 and scores[0] >= scores[1] >= scores[2] and scores[2] < 0.3
+    assert value(tables["table"], attack="SD", detector="MSAV gate", quantity="share caught", epsilon=64.0) < 0.2

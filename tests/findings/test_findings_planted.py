@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.figures import assert_shown, panels_that_ignore, perturbed
 
 from safesteer_interp import runner
 from safesteer_interp.datasets.planted import planted_requests
+from safesteer_interp.plotting import style
 from safesteer_interp.report import render_folder
 from safesteer_interp.requests import Attack
+from safesteer_interp.runner.analysis import like_returned
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.session import RunSettings, Session
@@ -41,7 +44,8 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Session]:
 
 def verdicts(session: Session, name: str, folder: Path) -> dict[str, str]:
     analysis = runner.discover(FOLDER)[name]
-    _, record = measure(Context(session, analysis, analysis.parameters("quick", {"pairs": 64}), folder))
+    enough = {"pairs": 64, "choice_pairs": 64, "k": 10} if name == "decoding_separability" else {"pairs": 64}
+    _, record = measure(Context(session, analysis, analysis.parameters("quick", enough), folder))
     return {c["id"]: c["verdict"] for c in record["claims"]}
 
 
@@ -117,3 +121,49 @@ def test_findings_about_prompts_run_on_a_text_model(name: str, tmp_path: Path) -
     tables = [pd.read_csv(path) for path in tmp_path.glob("figures/*/*/table.csv")]
     assert tables and all(set(t["attack"]) == {"TEXT"} for t in tables if "attack" in t)
     assert all(set(t["read"]) == {"last_prompt"} for t in tables if "read" in t)
+
+
+BARS = ("value", "low", "high")
+HALF = "layer in ('3', '4', '5', 'final_norm')"
+"""The later half of the planted model, which is all that refusal_lens draws."""
+SHOWN: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
+    "prefill_separability": [
+        ("table", "", BARS),
+        ("points", "attack == 'TEXT'", ("score", "rest")),
+        ("points", "attack == 'SD'", ("score", "rest")),
+    ],
+    "decoding_separability": [
+        *(("table", f"fit == '{fit}'", BARS) for fit in ("prompt", "token")),
+        *(("separation", f"contrast == '{c}'", BARS) for c in ("refuse over comply", "comply over harmless")),
+        ("sign_test", "", BARS),
+    ],
+    "modality_stealth": [
+        ("table", f"measure == '{m}'", BARS) for m in ("axis", "space", "refusal rate, harmful", "refusal rate, harmless")
+    ],
+    "layer_choice": [
+        *(("table", f"read == '{r}' and method == 'probe' and width == '4'", BARS) for r in ("last_prompt", "image_mean")),
+        ("transfer", "", BARS),
+        ("stability", "", BARS),
+    ],
+    "modality_transfer": [("table", "", ("value",)), ("by_layer", "trained_on == 'TEXT'", BARS)],
+    "refusal_lens": [
+        *(("table", f"quantity == 'log_probability' and `class` == '{c}' and {HALF}", BARS) for c in ("harmful", "harmless")),
+        ("top_k", "`class` == 'harmful'", BARS),
+    ],
+    "modality_gap": [("table", f"quantity == '{q}' and `class` == 'harmful'", BARS) for q in ("size", "cosine", "toward_harmful")],
+    "probe_training": [("loss", "", ("epoch", "loss")), *(("table", f"quantity == '{q}'", BARS) for q in ("pairs", "width"))],
+}
+"""Finding -> (table, the rows that one panel draws all of, the columns that it draws of them)."""
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_figures_show_the_numbers_of_their_tables(benches: Callable[..., Session], tmp_path: Path, name: str) -> None:
+    analysis = runner.discover(FOLDER)[name]
+    p = analysis.parameters("quick", {"pairs": 64})
+    tables, _ = measure(Context(benches(), analysis, p, tmp_path))
+    with style():
+        figures, others = (analysis.draw(like_returned(t), p) for t in (tables, perturbed(tables)))
+    assert panels_that_ignore(figures, others) == [], "every panel follows its table"
+    for table, rows, columns in SHOWN[name]:
+        asked = tables[table].astype({c: str for c in ("width", "layer") if c in tables[table]})
+        assert_shown(figures, asked.query(rows, engine="python") if rows else asked, *columns, of=f"{table} {rows}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from support.figures import panels_that_ignore, perturbed
 
 from safesteer_interp import runner
 from safesteer_interp.errors import NotApplicableError, UsageError
@@ -281,9 +282,10 @@ def test_figures_are_drawn_from_the_tables_alone(measured: Measured) -> None:
     from safesteer_interp.plotting import style
 
     for name in SMALLER:
-        analysis = runner.discover(FOLDER)[name]
+        analysis, tables = runner.discover(FOLDER)[name], measured(name)[0]
         with style():
-            figures = analysis.draw(measured(name)[0], analysis.parameters("quick", SMALLER[name]))
+            figures, others = (analysis.draw(t, analysis.parameters("quick", SMALLER[name])) for t in (tables, perturbed(tables)))
+        assert panels_that_ignore(figures, others) == [], "every panel follows its table"
         for figure in figures.values():
             assert all(ax.get_xlabel() and (ax.get_ylabel() or len(ax.get_yticks())) for ax in figure.axes)
             assert len(figure.legends) == 1

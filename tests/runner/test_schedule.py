@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from safesteer_interp.runner import schedule
-from safesteer_interp.runner.schedule import TimeLeft
+from safesteer_interp.runner.discovery import discover
+from safesteer_interp.runner.schedule import Job, TimeLeft
+from safesteer_interp.runner.session import Session, Settings
 
-
-def job(name: str) -> Any:
-    return SimpleNamespace(analysis=SimpleNamespace(id=name), place="mini")
+FIVE = ("probe_training", "alignment_vector", "defense_ablation", "guidance_budget", "case_study")
 
 
 def test_known_times_are_summed_and_unknown_ones_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = {"probe": 5.0, "vector": 12.0, "ablation": 500.0}
+    taken = dict(zip(FIVE, (5.0, 12.0, 500.0), strict=False))
     monkeypatch.setattr(schedule, "seconds_taken", lambda analysis, place: taken.get(analysis))
-    jobs = [job(name) for name in ("probe", "vector", "ablation", "budget", "study")]
+    session, known = Session(Settings()), discover()
+    jobs = [Job(session, known[name], None, Path(name), "mini") for name in FIVE]
     guess = TimeLeft(jobs)
     assert guess.left(jobs[1:3], jobs) == "; 2 to go took 9 min the last time"
     assert guess.left(jobs[1:2], jobs) == "; 1 to go took 12 s the last time"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +11,9 @@ import torch
 
 from safesteer_interp.errors import UsageError
 from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.discovery import discover
 from safesteer_interp.runner.provenance import input_key
 from safesteer_interp.runner.session import Session, Settings
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -44,14 +42,12 @@ def test_prompts_are_shared_by_whoever_answers_and_forgotten_afterwards(session:
 
 
 def test_the_format_is_recorded_where_answers_were_asked_for(session: Callable[..., Session], tmp_path: Path) -> None:
-    ctx = Context(session(), SimpleNamespace(id="any"), None, tmp_path)  # type: ignore[arg-type]
+    ctx = Context(session(), discover()["case_study"], None, tmp_path)
     assert ctx.answered_in == ""
     assert ctx.answerer.dtype == torch.bfloat16 and ctx.answered_in == "bfloat16"
 
 
 def test_the_format_is_part_of_a_results_identity() -> None:
-    from safesteer_interp.runner.discovery import discover
-
     analysis = discover()["defense_ablation"]
     p = analysis.parameters("quick", {})
     keys = [

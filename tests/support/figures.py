@@ -62,3 +62,20 @@ def assert_shown(figures: Mapping[str, Figure] | Figure, rows: pd.DataFrame, *co
     values = rows[list(columns)].to_numpy(dtype=float)
     assert any(shows(ax, values) for ax in axes_of(figures)), f"{columns} of {len(rows)} rows{of and f' of {of}'} are drawn in no axes"
     assert not any(shows(ax, values * 0.98713 + 0.00071) for ax in axes_of(figures)), "anything would pass"
+
+
+def perturbed(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables with other estimates (all other numbers with a fraction where a table has none): every panel must look different."""
+    made = {}
+    for name, table in tables.items():
+        floats = [c for c in table.columns if pd.api.types.is_float_dtype(table[c])]
+        columns = [c for c in ("value", "low", "high") if c in floats] or floats
+        made[name] = table.assign(**{c: table[c] * 0.9 + 0.003 for c in columns})
+    return made
+
+
+def panels_that_ignore(figures: Mapping[str, Figure] | Figure, others: Mapping[str, Figure] | Figure) -> list[str]:
+    """Titles of the panels that draw the same numbers in both, although they were drawn from other tables; legends and the like apart."""
+    pairs = zip(axes_of(figures), axes_of(others), strict=True)
+    return [ax.get_title() or str(i) for i, (ax, other) in enumerate(pairs) if ax.axison and len(numbers(ax)) and
+            np.array_equal(np.sort(numbers(ax)), np.sort(numbers(other)))]  # fmt: skip
