@@ -61,7 +61,11 @@ def rate(share: float) -> Draw:
 
 
 def difference(one: float, two: float, rows: int = 6) -> Draw:
-    return lambda rng, groups: s.cluster_difference(*correlated(rng, groups, (one, two), rows), ids(groups, rows))
+    def draw(rng: np.random.Generator, groups: int) -> s.Estimate:
+        first, second = correlated(rng, groups, (one, two), rows)
+        return s.cluster_difference(first, second, ids(groups, rows))
+
+    return draw
 
 
 def area(truth: float, rows: int = 1) -> Draw:

@@ -171,6 +171,7 @@ class _Ladder:
         part = _part(whole, place, self.mllm)
         if row.doing.rewrite is not None:
             new = row.doing.rewrite(part[mine], new).to(hidden.dtype)
+        assert new is not None  # a patch without a rewrite has a donor
         part[mine] = new
         return whole
 
@@ -186,11 +187,11 @@ class _Ladder:
                     return (self._write(args[0], place, active), *args[1:])
 
                 stack.callback(module.register_forward_pre_hook(before).remove)
-            for place in places:
-                if isinstance(place, Site) and place.kind in (SiteKind.ATTN_OUT, SiteKind.MLP_OUT):
-                    module = submodule(self.mllm.model, module_path(self.mllm.layout, place))
+            for site in (p for p in places if isinstance(p, Site)):
+                if site.kind in (SiteKind.ATTN_OUT, SiteKind.MLP_OUT):
+                    module = submodule(self.mllm.model, module_path(self.mllm.layout, site))
 
-                    def after(module: Any, args: Any, output: Any, place: Place = place) -> Any:
+                    def after(module: Any, args: Any, output: Any, place: Place = site) -> Any:
                         if isinstance(output, tuple):
                             return (self._write(output[0], place, active), *output[1:])
                         return self._write(output, place, active)
