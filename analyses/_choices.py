@@ -68,7 +68,7 @@ def offers_of(ctx: Context, p: RollsOut, specs: Sequence[TraceSpec]) -> dict[str
 def guiding_layers(fit: Any, offers: dict[str, dict[Any, Any]]) -> pd.DataFrame:
     """How probes that read the candidates at each layer order those of one test prompt at one step: a layer ablation of the defense."""
     from safesteer_interp.probes.fits import fit_contrastive, fit_prompt, fit_token, scores_of
-    from safesteer_interp.probes.signs import preferences, stratified
+    from safesteer_interp.probes.signs import preferences
     from safesteer_interp.probes.tokens import token_states
 
     rows, everything = [], np.ones(len(fit), dtype=bool)
@@ -81,7 +81,7 @@ def guiding_layers(fit: Any, offers: dict[str, dict[Any, Any]]) -> pd.DataFrame:
         for name, probe in made.items():
             part = preferences(scores_of(probe, test), test)
             if part["pair"].nunique() > 1:
-                rows.append({"fit": name, "layer": site_label(site)} | stratified(part).as_row())
+                rows.append({"fit": name, "layer": site_label(site)} | _share(part).as_row())
     return pd.DataFrame(rows)
 
 
@@ -90,32 +90,62 @@ def orders(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The order of candidates by every scorer, differences to token identity, and each probe's sign test."""
     from safesteer_interp.probes.fits import fit_contrastive, scores_of
-    from safesteer_interp.probes.signs import preferences, sign_test, stratified
+    from safesteer_interp.probes.signs import preferences, sign_test
     from safesteer_interp.statistics import Estimate
 
     training, test = (offers[split][Site.parse(SITE)] for split in ("training", "test"))
-    scorers = {name: scores_of(probes[name], test) for name in GUIDING if name in probes}
+    guiding = {name: probes[name] for name in GUIDING if name in probes}
     with suppress(InputError):
-        scorers["contrastive"] = scores_of(fit_contrastive(training), test)
+        guiding["contrastive"] = fit_contrastive(training)
+    scorers = {name: scores_of(probe, test) for name, probe in guiding.items()}
     scorers |= {IDENTITY: _identity(training, test), EMBEDDING: _embedding(ctx, training, test), LOG_P: test.log_probs.astype(float)}
     found = {name: preferences(values, test) for name, values in scorers.items() if values is not None}
     if not len(found[LOG_P]):
         raise NotApplicableError("no choice among candidates of the test requests can go either way: all lead to refusals, or none does.")
     rows, gaps, tests = [], [], []
     for name, part in found.items():
-        rows.append({"scorer": name, "step": "all"} | stratified(part).as_row())
-        rows += [{"scorer": name, "step": str(step)} | stratified(own).as_row() for step, own in part.groupby("step")]
+        rows.append({"scorer": name, "step": "all"} | _share(part).as_row())
+        rows += [{"scorer": name, "step": str(step)} | _share(own).as_row() for step, own in part.groupby("step")]
     for name in [n for n in GUIDING if n in found]:
         gap = found[name].assign(value=0.5 + (found[name]["value"] - found[IDENTITY]["value"]) / 2)
-        share = stratified(gap)
+        share = _share(gap)
         gaps.append({"scorer": name, "compared_with": IDENTITY} | _shifted(share).as_row())
         test_of = sign_test(scorers[name], test)
         passed = bool(test_of is not None and test_of.passed)
         tests.append({"scorer": name, "passed": passed, "choices": len(found[name]), "pairs": found[name]["pair"].nunique()})
-    directions = probes["prompt"].random_directions(p.random_directions, seed=ctx.seed("directions"))
-    drawn = [stratified(preferences(test.states.astype(float) @ direction, test)).value for direction in directions]
-    rows.append({"scorer": CHANCE, "step": "all"} | Estimate.of_draws(np.abs(np.array(drawn) - 0.5)).as_row())
+    for name, probe in guiding.items():
+        drawn = _random_shares(test, probe.random_directions(p.random_directions, seed=ctx.seed(f"directions of {name}")))
+        rows.append({"scorer": chance_of(name), "step": "all"} | Estimate.of_draws(np.abs(drawn - 0.5)).as_row())
     return pd.DataFrame(rows), pd.DataFrame(gaps), pd.DataFrame(tests)
+
+
+def _share(found: pd.DataFrame) -> Any:
+    """The share ordered rightly, steps and forms counted alike, its interval cut to what a share can be."""
+    from dataclasses import replace
+
+    from safesteer_interp.probes.signs import stratified
+
+    share = stratified(found)
+    return replace(share, low=max(share.low, 0.0), high=min(share.high, 1.0)) if np.isfinite(share.low) else share
+
+
+def chance_of(fit: str) -> str:
+    """The name of a fit's null: random directions within its own components."""
+    return f"{CHANCE} ({fit})"
+
+
+def _random_shares(test: Any, directions: Any) -> Any:
+    """[directions] the share of (refusing, complying) pairs that each orders rightly, steps and forms counted alike."""
+    projected = test.states.astype(np.float64) @ directions.T
+    found, strata = [], []
+    for rows in test.choices():
+        labels = test.refusal[rows]
+        if labels.any() and not labels.all():
+            gap = projected[rows][labels][:, None] - projected[rows][~labels][None]
+            found.append(((gap > 0) + 0.5 * (gap == 0)).mean(axis=(0, 1)))
+            strata.append(f"{test.forms[rows[0]]} {test.steps[rows[0]]}")
+    values, codes = np.array(found), np.unique(strata, return_inverse=True)[1]
+    return np.mean([values[codes == stratum].mean(axis=0) for stratum in range(codes.max() + 1)], axis=0)
 
 
 def _shifted(share: Any) -> Any:

@@ -14,9 +14,10 @@ from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
+from safesteer_interp.sites import SiteKind
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._choices import CHANCE, EMBEDDING, GUIDING, IDENTITY, LOG_P, SITE, guiding_layers, offers_of, orders
+from ._choices import CHANCE, EMBEDDING, GUIDING, IDENTITY, LOG_P, SITE, chance_of, guiding_layers, offers_of, orders
 from ._shared import STEPS, answers, fit_spec, report_spec, site_label
 
 CURVES = ("prompt", "centred", "token")
@@ -61,7 +62,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
 
     `choices`: share of (refusing, complying) pairs of candidates ordered rightly, each step and form counted alike, by scorer and step
     ("all": together): probes, and controls that know the token (refusal rate of that token among training candidates; its input embedding;
-    its log-probability) or nothing (random directions within the prompt probe's components). `differences`: paired, to token identity.
+    its log-probability) or nothing (random directions within each probe's own components). `differences`: paired, to token identity.
     """
     fit, report = (ctx.trace(spec) for spec in needs(p))
     probes = _probes(fit)
@@ -113,6 +114,8 @@ def _layers(fit: Any, report: Any) -> pd.DataFrame:
     refused, harmful, pairs = np.array([is_refusal(text) for text in report.texts]), report.labels.harmful, report.labels.pairs
     rows = []
     for site in report.sites_in_order:
+        if site.kind is SiteKind.EMBED:  # the last prompt token is the same in every prompt
+            continue
         probe = DecodingProbe().fit(fit.rows(site, "last_prompt"), fit.labels.harmful.astype(int))
         for step in range(1, STEPS + 1):
             states = report.rows(site, f"step:{step}")
@@ -184,12 +187,12 @@ def _separation(scores: Any, outcome: Any, steps: Any, pairs: Any) -> pd.DataFra
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     choices, gaps = t["choices"], t["differences"]
     whole = choices[choices["step"].astype(str) == "all"].set_index("scorer")
-    chance = Control(CHANCE, estimate_of(whole.loc[CHANCE]), absolute=True, center=0.5)
     known = [name for name in (IDENTITY, EMBEDDING, LOG_P) if name in whole.index]
     shown = tuple(Control(name, estimate_of(whole.loc[name]), kind="context") for name in known)
     found = []
     for name in [n for n in GUIDING if n in whole.index]:
         by_paper = name == "prompt"
+        chance = Control(CHANCE, estimate_of(whole.loc[chance_of(name)]), absolute=True, center=0.5)
         words = FIT_WORDS[name]
         found.append(
             Claim(
@@ -278,7 +281,7 @@ def _choice_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.2)
     choices = t["choices"].assign(step=t["choices"]["step"].astype(str))
     labels = {IDENTITY: "token identity", EMBEDDING: "input embedding", LOG_P: "log-probability"}
-    whole = choices[(choices["step"] == "all") & (choices["scorer"] != CHANCE)]
+    whole = choices[(choices["step"] == "all") & ~choices["scorer"].str.startswith(CHANCE)]
     panels.forest(axes[0], whole.assign(label=whole["scorer"].replace(labels)), label="label", by="scorer", kind="fit", reference=0.5,
                   xlabel="candidate pairs ordered rightly", legend=False)  # fmt: skip
     axes[0].set_title(f"within one choice, steps 0-{p.choice_steps - 1}")
