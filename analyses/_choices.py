@@ -108,7 +108,7 @@ def orders(
     for name in [n for n in GUIDING if n in found]:
         gap = found[name].assign(value=0.5 + (found[name]["value"] - found[IDENTITY]["value"]) / 2)
         share = stratified(gap)
-        gaps.append({"scorer": name, "against": IDENTITY} | _shifted(share).as_row())
+        gaps.append({"scorer": name, "compared_with": IDENTITY} | _shifted(share).as_row())
         test_of = sign_test(scorers[name], test)
         passed = bool(test_of is not None and test_of.passed)
         tests.append({"scorer": name, "passed": passed, "choices": len(found[name]), "pairs": found[name]["pair"].nunique()})

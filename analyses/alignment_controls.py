@@ -338,7 +338,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
             ax.set_xlim(-0.04, 1.04)
             if ax is not line[0]:
                 ax.tick_params(labelleft=False)
-        line[1].set_title(f"{attack} requests under each edit of the first token")
+        line[0].set_title(f"{attack}, first token edited")
     return {"figure": fig}
 
 

@@ -75,7 +75,8 @@ def sentence_line(sentence: Sentence, root: str, model: str) -> str:
     if not sentence.claim:
         return text
     numbers = escape_markdown(f"{sentence.shown}, {sentence.counted}")
-    return f"{text} ({numbers}; **{sentence.verdict}**, [{sentence.finding}]({_place(root, sentence.finding, model)}))"
+    link = f"[{sentence.finding}]({_place(root, sentence.finding, model)})"
+    return f"{text.removesuffix('.')} ({numbers}; **{sentence.verdict}**, {link})."
 
 
 def finding_table(findings: Sequence[Finding], model: str, root: str) -> list[str]:

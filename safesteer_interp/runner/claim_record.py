@@ -42,7 +42,7 @@ def claim_records(claims: Sequence[Claim], *, model: str, dataset: str, scope: s
                 "printed": c.printed,
                 "statement": c.statement,
                 "verdict": str(found.verdict),
-                "reason": found.reason,
+                "reason": found.account,
                 "p": _number(found.p),
                 "p_holm": _number(found.p_holm),
                 "clusters_missing": found.clusters_missing,

@@ -51,8 +51,22 @@ class Judged:
     """`p` adjusted over the findings and replications judged with it."""
     clusters_missing: int
     """How many clusters are missing for a verdict."""
-    power: float
-    """At least how probable "supported" was, had the claim held by its `effect` (`runner/power.py`); NaN for a sanity check."""
+    family: int
+    """Findings and replications judged together."""
+
+    @property
+    def power(self) -> float:
+        """At least how probable "supported" was, had the claim held by its `effect` (`runner/power.py`); NaN for a sanity check."""
+        return power_of(self.claim, self.family, ALPHA, ENOUGH)
+
+    @property
+    def account(self) -> str:
+        """The reason, and of an undecided claim what would have been missed."""
+        power = self.power if self.verdict is Verdict.UNDECIDED else math.nan
+        if not 0 < power < POWER:
+            return self.reason
+        effect = f"{assumed_effect(self.claim):.2g}{f' {self.claim.unit}' if self.claim.unit else ''}"
+        return f"{self.reason}; a value of {effect} would have been found with a probability of {power:.0%} only"
 
 
 def judge(claims: Sequence[Claim]) -> list[Judged]:
@@ -62,11 +76,7 @@ def judge(claims: Sequence[Claim]) -> list[Judged]:
     family, found = sum(claim.kind != "sanity" for claim in claims), []
     for claim, p, p_holm in zip(claims, tested, adjusted, strict=True):
         verdict, reason = decide(claim, float(p_holm))
-        power = power_of(claim, family, ALPHA, ENOUGH)
-        if verdict is Verdict.UNDECIDED and 0 < power < POWER:
-            effect = f"{assumed_effect(claim):.2g}{f' {claim.unit}' if claim.unit else ''}"
-            reason += f"; a value of {effect} would have been found with a probability of {power:.0%} only"
-        found.append(Judged(claim, verdict, reason, p, float(p_holm), clusters_missing(claim), power))
+        found.append(Judged(claim, verdict, reason, p, float(p_holm), clusters_missing(claim), family))
     return found
 
 

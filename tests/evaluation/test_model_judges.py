@@ -161,7 +161,7 @@ def test_mm_vet_is_graded_against_the_right_answer(server: Any, tmp_path: Path) 
     hits = judge_answers(answers, [benchmark], (judge_named("refusal_strings"), grader), root=tmp_path).hits
     row = rate_table(hits).set_index("measure").loc["accuracy"]
     assert row["judge"] == "graded by grader" and row["value"] == pytest.approx(0.7) and row["n"] == 1 and row["unjudged"] == 2
-    assert len(seen) == 2 and "Prediction: it is 0" in seen[0]
+    assert len(seen) == 2 and any("Prediction: it is 0" in text for text in seen)
     twice = [Request("the same question", id=name) for name in ("a", "b")]
     told = replace(grader, references={"a": "42", "b": "7"})
     assert [v.score for v in verdicts(told, twice, ["it is"] * 2, root=tmp_path)] == [0.7, None], "another right answer, another grade"

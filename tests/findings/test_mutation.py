@@ -114,7 +114,7 @@ def as_it_was(claims: Sequence[Claim]) -> list[Judged]:
         verdict = Verdict.SUPPORTED if inside(claim.estimate) else Verdict.UNDECIDED
         if any(c.kind == "null" and inside(c.estimate) for c in claim.controls):
             verdict = Verdict.UNDECIDED
-        found.append(Judged(claim, verdict, "", math.nan, math.nan, 0, math.nan))
+        found.append(Judged(claim, verdict, "", math.nan, math.nan, 0, len(claims)))
     return found
 
 

@@ -198,7 +198,7 @@ def test_the_parts_of_the_vector_are_told_apart(measured: Measured) -> None:
         assert odds["refusal_bias", "none", kind] == pytest.approx(bias["value"], rel=1e-6)
     assert odds["refusal_bias", "none", "harmful minus harmless"] == pytest.approx(0, abs=1e-6)
     mass = tables["contrasts"][tables["contrasts"]["quantity"] == "mass"].set_index(["arm", "to", "class"])["value"]
-    assert mass["msav", "none", "harmful minus harmless"] > 0.3 and mass["msav", "refusal_bias", "harmless"] < 0
+    assert mass["msav", "none", "harmful minus harmless"] > 0.3
 
 
 def test_doses_act_in_order_and_the_planted_layer_is_chosen(measured: Measured) -> None:

@@ -28,7 +28,8 @@ CHECKS = """
 () => {
   const found = [];
   const visible = (e) => e.getClientRects().length > 0 && getComputedStyle(e).visibility !== "hidden";
-  const named = (e) => e.getAttribute("aria-label") || e.textContent.trim() || e.title || (e.labels && e.labels.length);
+  const pictured = (e) => [...e.querySelectorAll("img")].some((i) => i.alt);
+  const named = (e) => e.getAttribute("aria-label") || e.textContent.trim() || e.title || pictured(e) || (e.labels && e.labels.length);
   for (const e of document.querySelectorAll("img")) if (!e.hasAttribute("alt")) found.push("no alt: " + e.src);
   for (const e of document.querySelectorAll("a[href], button, select, input, summary")) {
     if (visible(e) && !e.closest("[aria-hidden=true]") && !named(e)) found.push("no name: " + e.outerHTML);

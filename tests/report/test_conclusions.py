@@ -91,7 +91,7 @@ def test_only_the_marked_part_of_a_readme_is_written(tmp_path: Path) -> None:
     assert write_readme(readme, figures) and not write_readme(readme, figures)
     text = readme.read_text()
     assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "stale words" not in text
-    assert "can be told from harmless ones. (0.90 [0.80, 1.00] AUROC, n = 40, 20 pairs; **supported**" in text
+    assert "can be told from harmless ones (0.90 [0.80, 1.00] AUROC, n = 40, 20 pairs; **supported**" in text
     assert "(figures/prefill_separability/mini)" in text and "was not measured on this model" in text
     readme.write_text("no marks")
     with pytest.raises(InputError, match="has no place for the conclusions"):
