@@ -120,7 +120,8 @@ def _probes(ctx: Context, p: Params) -> dict[str, list[Any]]:
 
 
 def claims(t: pd.DataFrame, p: Params) -> list[Claim]:
-    found, epsilon = [], max(p.epsilons)
+    found, epsilon = [], float(max(p.epsilons))
+    t = t.assign(epsilon=t["epsilon"].astype(float))  # whole numbers come back from a file as integers
     for attack in attacks_in(t):
         for name, detector in (("known", KNOWN), ("refitted", REFITTED), ("random", RANDOM)):
             where = {"attack": attack, "epsilon": epsilon, "detector": detector}

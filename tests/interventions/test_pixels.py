@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from safesteer_interp.datasets.planted import HARM_TINT
+from safesteer_interp.datasets.planted import HARM_TINT, NOISE_TINT
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.interventions import record
 from safesteer_interp.interventions.pixels import lower
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.models.planted import HARM_UNIT, planted_requests, planted_truth
+from safesteer_interp.models.planted import HARM_UNIT, NOISE, planted_requests, planted_truth
 from safesteer_interp.requests import Attack, Request
 from safesteer_interp.sites import Site
 
@@ -38,8 +38,9 @@ def test_the_worst_change_is_that_of_the_linear_model_and_what_the_tints_say(pla
     assert float(metric(moved.final)) == pytest.approx(moved.score, abs=1e-5)
     norm = float(clean.states[Site.parse("resid_post.5")][-1].norm()) / 64**0.5
     patches_of_content = 12 / 14
-    by_tints = epsilon / HARM_TINT * HARM_UNIT * patches_of_content / norm
-    assert before - moved.score == pytest.approx(by_tints, rel=0.35, abs=1e-5)
+    by_green = 0.955 * NOISE / NOISE_TINT / 3  # the noise that the head mistakes for harm can be moved as well
+    by_tints = epsilon * (1 / HARM_TINT + by_green) * HARM_UNIT * patches_of_content / norm
+    assert before - moved.score == pytest.approx(by_tints, rel=0.2, abs=1e-5)
 
 
 def test_more_room_never_hurts_and_nothing_leaves_the_range(planted: MLLM, picture: Request) -> None:
