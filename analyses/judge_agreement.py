@@ -111,6 +111,7 @@ def _between(t: dict[str, pd.DataFrame], low: str, high: str) -> Any:
     differences = t["differences"]
     if "default" in (low, high):
         other = high if low == "default" else low
+        other = str(differences["first"].iloc[0]) if other == "default" else other  # all rates are equal
         found = estimate_of(row(differences, first=other, measure="asr"))
         return found if low == "default" else _negated(found)
     one, two = (estimate_of(row(differences, first=name, measure="asr")) for name in (high, low))

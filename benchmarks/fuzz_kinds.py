@@ -74,7 +74,7 @@ class Bases:
     @cached_property
     def defense(self) -> Path:
         pairs = [r for r in planted_requests(16, attacks=(Attack.TEXT, Attack.CB, Attack.SD)) if r.split is not Split.TEST]
-        return SafeSteer.fit(self.planted, pairs, tracing={"progress": False}).save(self.root / "defense")
+        return SafeSteer.fit(self.planted, pairs, fit="prompt", tracing={"progress": False}).save(self.root / "defense")
 
     @cached_property
     def store(self) -> Path:

@@ -34,6 +34,7 @@ from safesteer_interp.decoding.answering import generate
 from safesteer_interp.defenses.coca import CoCA
 from safesteer_interp.defenses.defense import Defense, Settings
 from safesteer_interp.defenses.none import Undefended
+from safesteer_interp.defenses.presets import named_settings
 from safesteer_interp.defenses.safesteer import SafeSteer
 from safesteer_interp.evaluation.throughput import throughput
 from safesteer_interp.models import load_model
@@ -215,6 +216,7 @@ class Gpu:
             training,
             tracing={"tokens": 2, "answer_tokens": 3, "progress": False, "store": None, "batch_size": self.batch},
             force=True,
+            **named_settings("corrected"),
         )
         methods: dict[str, Defense] = {"none": Undefended(), "safesteer": steered, "coca": CoCA()}
         settings = Settings(Sampling(max_new_tokens=self.tokens, temperature=1.0), batch_size=self.batch)

@@ -42,7 +42,7 @@ RUN_FACTS = (".lock", ".pid", ".log")
 RUN_FOLDERS = {".locks", "runs"}
 """Folders of such files: `runs`, in the user's cache, says when and where a result was computed."""
 HEAVY = ("torch", "transformers", "nnsight", "pandas", "sklearn.linear_model", "matplotlib.pyplot", "safesteer_interp.runner.execute",
-         "safesteer_interp.report.render", "safesteer_interp.report.gallery", "safesteer_interp.models.planted")  # fmt: skip
+         "safesteer_interp.report.render", "safesteer_interp.report.pages", "safesteer_interp.models.planted")  # fmt: skip
 
 
 def start(command: list[str], folder: Path) -> int:

@@ -1,6 +1,6 @@
 """What stands in for the fields that a user's own rows do not fill: the attack by the row's form, the split by the pair's hash.
 
-Analyses compare harmful with harmless requests of one form, fit on the training split and report on the test split. A file that names
+Analyses compare harmful with harmless requests of one form, fit on the fit split and report on the test split. A file that names
 neither is still usable, as long as it is said which rule filled the gap.
 """
 

@@ -27,7 +27,7 @@ class Origin:
     template: str = ""
     """`models.fingerprint.template_fingerprint` of the model it was fitted with."""
     data: str = ""
-    """What it was fitted on, e.g. "bundled/train: 200 requests"."""
+    """What it was fitted on, e.g. "bundled/fit: 200 requests"."""
 
     @classmethod
     def of(cls, mllm: MLLM, site: Site | str, read: Read | str, data: str = "") -> Origin:

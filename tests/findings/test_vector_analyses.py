@@ -247,7 +247,7 @@ def test_the_refusal_direction_is_chosen_at_the_planted_layer_by_what_editing_wi
 def test_where_nothing_harmful_is_refused_the_filter_says_that_there_is_nothing_to_find(tmp_path: Path) -> None:
     from safesteer_interp.models.planted import build_planted
 
-    session = Session(Settings(model="planted", store=tmp_path, progress=False), loaded_model=build_planted(harm=-1.0))
+    session = Session(RunSettings(model="planted", store=tmp_path, progress=False), loaded_model=build_planted(harm=-1.0))
     analysis = runner.discover(FOLDER)["refusal_direction"]
     with pytest.raises(NotApplicableError, match=r"--set filtered=false keeps all requests"):
         measure(Context(session, analysis, analysis.parameters("quick", {"report_pairs": 2}), tmp_path))
@@ -256,7 +256,7 @@ def test_where_nothing_harmful_is_refused_the_filter_says_that_there_is_nothing_
 def test_a_choice_without_the_filter_keeps_every_request(tmp_path: Path) -> None:
     from safesteer_interp.models.planted import build_planted
 
-    session = Session(Settings(model="planted", store=tmp_path, progress=False), loaded_model=build_planted())
+    session = Session(RunSettings(model="planted", store=tmp_path, progress=False), loaded_model=build_planted())
     analysis = runner.discover(FOLDER)["refusal_direction"]
     smaller = {"filtered": False, "report_pairs": 2, "attacks": ("TEXT",), "layers": 2, "positions": 1}
     tables, _ = measure(Context(session, analysis, analysis.parameters("quick", smaller), tmp_path))

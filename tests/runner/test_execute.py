@@ -234,6 +234,7 @@ def test_a_sweep_reads_the_stored_trace_and_tabulates_claims(run: Callable[..., 
         runner.sweep("readable", {"seed": "one"}, folder=folder, session=session)
 
 
+@pytest.mark.slow
 def test_rendering_needs_no_model_code_and_is_byte_identical(run: Callable[..., Any], tmp_path: Path) -> None:
     run("readable", "lengths")
     before = contents(tmp_path / "figures")

@@ -212,6 +212,7 @@ def test_a_trace_in_another_form_is_a_sentence(tiny: Tiny, tmp_path: Path) -> No
 ARGUMENTS = ("--model", "planted", "--store")
 
 
+@pytest.mark.slow
 def test_what_trace_stored_run_uses(safesteer: Callable[..., Any], tmp_path: Path, fresh_cache: Path, passes: list[str]) -> None:
     store = str(tmp_path / "traces")
     code, _, err = safesteer("trace", "--requests", "planted", "--sites", "all", "--reads", "last_prompt,image_mean", *ARGUMENTS, store)
