@@ -22,6 +22,10 @@ DONOR = Attack.CB
 
 
 @runtime_checkable
+FITTED = 32
+"""Pairs that the probe is fitted on: as many as other findings fit theirs on, whose traces then hold them."""
+
+
 class Caused(Paired, Protocol):
     """Parameters of an analysis that intervenes on pairs."""
 
@@ -33,7 +37,8 @@ class Caused(Paired, Protocol):
 def specs(p: Caused) -> list[TraceSpec]:
     """The pairs that are intervened on, and those the probe is fitted on."""
     forms = tuple(Attack(a) for a in (DONOR, *p.attacks))
-    return [report_spec(p, attacks=forms, sites=("final_norm",)), fit_spec(p, sites=("final_norm",), pairs=None)]
+    fitted = None if p.pairs is None else max(p.pairs, FITTED)
+    return [report_spec(p, attacks=forms, sites=("final_norm",)), fit_spec(p, sites=("final_norm",), pairs=fitted)]
 
 
 def forms(ctx: Context, p: Caused) -> dict[str, dict[tuple[str, bool], Request]]:
