@@ -16,6 +16,7 @@ from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._causes import DONOR, share
+from ._refusal_tokens import refusal_tokens, tokens_spec
 from ._shared import report_spec, row
 
 METHODS = {"gradient": "gradient", "integrated": "integrated gradients"}
@@ -42,7 +43,7 @@ class Params:
 
 
 def needs(p: Params) -> list[TraceSpec]:
-    return [_spec(p, Split.VALIDATION, p.ranking_pairs), _spec(p, Split.TEST, p.pairs)]
+    return [_spec(p, Split.VALIDATION, p.ranking_pairs), _spec(p, Split.TEST, p.pairs), tokens_spec(p)]
 
 
 def cost(p: Params, pairs: int, n_layers: int) -> str:
@@ -105,10 +106,9 @@ def _effects(ctx: Context, p: Params) -> pd.DataFrame:
 def _meter(ctx: Context) -> Any:
     """States after the final norm [rows, d] -> [rows] refusal log-odds; differentiable."""
     from safesteer_interp.models.head import logits
-    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.steering.selection import refusal_score
 
-    tokens = list(refusal_token_ids(ctx.model))
+    tokens = list(refusal_tokens(ctx, p))
     return lambda states: refusal_score(logits(ctx.model, states), tokens)
 
 
