@@ -87,7 +87,7 @@ def _effects(ctx: Context, p: Params) -> pd.DataFrame:
     from safesteer_interp.interventions import Patch, record, replay
     from safesteer_interp.interventions.attribution import attribute, components
 
-    measure, model = _meter(ctx), ctx.model
+    measure, model = _meter(ctx, p), ctx.model
     places, found = components(model), []
     for pair, (picture, text) in ctx.track(_pairs(ctx.requests(needs(p)[0]), p).items(), "ranking"):
         receiver, donor = record(model, picture), record(model, text)
@@ -103,7 +103,7 @@ def _effects(ctx: Context, p: Params) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _meter(ctx: Context) -> Any:
+def _meter(ctx: Context, p: Params) -> Any:
     """States after the final norm [rows, d] -> [rows] refusal log-odds; differentiable."""
     from safesteer_interp.models.head import logits
     from safesteer_interp.steering.selection import refusal_score
@@ -117,7 +117,7 @@ def _circuits(ctx: Context, p: Params, orders: dict[str, list[str]]) -> tuple[pd
     from safesteer_interp.interventions import Head, Patch, record, replay
     from safesteer_interp.sites import Site
 
-    measure, model = _meter(ctx), ctx.model
+    measure, model = _meter(ctx, p), ctx.model
     sizes = [n for n in SIZES if n < len(orders["exact"])] + [len(orders["exact"])]
 
     def patch(names: list[str]) -> Any:
