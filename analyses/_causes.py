@@ -11,6 +11,7 @@ from safesteer_interp.requests import Attack, Request
 from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
+from ._refusal_tokens import refusal_tokens, tokens_spec
 from ._shared import Paired, fit_spec, report_spec
 
 QUANTITIES = ("refusal", "probe")
@@ -19,6 +20,10 @@ EXTREMES = (-1.0, 2.0)
 """Shares of the gap that a pair not seen may have, where all that were seen agree."""
 DONOR = Attack.CB
 """The text form that has an image too, a blank one: both forms have the same tokens but for text and picture."""
+
+
+FITTED = 32
+"""Pairs that the probe is fitted on: as many as other findings fit theirs on, whose traces then hold them."""
 
 
 @runtime_checkable
@@ -31,9 +36,10 @@ class Caused(Paired, Protocol):
 
 
 def specs(p: Caused) -> list[TraceSpec]:
-    """The pairs that are intervened on, and those the probe is fitted on."""
+    """The pairs that are intervened on, those the probe is fitted on, and the texts that refusal tokens are found on."""
     forms = tuple(Attack(a) for a in (DONOR, *p.attacks))
-    return [report_spec(p, attacks=forms, sites=("final_norm",)), fit_spec(p, sites=("final_norm",), pairs=None)]
+    fitted = None if p.pairs is None else max(p.pairs, FITTED)
+    return [report_spec(p, attacks=forms, sites=("final_norm",)), fit_spec(p, sites=("final_norm",), pairs=fitted), tokens_spec(p)]
 
 
 def forms(ctx: Context, p: Caused) -> dict[str, dict[tuple[str, bool], Request]]:
@@ -50,13 +56,12 @@ def meter(ctx: Context, p: Caused) -> Callable[[Any], Any]:
     import torch
 
     from safesteer_interp.models.head import logits
-    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.probes.fits import fit_prompt
     from safesteer_interp.steering.selection import refusal_score
 
     view = ctx.trace(specs(p)[1])
     probe = fit_prompt(view.rows("final_norm", "last_prompt"), view.labels.harmful)
-    tokens = list(refusal_token_ids(ctx.model))
+    tokens = list(refusal_tokens(ctx, p))
 
     @torch.no_grad()
     def measure(states: Any) -> Any:
@@ -72,13 +77,12 @@ def meter_gradients(ctx: Context, p: Caused) -> list[Callable[[Any], Any]]:
     import torch
 
     from safesteer_interp.models.head import logits
-    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.probes.fits import fit_prompt
     from safesteer_interp.steering.selection import refusal_score
 
     view = ctx.trace(specs(p)[1])
     probe = fit_prompt(view.rows("final_norm", "last_prompt"), view.labels.harmful)
-    weight, tokens = torch.from_numpy(np.asarray(probe.weight_, dtype=np.float32)), list(refusal_token_ids(ctx.model))
+    weight, tokens = torch.from_numpy(np.asarray(probe.weight_, dtype=np.float32)), list(refusal_tokens(ctx, p))
     return [
         lambda states: refusal_score(logits(ctx.model, states), tokens)[0],
         lambda states: (states.float() @ weight.to(states.device))[0],

@@ -16,6 +16,7 @@ from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._causes import DONOR, share
+from ._refusal_tokens import refusal_tokens, tokens_spec
 from ._shared import report_spec, row
 
 METHODS = {"gradient": "gradient", "integrated": "integrated gradients"}
@@ -42,7 +43,7 @@ class Params:
 
 
 def needs(p: Params) -> list[TraceSpec]:
-    return [_spec(p, Split.VALIDATION, p.ranking_pairs), _spec(p, Split.TEST, p.pairs)]
+    return [_spec(p, Split.VALIDATION, p.ranking_pairs), _spec(p, Split.TEST, p.pairs), tokens_spec(p)]
 
 
 def cost(p: Params, pairs: int, n_layers: int) -> str:
@@ -86,7 +87,7 @@ def _effects(ctx: Context, p: Params) -> pd.DataFrame:
     from safesteer_interp.interventions import Patch, record, replay
     from safesteer_interp.interventions.attribution import attribute, components
 
-    measure, model = _meter(ctx), ctx.model
+    measure, model = _meter(ctx, p), ctx.model
     places, found = components(model), []
     for pair, (picture, text) in ctx.track(_pairs(ctx.requests(needs(p)[0]), p).items(), "ranking"):
         receiver, donor = record(model, picture), record(model, text)
@@ -102,13 +103,12 @@ def _effects(ctx: Context, p: Params) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _meter(ctx: Context) -> Any:
+def _meter(ctx: Context, p: Params) -> Any:
     """States after the final norm [rows, d] -> [rows] refusal log-odds; differentiable."""
     from safesteer_interp.models.head import logits
-    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.steering.selection import refusal_score
 
-    tokens = list(refusal_token_ids(ctx.model))
+    tokens = list(refusal_tokens(ctx, p))
     return lambda states: refusal_score(logits(ctx.model, states), tokens)
 
 
@@ -117,7 +117,7 @@ def _circuits(ctx: Context, p: Params, orders: dict[str, list[str]]) -> tuple[pd
     from safesteer_interp.interventions import Head, Patch, record, replay
     from safesteer_interp.sites import Site
 
-    measure, model = _meter(ctx), ctx.model
+    measure, model = _meter(ctx, p), ctx.model
     sizes = [n for n in SIZES if n < len(orders["exact"])] + [len(orders["exact"])]
 
     def patch(names: list[str]) -> Any:

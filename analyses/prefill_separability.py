@@ -187,6 +187,7 @@ ANALYSIS = Analysis(
     order=1,
     captions={
         "figure": "Left: test requests on the axis of the fitted probe (boundary dashed) and the largest variation it does not use. "
-        "Right: AUROC on test pairs with 95 % intervals over pairs, probes above their controls."
+        "Right: AUROC on test pairs, probes above their controls; 95 % over pairs, of shuffled labels and random directions the central "
+        "95 % of the draws."
     },
 )

@@ -18,6 +18,7 @@ from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
 from ._causes import DONOR, at_depth, forms, layer_grid, share, specs
+from ._refusal_tokens import refusal_tokens
 from ._shared import attacks_in, fit_spec, row
 
 DIRECTIONS = ("probe", "refusal", "msav")
@@ -112,12 +113,11 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
 
     from safesteer_interp.interventions import Patch, record, replay
     from safesteer_interp.models.head import logits
-    from safesteer_interp.models.openings import refusal_token_ids
     from safesteer_interp.sites import Site, SiteKind
     from safesteer_interp.steering.selection import refusal_score
 
     model, layers = ctx.model, layer_grid(ctx.n_layers, p.layers)
-    directions, tokens = _directions(ctx, p, layers), list(refusal_token_ids(ctx.model))
+    directions, tokens = _directions(ctx, p, layers), list(refusal_tokens(ctx, p))
 
     @torch.no_grad()
     def measure(states: Any) -> Any:

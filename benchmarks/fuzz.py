@@ -39,8 +39,8 @@ def user_files(folder: Path) -> None:
     """What a user might keep beside the suite's own files: none of it may change."""
     from PIL import Image
 
-    for place in ("user", "figures/prefill_separability/planted"):
-        (folder / place).mkdir(parents=True)
+    for place in ("user", "figures", "figures/prefill_separability/planted"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
         (folder / place / "notes.txt").write_text("mine")
         (folder / place / "README.md").write_text("# mine")
     rows = [

@@ -117,9 +117,10 @@ class Compare:
     def _compare(self, work: Work) -> int:
         from safesteer_interp.cli.comparing import print_results
         from safesteer_interp.report.answers import write_answers
+        from safesteer_interp.runner.folders import model_label, thinking_label
 
-        results = work.results()
-        folder = results.save(self.out)
+        results, mllm = work.results(), work.mllm
+        folder = results.save(self.out, model_label(mllm.name, mllm.source, mllm.fingerprint) + thinking_label(mllm.thinking))
         title = f"Answers of {results.model}"
         write_answers(results.answer_rows(), folder / "answers.html", title=title, show_answers=self.show_answers)
         if self.json:

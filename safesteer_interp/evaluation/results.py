@@ -155,9 +155,12 @@ class Results:
         found = {name: table.to_dict("records") for name, table in tables.items() if table is not None}
         return {"model": self.model, "methods": self.methods, "plane": self.plane().to_dict("records"), **found}
 
-    def save(self, out: Path) -> Path:
-        """Writes the tables as CSV and the answers as JSON lines into OUT/<model>, each file whole or not at all; returns the folder."""
-        folder = out / safe_name(self.model)
+    def save(self, out: Path, label: str = "") -> Path:
+        """Writes the tables as CSV and the answers as JSON lines into OUT/<model>, each file whole or not at all; returns the folder.
+
+        `label` stands for the model's name where two models may share one.
+        """
+        folder = out / safe_name(label or self.model)
         tables = {"rates": self.rates, "outcomes": self.outcomes, "ranking": self.comparisons, "orders": self.orders}
         tables |= {"agreement": self.agreement, "plane": self.plane()}
         if self.costs is not None:

@@ -289,6 +289,7 @@ class _Reach:
 
 def _blocked(one: Knockout, number: int, receiver: Recording, reach: _Reach) -> Row | None:
     targets, sources = positions(receiver.roles, one.target), positions(receiver.roles, one.source)
+    targets = targets[reach.sees[targets][:, sources].any(1)]  # the others do not see a source as it is
     if not len(targets) or not len(sources):
         return None
     return Row(number, one, targets, sources, reach.back(int(targets[0])), by_donor=False)

@@ -7,6 +7,7 @@ file is escaped. The pages hold nothing that differs between two runs with equal
 from __future__ import annotations
 
 import base64
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from hashlib import sha256
@@ -18,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from safesteer_interp.errors import SafeSteerWarning
 from safesteer_interp.files import write_text
 from safesteer_interp.report.claims import KINDS, VERDICTS
 from safesteer_interp.report.differences import compare
@@ -32,22 +34,41 @@ PAGES = {"index.html": "Findings", "replication.html": "The paper, item by item"
          "glossary.html": "Glossary"}  # fmt: skip
 """Pages that stand beside the findings' folders, and what links call them."""
 _MARK = '<meta name="generator" content="safesteer report">'
+_OURS = (
+    _MARK,
+    "written by `safesteer report`",
+    "No finding on a real model lies here.",
+    "<title>Findings: where multimodal models read harm</title>",
+)
+"""What only a page of this suite holds, of this version or an earlier one."""
 
 
 def build(figures: Path = Path("figures")) -> Path:
     """Writes the pages and returns the path of `figures/index.html`; pages of findings that are gone are removed.
 
+    A file of a page's name that is not of this suite's making is left as it is, with a warning.
     Raises InputError when there is nothing to show, or a file is damaged.
     """
     figures = Path(figures)
     results = Results(figures)
     pages = {**_main_pages(results), **_finding_pages(results), "README.md": overview(results)}
     for name, text in pages.items():
-        write_text(figures / name, text)
+        if _is_ours(figures / name):
+            write_text(figures / name, text)
+        else:
+            said = f"{figures / name} was not written by this suite and is left as it is; rename it to have this page of the gallery there."
+            warnings.warn(said, SafeSteerWarning, stacklevel=2)
     for path in sorted(figures.glob("*/*.html")):
         if path.relative_to(figures).as_posix() not in pages and _MARK in path.read_text(encoding="utf-8", errors="replace"):
             path.unlink()
     return figures / "index.html"
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a page may be written there: nothing is there yet, or a page of ours."""
+    if not path.is_file():
+        return not path.exists()
+    return any(mark in path.read_text(encoding="utf-8", errors="replace") for mark in _OURS)
 
 
 def _main_pages(results: Results) -> dict[str, str]:

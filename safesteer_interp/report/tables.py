@@ -50,6 +50,11 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{number(value, decimals)} [{number(low, decimals)}, {number(high, decimals)}]"
 
 
+def spread(value: float, low: float, high: float) -> str:
+    """ "0.50 (0.41 to 0.60)": how draws lie about a value; no interval."""
+    return interval(value, low, high).replace(" [", " (").replace(", ", " to ").replace("]", ")")
+
+
 def is_few(clusters: Any) -> bool:
     """Whether an interval rests on fewer than `FEW` independent units; None and NaN (rows are independent, or unknown) are not few."""
     return clusters is not None and float(clusters) < FEW
@@ -68,14 +73,15 @@ def has_flags(text: pd.DataFrame) -> bool:
 def merged(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text: `value`, `low`, `high` (and `x`, `x_low`, `x_high`) in one column each, other numbers rounded.
 
-    Where a column `clusters` says that an interval rests on few units, a dagger stands behind it.
+    Where a column `clusters` says that an interval rests on few units, a dagger stands behind it. Where a column `kind` says that the
+    bounds are a spread of draws, they stand in round brackets and are not called an interval.
     """
     triples = {}
     if {"value", "low", "high"} <= set(table.columns):
         triples["value"] = ("low", "high")
     triples |= {c: (f"{c}_low", f"{c}_high") for c in table.columns if {f"{c}_low", f"{c}_high"} <= set(table.columns)}
     ends = {end for pair in triples.values() for end in pair}
-    level = _level(table)
+    level, drawn = _level(table), _spreads(table)
     out: dict[str, list[str]] = {}
     for column in table.columns:
         if column in ends or (column == "level" and level):
@@ -83,8 +89,11 @@ def merged(table: pd.DataFrame) -> pd.DataFrame:
         if column in triples:
             low, high = triples[column]
             counts = table["clusters"] if "clusters" in table.columns else [None] * len(table)
-            cells = zip(table[column], table[low], table[high], counts, strict=True)
-            out[f"{column} [{level or '95 %'} interval]"] = [flagged(interval(*map(float, cell)), count) for *cell, count in cells]
+            cells = zip(table[column], table[low], table[high], counts, drawn, strict=True)
+            words = ([] if all(drawn) else [f"[{level or '95 %'} interval]"]) + ["(spread of draws)"] * any(drawn)
+            out[f"{column} {' '.join(words)}"] = [
+                spread(*map(float, cell)) if is_spread else flagged(interval(*map(float, cell)), count) for *cell, count, is_spread in cells
+            ]
         else:
             out[str(column)] = [_text(v) for v in table[column]]
     return pd.DataFrame(out)
@@ -149,7 +158,14 @@ def _numeric(column: pd.Series) -> bool:
     return all(v[:1].isdigit() or v[:1] in "-–" for v in column.astype(str))
 
 
+def _spreads(table: pd.DataFrame) -> list[bool]:
+    """Which rows hold a spread of draws."""
+    return [kind == "spread" for kind in table["kind"]] if "kind" in table.columns else [False] * len(table)
+
+
 def _level(table: pd.DataFrame) -> str:
-    if "level" not in table.columns or table["level"].nunique() != 1:
+    """The level of all intervals, spreads aside; "" where it is not given, or not one."""
+    if "level" not in table.columns:
         return ""
-    return f"{100 * float(table['level'].iloc[0]):g} %"
+    levels = table["level"].fillna(0.95)[[not drawn for drawn in _spreads(table)]]
+    return f"{100 * float(levels.iloc[0]):g} %" if levels.nunique() == 1 else ""

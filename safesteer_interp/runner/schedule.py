@@ -90,8 +90,8 @@ class Job:
             if self.analysis.timed and not self.marker.is_file():
                 self._adopt()
             recorded = json.loads(self.marker.read_text(encoding="utf-8"))
-        except (SafeSteerError, OSError, ValueError):
-            return False  # never finished; or an unreadable image or a wrong spec: the attempt itself will say so
+        except (SafeSteerError, OSError, ValueError, LookupError, TypeError, AttributeError):
+            return False  # never finished, or by damaged records; or an unreadable image or a wrong spec: the attempt itself will say so
         return bool(recorded.get("measured")) and files.files_of(self.folder, recorded["measured"])
 
     def _adopt(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -35,6 +36,18 @@ def test_methods_are_compared_and_written(safesteer: Run, fresh_cache: Path, tmp
     assert {"rates", "orders", "agreement", "costs", "plane"} <= set(json.loads(out))
     code, out, err = safesteer("compare", *chosen, "--dry-run")
     assert "40 stored already" in out, "of the two that need no fit"
+
+
+def test_two_checkpoints_of_one_name_share_no_folder(safesteer: Run, fresh_cache: Path, tmp_path: Path, tiny: Callable[[str], Any]) -> None:
+    few = ("--defenses", "none", "--benchmarks", "utility", "--pairs", "2", "--seeds", "0", "--max-new-tokens", "2", "--cost-sample", "0")
+    for place in ("a", "b"):
+        folder = tmp_path / place / "checkpoint-500"
+        tiny("llama").model.save_pretrained(folder)
+        tiny("llama").processor.save_pretrained(folder)
+        code, _, err = safesteer("compare", "--model", str(folder), *few, "--out", str(tmp_path / "out"))
+        assert code == 0, err
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert len(names) == 2 and all(name.startswith("checkpoint-500-") for name in names)
 
 
 @pytest.mark.parametrize(

@@ -127,31 +127,38 @@ BARS = ("value", "low", "high")
 HALF = "layer in ('3', '4', '5', 'final_norm')"
 """The later half of the planted model, which is all that refusal_lens draws."""
 SHOWN: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
-    "prefill_separability": [
-        ("table", "", BARS),
-        ("points", "attack == 'TEXT'", ("score", "rest")),
-        ("points", "attack == 'SD'", ("score", "rest")),
-    ],
+    "prefill_separability": [("table", "", BARS), ("points", "", ("score",))],
     "decoding_separability": [
-        *(("table", f"fit == '{fit}'", BARS) for fit in ("prompt", "token")),
+        *(("table", f"fit == '{fit}'", BARS) for fit in ("prompt", "centred", "token")),
         *(("separation", f"contrast == '{c}'", BARS) for c in ("refuse over comply", "comply over harmless")),
-        ("sign_test", "", BARS),
+        ("choices", "step != 'all'", BARS),
+        ("layers", "", ("value",)),
+        ("guiding_layers", "", BARS),
     ],
     "modality_stealth": [
-        ("table", f"measure == '{m}'", BARS) for m in ("axis", "space", "refusal rate, harmful", "refusal rate, harmless")
+        ("table", "measure == 'axis'", BARS),
+        ("differences", "measure in ('axis', 'random_direction')", BARS),
+        ("table", "measure.str.startswith('refusal rate')", BARS),
     ],
     "layer_choice": [
-        *(("table", f"read == '{r}' and method == 'probe' and width == '4'", BARS) for r in ("last_prompt", "image_mean")),
+        ("table", "read == 'last_prompt' and method == 'probe' and width == '4'", BARS),
+        ("table", "read == 'image_mean' and method == 'probe' and width == '4' and attack != 'CB'", BARS),
         ("transfer", "", BARS),
-        ("stability", "", BARS),
     ],
-    "modality_transfer": [("table", "", ("value",)), ("by_layer", "trained_on == 'TEXT'", BARS)],
+    "modality_transfer": [("table", "not trained_on.str.startswith('all but')", ("value",))],
     "refusal_lens": [
         *(("table", f"quantity == 'log_probability' and `class` == '{c}' and {HALF}", BARS) for c in ("harmful", "harmless")),
         ("top_k", "`class` == 'harmful'", BARS),
     ],
-    "modality_gap": [("table", f"quantity == '{q}' and `class` == 'harmful'", BARS) for q in ("size", "cosine", "toward_harmful")],
-    "probe_training": [("loss", "", ("epoch", "loss")), *(("table", f"quantity == '{q}'", BARS) for q in ("pairs", "width"))],
+    "modality_gap": [
+        *(("table", f"quantity == '{q}' and `class` == 'harmful'", BARS) for q in ("size", "cosine")),
+        ("table", "quantity == 'toward_harmful' and `class` == 'harmful' and high - low < 1", BARS),
+    ],
+    "probe_training": [
+        ("loss", "", ("epoch", "loss")),
+        ("table", "quantity in ('pairs', 'control')", BARS),
+        ("table", "quantity == 'width'", BARS),
+    ],
 }
 """Finding -> (table, the rows that one panel draws all of, the columns that it draws of them)."""
 

@@ -185,6 +185,15 @@ def test_heads_and_knockouts_equal_whole_forwards(tiny: Tiny, family: str) -> No
         assert not close(want, plain(mllm, receiver))
 
 
+def test_a_knockout_computes_no_token_that_sees_no_source(planted: MLLM, pair: tuple[Recording, Recording]) -> None:
+    receiver = pair[1]
+    user = int(positions(receiver.roles, ("user",))[0])
+    assert int(positions(receiver.roles, ("template",))[0]) < user
+    (row,) = plan_rows(planted, receiver, [Knockout(("user",), ("template", "last"), (3,))])
+    assert row.start > user and int(row.mine[0]) > user
+    assert plan_rows(planted, receiver, [Knockout(("user",), ("image",), (3,)), Knockout(("last",), ("user",), (3,))]) == []
+
+
 def test_a_rewrite_needs_no_donor_and_sees_the_receivers_states(planted: MLLM, pair: tuple[Recording, Recording]) -> None:
     """Setting harm to what it was changes nothing; taking it out answers the request."""
     donor, truth = pair[1], planted_truth(planted)

@@ -179,6 +179,19 @@ def test_forest_rows_keep_the_order_of_the_table() -> None:
     assert labels(figure) == ["probe", "control: bag of words"]
 
 
+def test_a_row_of_one_entity_is_not_moved_off_its_line_and_a_missing_value_is_named() -> None:
+    table = pd.DataFrame([band(label=name, attack=name, value=v) for name, v in (("CB", 0.7), ("SD", float("nan")))])
+    table.loc[1, ["low", "high"]] = [0.4, 0.6]
+    with style():
+        _, ax = new_figure()
+        panels.forest(ax, table, by="attack")
+    points = [
+        tuple(points.get_offsets()[0]) for points in ax.collections if len(points.get_offsets()) and points.get_offsets()[0][0] == 0.7
+    ]
+    assert points == [(0.7, 0.0)]
+    assert [t.get_text() for t in ax.texts] == ["no value: not reached"] and ax.texts[0].xy == (0.5, 1.0)
+
+
 def test_heatmap_hatches_what_the_interval_cannot_tell_from_the_centre() -> None:
     rows = [band(step=s, layer=x, value=v) for s, x, v in ((0, 0, 0.5), (0, 1, 0.9), (1, 0, 0.52), (1, 1, 0.3))]
     with style():

@@ -11,7 +11,7 @@ from urllib.parse import urldefrag
 import pytest
 from support.results import claim, result
 
-from safesteer_interp.errors import InputError
+from safesteer_interp.errors import InputError, SafeSteerWarning
 from safesteer_interp.report.pages import build
 from safesteer_interp.report.records import collect_findings
 from safesteer_interp.report.tables import FEW_NOTE
@@ -210,3 +210,16 @@ def test_a_narrow_page_gets_the_figure_of_a_column(figures: Path) -> None:
     assert [a["srcset"] for t, a in page.tags if t == "source"] == ["../prefill/mini/figure-column.svg"]
     assert sum(t == "img" and a["src"] == "../prefill/mini/figure.svg" for t, a in page.tags) == 1
     assert not [a for t, a in page.tags if t == "img" and "column" in str(a["src"])], "and is no figure of its own"
+
+
+def test_a_page_that_is_not_ours_is_left_alone_and_said(figures: Path) -> None:
+    ours = (figures / "index.html").read_text()
+    (figures / "README.md").write_text("# mine\n")
+    (figures / "prefill" / "index.html").write_text("<html>mine</html>")
+    (figures / "index.html").write_text(ours.replace("Title of prefill", "Old title"))
+    with pytest.warns(SafeSteerWarning, match="was not written by this suite and is left as it is") as said:
+        build(figures)
+    named = {str(w.message).split(" was not")[0] for w in said if issubclass(w.category, SafeSteerWarning)}
+    assert named == {str(figures / "README.md"), str(figures / "prefill" / "index.html")}
+    assert (figures / "README.md").read_text() == "# mine\n" and (figures / "prefill" / "index.html").read_text() == "<html>mine</html>"
+    assert (figures / "index.html").read_text() == ours, "what is ours is written anew"

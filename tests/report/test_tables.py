@@ -29,6 +29,18 @@ def test_an_interval_is_one_cell() -> None:
     assert interval(float("nan"), 0.0, 1.0) == "–"
 
 
+def test_a_spread_of_draws_is_called_no_interval() -> None:
+    rows = [
+        {"value": 0.9, "low": 0.8, "high": 1.0, "n": 9, "kind": "mean"},
+        {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "kind": "spread"},
+    ]
+    mixed = merged(pd.DataFrame(rows))
+    assert list(mixed["value [95 % interval] (spread of draws)"]) == ["0.90 [0.80, 1.00]", "0.50 (0.40 to 0.60)"]
+    ranges = pd.DataFrame([rows[0], {**rows[1], "level": 1.0}])
+    assert "value [95 % interval] (spread of draws)" in merged(ranges).columns, "the level of a range is not that of the interval"
+    assert next(iter(merged(pd.DataFrame(rows[1:])).columns)) == "value (spread of draws)"
+
+
 def test_ends_are_merged_into_their_value() -> None:
     table = pd.DataFrame(
         {"attack": ["none"], "value": [0.9], "low": [0.8], "high": [1.0], "n": [40], "rr": [0.1], "rr_low": [0.0], "rr_high": [0.2]}

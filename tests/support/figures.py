@@ -69,7 +69,7 @@ def perturbed(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     made = {}
     for name, table in tables.items():
         floats = [c for c in table.columns if pd.api.types.is_float_dtype(table[c])]
-        columns = [c for c in ("value", "low", "high") if c in floats] or floats
+        columns = [c for c in ("value", "low", "high") if c in table and pd.api.types.is_numeric_dtype(table[c])] or floats
         made[name] = table.assign(**{c: table[c] * 0.9 + 0.003 for c in columns})
     return made
 
@@ -77,5 +77,5 @@ def perturbed(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 def panels_that_ignore(figures: Mapping[str, Figure] | Figure, others: Mapping[str, Figure] | Figure) -> list[str]:
     """Titles of the panels that draw the same numbers in both, although they were drawn from other tables; legends and the like apart."""
     pairs = zip(axes_of(figures), axes_of(others), strict=True)
-    return [ax.get_title() or str(i) for i, (ax, other) in enumerate(pairs) if ax.axison and len(numbers(ax)) and
-            np.array_equal(np.sort(numbers(ax)), np.sort(numbers(other)))]  # fmt: skip
+    drawing = [(i, ax, other) for i, (ax, other) in enumerate(pairs) if ax.axison and ax.get_label() != "<colorbar>" and len(numbers(ax))]
+    return [ax.get_title() or str(i) for i, ax, other in drawing if np.array_equal(np.sort(numbers(ax)), np.sort(numbers(other)))]
