@@ -17,6 +17,8 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.session import RunSettings, Session
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "analyses"
 SMALL = {"pairs": 20, "new_tokens": 8, "auxiliary_tokens": 4, "cost_requests": 1}
 METHODS = ("safesteer", "coca", "refusal_bias", "jrs_rem", "conformal")
