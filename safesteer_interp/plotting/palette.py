@@ -113,7 +113,7 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "random_vector": Style("#6b6b6b", "<", "control: random vector only", ":"),
         "random_probe": Style("#8f8f8f", ">", "control: random probe", ":"),
         "refusal_strings": Style("#3d3d3d", "v", "control: refusal strings", "--"),
-        "logit_bias": Style("#555555", "d", "control: bias on refusal tokens", "-."),
+        "logit_bias": Style("#6b6b6b", "d", "control: bias on refusal tokens", "-."),
     },
     "scorer": {
         "probe": Style(BLUE, "*", "probe (SafeSteer)"),
@@ -127,7 +127,7 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "contrastive": Style(INDIGO, "v", "probe fitted on candidates"),
         "token_identity": Style("#3d3d3d", "D", "control: token identity", ":"),
         "embedding": Style("#6b6b6b", "s", "control: input embedding", "--"),
-        "log_probability": Style("#8f8f8f", "o", "control: log-probability", "-."),
+        "log_probability": Style("#8f8f8f", "d", "control: log-probability", "-."),
     },
     "recipe": {
         "released": Style(BLUE, "h", "projector released"),

@@ -54,6 +54,7 @@ LOOKS = [(kind, name, look) for kind, group in ENTITIES.items() if kind != "verd
 ALIASES = (
     {("method", "safesteer"), ("part", "safesteer"), ("scorer", "probe")},
     {("method", "random_direction"), ("scorer", "random")},
+    {("method", "safesteer-paper"), ("part", "paper")},
 )
 
 
@@ -100,7 +101,7 @@ def test_probe_scores_are_vermillion_where_harmful_and_two_equal_ones_of_either_
 
 def test_entities_use_the_colours_of_the_palette() -> None:
     for kind, _, look in LOOKS:
-        assert kind == "control" or look.color in {*OKABE_ITO, BROWN, INDIGO, "#8f8f8f", "#8c8c8c", "#6b6b6b"}
+        assert kind == "control" or look.color in {*OKABE_ITO, BROWN, INDIGO, "#3d3d3d", "#8f8f8f", "#8c8c8c", "#6b6b6b"}
 
 
 def test_every_control_is_grey_and_every_attack_has_a_look() -> None:
