@@ -127,7 +127,7 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "contrastive": Style(INDIGO, "v", "probe fitted on candidates"),
         "token_identity": Style("#3d3d3d", "D", "control: token identity", ":"),
         "embedding": Style("#6b6b6b", "s", "control: input embedding", "--"),
-        "log_probability": Style("#8f8f8f", "d", "control: log-probability", "-."),
+        "log_probability": Style("#8f8f8f", "<", "control: log-probability", "-."),
     },
     "recipe": {
         "released": Style(BLUE, "h", "projector released"),
