@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from support.decoding import ByRank, asked
 
 from safesteer_interp.decoding.answering import answer_asks
+from safesteer_interp.decoding.choice import Choice
 from safesteer_interp.decoding.pace import Pace
 from safesteer_interp.decoding.policies import PLAIN, Guided
 from safesteer_interp.decoding.sharing import Ask
@@ -85,7 +87,7 @@ def test_nothing_is_said_before_an_answer_has_ended_and_nothing_is_left_at_the_e
 def test_answering_tells_all_of_its_work(tiny: Callable[[str], Any]) -> None:
     mllm = tiny("llava")
     requests, pace = asked(mllm), Pace(6)
-    guided = Guided(ByRank(1), k=3, steps=2, temperature=0.0)
+    guided = Guided(ByRank(1), k=3, steps=2, choice=Choice(beta=math.inf))
     asks = [Ask(request, seed, policy) for policy in (PLAIN, guided) for seed in (0, 1) for request in requests]
     for _ in answer_asks(mllm, asks, Sampling(6, 1.0), batch_size=4, stop=False, pace=pace):
         assert pace.left is not None and pace.left >= 0
