@@ -62,22 +62,14 @@ def lack_of_power(known: Finding, claim: Claim, judged: Judged) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("place", FOUND, ids=lambda p: f"{p.parent.name}-{p.name}")
-def test_the_first_claim_of_a_finding_holds_its_level_and_power(place: Path) -> None:
-    known = finding(place)
-    first = tried(known.claims)[:1]
-    judged = {j.claim.id: j for j in judge(known.claims)}
-    assert [w for c in first for w in (*false_positives(known, c), *lack_of_power(known, c, judged[c.id]))] == []
-
-
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("place", FOUND, ids=lambda p: f"{p.parent.name}-{p.name}")
 def test_no_claim_is_supported_where_it_is_not_true(place: Path) -> None:
     known = finding(place)
     assert [wrong for claim in tried(known.claims) for wrong in false_positives(known, claim)] == []
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("place", FOUND, ids=lambda p: f"{p.parent.name}-{p.name}")
 def test_every_claim_is_found_where_it_holds_or_says_that_it_would_not_be(place: Path) -> None:
     known = finding(place)
