@@ -1,7 +1,7 @@
 """Every claim of every finding, mutated: supported in at most 5 % where it is not true, in at least 80 % where it is (or it says so).
 
-The tables are those in figures/; `SAFESTEER_FIGURES` names another folder. The default suite takes each finding's first claim, the slow
-tests all of them. `python benchmarks/power.py` prints the table of docs/power.md.
+The tables are those in figures/; `SAFESTEER_FIGURES` names another folder. They take minutes a finding, so
+that they are a run of their own, `make test-simulation`. `python benchmarks/power.py` prints the table of docs/power.md.
 """
 
 from __future__ import annotations
