@@ -39,7 +39,21 @@ def test_methods_are_compared_and_written(safesteer: Run, fresh_cache: Path, tmp
 
 
 def test_two_checkpoints_of_one_name_share_no_folder(safesteer: Run, fresh_cache: Path, tmp_path: Path, tiny: Callable[[str], Any]) -> None:
-    few = ("--defenses", "none", "--benchmarks", "utility", "--pairs", "2", "--seeds", "0", "--max-new-tokens", "2", "--cost-sample", "0")
+    few = (
+        "--defenses",
+        "none",
+        "self_reminder",
+        "--benchmarks",
+        "utility",
+        "--pairs",
+        "2",
+        "--seeds",
+        "0",
+        "--max-new-tokens",
+        "2",
+        "--cost-sample",
+        "0",
+    )
     for place in ("a", "b"):
         folder = tmp_path / place / "checkpoint-500"
         tiny("llama").model.save_pretrained(folder)
