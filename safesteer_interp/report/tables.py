@@ -37,7 +37,7 @@ def number(value: float, decimals: int | None = None) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def interval(value: float, low: float, high: float) -> str:
+def interval(value: float | None, low: float | None, high: float | None) -> str:
     """ "0.91 [0.88, 0.94]": all three with the decimals that the width of the interval calls for; "0.91 [n/a]" without bounds."""
     if value is None or not math.isfinite(value):
         return "–"

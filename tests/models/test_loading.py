@@ -188,7 +188,7 @@ def test_remote_code_is_refused_and_never_run(broken: Path, file: str, tmp_path:
 
 def test_unknown_model_type_is_named_with_the_nearest_and_the_way_in(broken: Path) -> None:
     config = json.loads((broken / "config.json").read_text())
-    for kind, near in (("lava", "llava"), ("internvl", r"\w+"), ("phi4_multimodal", r"\w+")):
+    for kind, near in (("lava", "llava"), ("internvl_old", "internvl"), ("phi4_multimodal", r"\w+")):
         (broken / "config.json").write_text(json.dumps(config | {"model_type": kind}))
         words = rf'model type "{kind}" has no layout entry; the nearest supported one is "{near}"\. To add it, write one file with a Layout'
         with pytest.raises(InputError, match=words):

@@ -12,6 +12,7 @@ import torch
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models import load_model
+from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Request
@@ -63,9 +64,9 @@ def test_what_is_no_model_or_no_processor_of_it(tiny: Tiny) -> None:
         MLLM.of(tiny("llava").model, tiny("llava").tokenizer)
 
 
-def test_settings_are_fingerprinted_by_content_or_refused(tiny: Tiny) -> None:
+def test_settings_are_fingerprinted_by_content_or_refused() -> None:
     """A config may hold number formats and arrays; what only prints (an address, a cut array) would let two models share a fingerprint."""
-    built, found = tiny("llama"), []
+    built, found = FAMILIES["llama"].tiny(), []  # one of its own, to be changed
     for value in (torch.float16, torch.bfloat16, np.arange(2000), np.arange(2000) * (np.arange(2000) != 1000), {"b": 1}):
         built.model.config.extra = value
         found.append(MLLM.of(built.model, built.processor).fingerprint)
