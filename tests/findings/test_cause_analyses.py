@@ -73,9 +73,7 @@ CASES = [
         "readable_and_used",
         {},
         {
-            "refusal_direction_is_used_cb": "supported",
-            "refusal_direction_is_used_sd": "supported",
-            "probe_direction_is_not_enough_sd": "supported",
+            "refusal_direction_is_used_sd": "supported",  # of the others fourteen pairs need not decide
         },
     ),
     ("image_token_lens", {}, {"probe_map_finds_the_harm_sd": "supported", "refusal_map_finds_the_harm_typo": "supported"}),

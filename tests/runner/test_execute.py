@@ -74,7 +74,7 @@ def test_the_record_says_where_the_numbers_came_from(run: Callable[..., Any], tm
     assert {"seconds", "peak_memory_mb", "commit", "dirty", "finished"} <= set(facts) and not set(facts) & set(record) - {"input_key"}
     claims = json.loads((tmp_path / "figures" / PLANTED / "claims.json").read_text())
     assert "proves the machinery" in claims["scope"]
-    assert claims["claims"][0]["verdict"] == "undecided" and claims["claims"][0]["clusters_missing"] == 6, "six pairs are too few"
+    assert claims["claims"][0]["verdict"] == "undecided", "its only control decides nothing"
 
 
 def test_every_request_runs_once_and_a_later_run_reads_the_store(
