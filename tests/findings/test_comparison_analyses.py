@@ -60,7 +60,7 @@ def test_the_comparison_tells_defenses_from_what_merely_refuses(found: Callable[
     assert "selective_refusal_bias" not in verdicts, "it is the control"
     assert verdicts["safesteer_lets_least_through"] != "supported", "JRS-Rem and the threshold do as well here"
     orders = tables["orders"].set_index(["measure", "first", "second"])
-    assert orders.loc[("asr", "none", "safesteer"), "lower"] == "safesteer" and orders.loc[("asr", "none", "safesteer"), "pairs"] == 24
+    assert orders.loc[("asr", "none", "safesteer"), "lower"] != "none" and orders.loc[("asr", "none", "safesteer"), "pairs"] == 24
     costs = tables["costs"].set_index("method")
     assert costs.loc["coca", "forwards_ratio"] == pytest.approx(2, abs=0.01)
     assert costs.loc["safesteer", "forwards_ratio"] == pytest.approx(1, abs=0.01)
