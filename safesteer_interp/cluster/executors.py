@@ -13,9 +13,7 @@ from typing import Any
 from safesteer_interp.cluster.stages import Job, Stage
 from safesteer_interp.environment import has
 from safesteer_interp.errors import UsageError, did_you_mean
-
-WORKER = "SAFESTEER_WORKER"
-"""Environment variable with a job's name: its answers go to a file of its own."""
+from safesteer_interp.evaluation.store import WORKER
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def submit(stages: Sequence[Stage], executor: str, folder: Path, resources: Reso
 
 
 def run_job(job: Job) -> str:
-    """The job's command in a process of its own; its output goes to ours. Raises CalledProcessError when it fails."""
+    """The job's command in a process of its own; its output goes to ours, its answers to a file of its own. Raises CalledProcessError when it fails."""
     subprocess.run(job.command, check=True, env={**os.environ, WORKER: job.name})
     return job.name
 
