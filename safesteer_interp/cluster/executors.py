@@ -53,7 +53,7 @@ def submit(stages: Sequence[Stage], executor: str, folder: Path, resources: Reso
 
 
 def run_job(job: Job) -> str:
-    """The job's command in a process of its own; its output goes to ours, its answers to a file of its own. Raises CalledProcessError when it fails."""
+    """The job's command in a process of its own, its answers in a file of their own. Raises CalledProcessError when it fails."""
     subprocess.run(job.command, check=True, env={**os.environ, WORKER: job.name})
     return job.name
 
