@@ -52,10 +52,12 @@ def submit(stages: Sequence[Stage], executor: str, folder: Path, resources: Reso
     return EXECUTORS[executor](stages, folder, resources, wait)
 
 
-def run_job(job: Job) -> str:
-    """The job's command in a process of its own, its answers in a file of their own. Raises CalledProcessError when it fails."""
-    subprocess.run(job.command, check=True, env={**os.environ, WORKER: job.name})
-    return job.name
+def command_of(job: Job) -> list[str]:
+    """The job's command, its answers in a file of their own.
+
+    It is handed to `subprocess.check_call`, so that an engine pickles a name of the standard library and nothing of ours.
+    """
+    return ["env", f"{WORKER}={job.name}", *job.command]
 
 
 def _submitit() -> Any:
@@ -88,7 +90,7 @@ def _slurm(stages: Sequence[Stage], folder: Path, resources: Resources, wait: bo
             **({"dependency": f"afterany:{after}"} if after else {}),
         )
         with executor.batch():
-            handles = [executor.submit(run_job, job) for job in stage.jobs]
+            handles = [executor.submit(subprocess.check_call, command_of(job)) for job in stage.jobs]
         after = str(handles[0].job_id).partition("_")[0]
         jobs |= {job.name: handle for job, handle in zip(stage.jobs, handles, strict=True)}
     done.ids = {name: str(handle.job_id) for name, handle in jobs.items()}
@@ -101,7 +103,7 @@ def _local(stages: Sequence[Stage], folder: Path, resources: Resources, wait: bo
     executor.update_parameters(timeout_min=int(resources.hours * 60), **({"gpus_per_node": resources.gpus} if resources.gpus else {}))
     done = Submitted("local", folder)
     for stage in stages:
-        jobs = {job.name: executor.submit(run_job, job) for job in stage.jobs}
+        jobs = {job.name: executor.submit(subprocess.check_call, command_of(job)) for job in stage.jobs}
         done.ids |= {name: str(handle.job_id) for name, handle in jobs.items()}
         _ended(done, jobs)
     return done
@@ -134,11 +136,11 @@ def _ray(stages: Sequence[Stage], folder: Path, resources: Resources, wait: bool
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=True, configure_logging=False)
-    task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(run_job)
+    task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(subprocess.check_call)
     done = Submitted("ray", folder)
     try:
         for stage in stages:
-            tasks = {job.name: task.remote(job) for job in stage.jobs}
+            tasks = {job.name: task.remote(command_of(job)) for job in stage.jobs}
             done.ids |= {name: reference.hex() for name, reference in tasks.items()}
             for name, reference in tasks.items():
                 try:

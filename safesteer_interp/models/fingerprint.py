@@ -16,6 +16,9 @@ from safesteer_interp.content_digest import record_of
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import sha256_of
 
+UNSTABLE = ("_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "_attn_implementation_autoset")
+"""Entries of a config that say where and with what a model was loaded, not what it computes."""
+
 _files: dict[tuple[str, int, int], str] = {}
 
 
@@ -106,6 +109,13 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k not in ("processor_class", "image_processor_type", "name_or_path", "_processor_class")}
 
 
+def _stable(settings: Any) -> Any:
+    """A config without what differs between two loads of the same weights, at any depth: a part names the folder it came from too."""
+    if isinstance(settings, dict):
+        return {k: _stable(v) for k, v in settings.items() if k not in UNSTABLE}
+    return [_stable(v) for v in settings] if isinstance(settings, (list, tuple)) else settings
+
+
 def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | None = None) -> str:
     """Hex SHA-256 over weights (their files when given, else the state dict), config, processor and chat template."""
     digest = hashlib.sha256()
@@ -116,10 +126,7 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
         digest.update(state_digest(model).encode())
         if adapters := adapter_settings(model):
             digest.update(json.dumps(adapters, sort_keys=True).encode())
-    config = model.config.to_dict()
-    for unstable in ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"):
-        config.pop(unstable, None)
-    digest.update(_text(config, "the config"))
+    digest.update(_text(_stable(model.config.to_dict()), "the config"))
     digest.update(str(model.dtype).encode())
     digest.update(processor_digest(processor).encode())
     return digest.hexdigest()
@@ -128,7 +135,7 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
 def weights_digest(folder: str | Path) -> str:
     """Hex SHA-256 over the safetensors files of a folder; empty where there is none.
 
-    Unlike a fingerprint it is the same wherever a checkpoint was assembled: a config may name the folder that a part came from.
+    Unlike a fingerprint it does not need the model in memory.
     """
     files = sorted(Path(folder).glob("*.safetensors")) if str(folder) and Path(folder).is_dir() else []
     return hashlib.sha256("".join(f"{p.name}:{file_digest(p)};" for p in files).encode()).hexdigest() if files else ""
