@@ -16,7 +16,7 @@ from safesteer_interp.content_digest import record_of
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import sha256_of
 
-UNSTABLE = ("_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "_attn_implementation_autoset")
+UNSTABLE = ("_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 """Entries of a config that say where and with what a model was loaded, not what it computes."""
 
 _files: dict[tuple[str, int, int], str] = {}
