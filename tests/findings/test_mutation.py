@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support.mutation import DRAWS, Finding, Hook, draw_again, share_supported, variants
+from support.mutation import DRAWS, Finding, Hook, draw_again, share_supported, siblings, variants
 
 from safesteer_interp import runner
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
@@ -27,9 +28,21 @@ from safesteer_interp.statistics import Estimate, cluster_mean
 ROOT = Path(__file__).parents[2]
 FIGURES = Path(os.environ.get("SAFESTEER_FIGURES", ROOT / "figures"))
 FOUND = sorted(place.parent for place in FIGURES.glob("*/*/claims.json"))
-HOOKS: dict[tuple[str, str], Hook] = {}
-"""(analysis, claim id) -> how its tables are mutated, where the claim's numbers are made inside `claims`."""
+HOOKS: dict[tuple[str, str], Hook] = {
+    ("defense_comparison", "lowers_*"): siblings("contrasts", "first", "second", "measure"),
+    ("defense_comparison", "safesteer_lets_least_through"): siblings("contrasts", "first", "measure"),
+}
+"""(analysis, pattern of claim ids) -> how its tables are mutated, where the generic way does not fit."""
+
+
+def hook_of(known: Finding, claim: Claim) -> Hook | None:
+    found = (hook for (name, ids), hook in HOOKS.items() if name == known.analysis.id and fnmatch(claim.id, ids))
+    return next(found, None)
+
+
 MANY = 2000
+TOLD = 0.2
+"""How far a claim's own account of its power, which takes numbers for normal, may lie above what is simulated."""
 
 
 @lru_cache(maxsize=4)
@@ -43,7 +56,7 @@ def tried(claims: Sequence[Claim]) -> list[Claim]:
 
 def false_positives(known: Finding, claim: Claim) -> list[str]:
     """The ways of being false in which the claim is supported in more than 5 % of the draws (of ten times as many, where in doubt)."""
-    hook, wrong = HOOKS.get((known.analysis.id, claim.id)), []
+    hook, wrong = hook_of(known, claim), []
     for variant in variants(claim):
         share = share_supported(known, claim, variant, hook=hook)
         share = share_supported(known, claim, variant, hook=hook, draws=MANY, seed=1) if share > 0.05 else share
@@ -54,10 +67,9 @@ def false_positives(known: Finding, claim: Claim) -> list[str]:
 
 def lack_of_power(known: Finding, claim: Claim, judged: Judged) -> list[str]:
     """Empty where the claim is found in 80 % of the draws at its effect, or says that it is not, and not less often than it says."""
-    hook = HOOKS.get((known.analysis.id, claim.id))
-    share = share_supported(known, claim, "effect", hook=hook)
+    share = share_supported(known, claim, "effect", hook=hook_of(known, claim))
     print(f"{known.analysis.id}  {claim.id}  power {share:.0%} (at least {judged.power:.0%} by its own account)")
-    if share < min(0.8, judged.power) - 0.05:
+    if share < min(0.8, judged.power) - TOLD:
         return [f"{claim.id}: found in {share:.0%} of tables in which it holds, but it says {judged.power:.0%}"]
     return []
 
