@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
-from safesteer_interp.files import read_tensors, safe_name
-from safesteer_interp.models.fingerprint import template_fingerprint
+from safesteer_interp.files import read_json, read_tensors, safe_name
+from safesteer_interp.models.fingerprint import template_fingerprint, weights_digest
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.paths import cache_dir
 
 KIND, FILE = "safesteer-defense/2", "safesteer.safetensors"
 """How a fitted SafeSteer is kept: the kind of file, and its name in its folder."""
+RECORD = "calibration.json"
+"""What a calibration says of itself, beside the file."""
 _PAPER: dict[str, Any] = {"fit": "prompt", "beta": 1.0, "score_only": True, "scaled": False, "gate": "none"}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {**_PAPER, "sign": "printed", "norm": "raw"},
@@ -67,14 +69,20 @@ def find_calibration(mllm: MLLM) -> Path | None:
 
 
 def _belongs(path: Path, mllm: MLLM) -> bool:
-    """Whether what was fitted belongs to this very model under this template. A damaged file is no reason to stop: it is fitted anew."""
+    """Whether what was fitted belongs to this very model under this template: by its fingerprint, or (a shipped one, whose model was
+    assembled elsewhere) by its weights in float32. A damaged file is no reason to stop: it is fitted anew."""
     try:
         _, record = read_tensors(path, KIND)
     except InputError:
         return False
     origin = record["prompt_probe"]["origin"]
-    template = template_fingerprint(mllm.processor, mllm.system_prompt, mllm.thinking)
-    return bool(origin["fingerprint"] == mllm.fingerprint and origin["template"] == template)
+    if origin["template"] != template_fingerprint(mllm.processor, mllm.system_prompt, mllm.thinking):
+        return False
+    if origin["fingerprint"] == mllm.fingerprint:
+        return True
+    beside = path.with_name(RECORD)
+    weights = read_json(beside).get("weights") if beside.exists() else None
+    return bool(weights) and str(mllm.dtype) == "torch.float32" and weights == weights_digest(mllm.source)
 
 
 def calibration_of(mllm: MLLM) -> Path:

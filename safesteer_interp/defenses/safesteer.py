@@ -194,7 +194,12 @@ class SafeSteer(StagedDefense):
     @classmethod
     def calibrated(cls, mllm: MLLM, **options: Any) -> SafeSteer:
         """What `safesteer calibrate` chose for this model; `options` replace stored parameters. Raises InputError where it has none."""
-        return cls.load(calibration_of(mllm), **{"preset": CUSTOM if options else CALIBRATED, **options})
+        found = cls.load(calibration_of(mllm), **{"preset": CUSTOM if options else CALIBRATED, **options})
+        for probe in (found.probe, found.prompt_probe):  # the same weights may have been assembled elsewhere
+            probe.origin_ = replace(probe.origin_, fingerprint=mllm.fingerprint)
+        if found.vector is None:
+            return found
+        return replace(found, vector=replace(found.vector, origin=replace(found.vector.origin, fingerprint=mllm.fingerprint)))
 
     @classmethod
     def fits_on(cls, mllm: MLLM, options: Mapping[str, Any]) -> bool:

@@ -22,13 +22,14 @@ from safesteer_interp.decoding.prompt_cache import remembering_prompts
 from safesteer_interp.defenses.defense import Settings
 from safesteer_interp.defenses.fitted_parts import held_out_candidates, training_candidates, training_requests
 from safesteer_interp.defenses.none import Undefended
-from safesteer_interp.defenses.presets import CALIBRATED
+from safesteer_interp.defenses.presets import CALIBRATED, RECORD
 from safesteer_interp.defenses.safesteer import SafeSteer
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.harness import Condition, judged, perplexities_stored, respond
 from safesteer_interp.files import write_json, write_text
 from safesteer_interp.images import shows_something
 from safesteer_interp.models.casting import answering_dtype, in_dtype
+from safesteer_interp.models.fingerprint import weights_digest
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import check_guides
 from safesteer_interp.probes.fitting import check_fit, training_trace
@@ -142,7 +143,7 @@ class Calibration:
         """Writes the defense, grid.csv and calibration.json into a folder; returns it."""
         self.defense.save(folder)
         write_text(folder / "grid.csv", self.table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-        write_json(folder / "calibration.json", self.record)
+        write_json(folder / RECORD, self.record)
         return folder
 
 
@@ -192,6 +193,7 @@ def calibrate(
     record = {
         "model": mllm.name,
         "fingerprint": mllm.fingerprint,
+        "weights": weights_digest(mllm.source),
         "answers_in": str(answerer.dtype).removeprefix("torch."),
         "data": sorted({r.dataset for r in answered}),
         "objective": "not_refused + over_refusal + nats",

@@ -66,6 +66,8 @@ def table(card: dict[str, Any]) -> str:
         for recipe, said in spoken.items()
     ]
     lines.append(f"Unmodified language model on the text part of the utility set: {cell(card['unmodified_text_utility'])}.")
+    if missing := [recipe for recipe in assemble.shipped()["trained"] if recipe not in card["recipes"]]:
+        lines.append(f"Shipped and not measured: {', '.join(missing)}.")
     load = card["loading"]
     lines.append(f"Loading from the cache: {load['seconds']:.1f} s, peak {load['peak_gb']:.2f} GB (asked: at most 8 s, 2 GB).")
     return "\n".join(lines)

@@ -45,7 +45,7 @@ from safesteer_interp.probes.separation import out_of_fold
 from safesteer_interp.progress import progress_bar
 from safesteer_interp.refusals import is_refusal
 from safesteer_interp.requests import Attack, Request, Split
-from safesteer_interp.statistics import Estimate, cluster_auroc, cluster_mean, wilson
+from safesteer_interp.statistics import Estimate, cluster_auroc, cluster_difference, wilson
 from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.tracer import Sampling
 
@@ -127,8 +127,7 @@ def refusal_measures(
             found[f"answers_{'harmful' if harmful else 'harmless'}_{attack}"] = rate([is_answered(mllm, decoded[r.id]) for r in part])
     order = np.array(sorted(kept))
     for attack in (a for a in forms if a.in_image):
-        difference = refused[Attack.TEXT, True].astype(float) - refused[attack, True].astype(float)
-        found[f"gap_text_{attack}"] = row(cluster_mean(difference, order))
+        found[f"gap_text_{attack}"] = row(cluster_difference(refused[Attack.TEXT, True], refused[attack, True], order))
     return found, said
 
 

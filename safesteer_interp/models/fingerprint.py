@@ -125,6 +125,15 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
     return digest.hexdigest()
 
 
+def weights_digest(folder: str | Path) -> str:
+    """Hex SHA-256 over the safetensors files of a folder; empty where there is none.
+
+    Unlike a fingerprint it is the same wherever a checkpoint was assembled: a config may name the folder that a part came from.
+    """
+    files = sorted(Path(folder).glob("*.safetensors")) if str(folder) and Path(folder).is_dir() else []
+    return hashlib.sha256("".join(f"{p.name}:{file_digest(p)};" for p in files).encode()).hexdigest() if files else ""
+
+
 def template_fingerprint(processor: Any, system_prompt: str | None, thinking: bool | None = None) -> str:
     """16 hex digits over the chat template, the system prompt and the switch for thinking: the text that surrounds every request."""
     template = getattr(processor, "chat_template", None) or getattr(getattr(processor, "tokenizer", processor), "chat_template", None)

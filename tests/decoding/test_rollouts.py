@@ -54,8 +54,9 @@ def test_candidates_have_the_states_of_a_decoding_of_their_own(tiny: Callable[[s
 def test_labels_are_what_the_model_goes_on_to_say_and_are_kept(planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     some = select(planted_requests(30, attacks=(Attack.CB,)), split=Split.FIT, harmful=True)[:6]
     found = offered(planted, some, RollOut(k=8, steps=1), root=tmp_path)
-    first = planted_truth(planted).first_refusal_token
-    assert ((found.tokens == first) == found.refusal).all(), "a planted refusal is decided with its first word"
+    truth = planted_truth(planted)
+    assert (found.tokens == truth.first_refusal_token).any() and found.refusal[found.tokens == truth.first_refusal_token].all()
+    assert not found.refusal[np.isin(found.tokens, truth.openers)].any(), "what opens an answer is answered"
     assert found.refusal.any() and not found.refusal.all() and len(found.contested())
     monkeypatch.setattr("safesteer_interp.decoding.rollouts._measured", lambda *_: pytest.fail("measured twice"))
     again = offered(planted, some, RollOut(k=8, steps=1), root=tmp_path)

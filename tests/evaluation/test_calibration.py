@@ -64,6 +64,21 @@ def test_what_lowers_the_objective_is_chosen_kept_and_found_again(
     pd.testing.assert_frame_equal(again.table, table)
 
 
+def test_a_shipped_calibration_belongs_to_the_weights_wherever_they_were_assembled(
+    planted: Any, requests: list[Request], fresh_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = calibrate(planted, requests, FEW, SMALL, root=fresh_cache / "answers", progress=False)
+    found.record["weights"] = "digest of the weights"
+    found.save(tmp_path / "shipped" / "planted")
+    monkeypatch.setattr("safesteer_interp.defenses.presets.SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr("safesteer_interp.defenses.presets.weights_digest", lambda folder: "other weights")
+    elsewhere = replace(planted, fingerprint="f" * 64)
+    assert find_calibration(planted) == tmp_path / "shipped" / "planted" and find_calibration(elsewhere) is None
+    monkeypatch.setattr("safesteer_interp.defenses.presets.weights_digest", lambda folder: "digest of the weights")
+    assert find_calibration(elsewhere) == tmp_path / "shipped" / "planted"
+    SafeSteer.calibrated(elsewhere).guard(elsewhere)
+
+
 def test_harmless_answers_stay_whole_where_the_gate_is_shut(planted: Any, requests: list[Request], fresh_cache: Path) -> None:
     defense = calibrate(planted, requests, FEW, SMALL, root=fresh_cache / "answers", progress=False).defense
     greedy = Settings(Sampling(8, temperature=0.0))

@@ -133,7 +133,9 @@ def test_the_shipped_weights_are_small_safetensors() -> None:
 def test_the_model_card_says_what_was_measured_and_nothing_else() -> None:
     measured, text = json.loads(card.MEASURES.read_text()), card.CARD.read_text()
     assert text == card.with_numbers(text, measured)
-    assert set(measured["recipes"]) == set(assemble.shipped()["trained"])
+    missing = set(assemble.shipped()["trained"]) - set(measured["recipes"])
+    assert measured["default"] in measured["recipes"] and set(measured["recipes"]) <= set(assemble.shipped()["trained"])
+    assert all(name in text.partition("Shipped and not measured: ")[2].partition("\n")[0] for name in missing)
     value = measured["recipes"][measured["default"]]["words_read"]["value"]
     assert f"| words read from held-out renderings | at least 0.95 | {value:.2f} [" in text
     moved = json.loads(json.dumps(measured))
