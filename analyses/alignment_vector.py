@@ -88,10 +88,10 @@ def _layers(ctx: Context, fit: TraceView, report: TraceView, p: Params) -> pd.Da
             stacked, is_picture = np.concatenate([picture, text]), np.repeat([True, False], len(pairs))
             bootstrap = DifferenceBootstrap(stacked, is_picture, np.array(pairs * 2), seed=seed)
             note(site, of, "size", bootstrap.norm().scaled(1 / scale).as_row())
-            note(site, of, "consistency", pairwise_cosine(picture - text, seed=seed).as_row())
+            note(site, of, "consistency", pairwise_cosine(picture - text, against=0.5, seed=seed).as_row())
             if str(site) in refusal:
                 note(site, of, "cosine", bootstrap.cosine(refusal[str(site)]).as_row())
-                note(site, of, "transfer", bootstrap.cosine(trained[str(site)]).as_row())
+                note(site, of, "transfer", bootstrap.cosine(trained[str(site)], against=0.5).as_row())
             if side:
                 halves = [np.array_split(rng.permutation(len(pairs))[: len(pairs) // 2 * 2], 2) for _ in range(p.matchings)]
                 noise = [text[a] - text[b] for a, b in halves]

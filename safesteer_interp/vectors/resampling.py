@@ -7,13 +7,14 @@ the n x n Gram matrix.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.statistics import Estimate, cluster_codes, cluster_weights, expanded
+from safesteer_interp.statistics import Estimate, cluster_codes, cluster_weights, expanded, from_jackknife
 
 
 class DifferenceBootstrap:
@@ -35,8 +36,8 @@ class DifferenceBootstrap:
         exact = np.asarray(states, dtype=np.float64)
         # Coefficients sum to 0, so the common mean cancels; taking it out first keeps the digits.
         self.rows = exact - exact.mean(axis=0)
-        codes, self.clusters = cluster_codes(pairs, len(self.rows))
-        self.level = level
+        self.codes, self.clusters = cluster_codes(pairs, len(self.rows))
+        codes, self.level, self.seed = self.codes, level, seed
         weights = cluster_weights(self.clusters, replicates, seed)[:, codes]
         total = np.stack([weights @ self.first, weights @ ~self.first], axis=1)
         self.defined = (total > 0).all(axis=1)
@@ -65,8 +66,17 @@ class DifferenceBootstrap:
         """Norm of the difference. Noise alone makes a norm positive, so its lower bound is never a test against 0."""
         return self._estimate(float(self._norms(self.observed[None])[0]), self._norms(self.coefficients), (0.0, math.inf))
 
-    def cosine(self, direction: Float[np.ndarray, " d"]) -> Estimate:
-        """Cosine of the difference with a direction [d] (NaN when either is zero)."""
+    @cached_property
+    def without(self) -> Float[np.ndarray, "clusters n"]:
+        """Coefficients of the difference without one cluster each; NaN where a side would be empty."""
+        kept = self.codes != np.arange(self.clusters)[:, None]
+        sides = np.where(self.first, (kept & self.first).sum(axis=1)[:, None], (kept & ~self.first).sum(axis=1)[:, None])
+        share = np.divide(kept, sides, out=np.full(kept.shape, np.nan), where=sides > 0)
+        return np.where(self.first, share, -share)
+
+    def cosine(self, direction: Float[np.ndarray, " d"], *, against: float | None = None) -> Estimate:
+        """Cosine of the difference with a direction [d] (NaN when either is zero). `against`: the null value of its p, which flips the
+        signs of the jackknife's pseudo-values."""
         exact = np.asarray(direction, dtype=np.float64)
         along = self.rows @ exact
         length = float(np.linalg.norm(exact))
@@ -75,14 +85,26 @@ class DifferenceBootstrap:
             norms = self._norms(coefficients) * length
             return np.divide(coefficients @ along, norms, out=np.full(len(norms), np.nan), where=norms > 0)
 
-        return self._estimate(float(cosines(self.observed[None])[0]), cosines(self.coefficients), (-1.0, 1.0))
+        value = float(cosines(self.observed[None])[0])
+        found = self._estimate(value, cosines(self.coefficients), (-1.0, 1.0))
+        if against is None or math.isnan(found.low):
+            return found
+        tested = from_jackknife(value, cosines(self.without), n=len(self.rows), against=against, seed=self.seed, level=self.level)
+        return replace(found, p=tested.p, against=tested.against)
 
 
-def pairwise_cosine(differences: Float[np.ndarray, "pairs d"], *, replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Estimate:
+def pairwise_cosine(
+    differences: Float[np.ndarray, "pairs d"],
+    *,
+    against: float | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
     """Mean cosine between the difference vectors of different pairs: 1 when every pair moves the same way, 0 when by chance.
 
     This is the SAS layer score of AutoSteer (arXiv 2507.13255). Resamples leave out the cosine of a pair with its own copy, which
-    would bias them upwards. NaN with fewer than two non-zero differences.
+    would bias them upwards. NaN with fewer than two non-zero differences. `against`: the null value of its p (jackknife, signs flipped).
     """
     exact = np.asarray(differences, dtype=np.float64)
     norms = np.linalg.norm(exact, axis=1)
@@ -97,4 +119,8 @@ def pairwise_cosine(differences: Float[np.ndarray, "pairs d"], *, replicates: in
     draws = np.divide(np.einsum("rn,rn->r", weights @ gram, weights), distinct, out=np.full(replicates, np.nan), where=distinct > 0)
     value = float(gram.sum() / (n * (n - 1)))
     low, high = np.clip(expanded(value, draws, n, level), -1.0, 1.0)
-    return Estimate(value, float(low), float(high), n, n, level, kind="statistic")
+    found = Estimate(value, float(low), float(high), n, n, level, kind="statistic")
+    if against is None or n < 3:
+        return found
+    left = (gram.sum() - 2 * gram.sum(axis=1)) / ((n - 1) * (n - 2))
+    return replace(found, p=from_jackknife(value, left, n=n, against=against, seed=seed).p, against=against)

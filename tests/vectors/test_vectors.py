@@ -258,6 +258,9 @@ def test_pairwise_cosine_is_the_mean_over_pairs_of_different_rows() -> None:
     assert found.value == pytest.approx(by_hand) and found.low <= found.value <= found.high and found.high < 0.9
     assert pairwise_cosine(np.ones((5, 3))).value == pytest.approx(1)
     assert np.isnan(pairwise_cosine(np.ones((1, 3))).value)
+    common = np.random.default_rng(3).normal(size=(30, 8)) + 2
+    tested = pairwise_cosine(common, against=0.0)
+    assert tested.p is not None and tested.p < 0.01 < pairwise_cosine(common, against=tested.value).p  # type: ignore[operator]
 
 
 def test_difference_bootstrap_equals_the_direct_computation() -> None:
@@ -274,6 +277,9 @@ def test_difference_bootstrap_equals_the_direct_computation() -> None:
     assert cosine.low < cosine.value < cosine.high <= 1 and cosine.value > plain_cosine, "and shortens a cosine"
     assert cosine.value == pytest.approx(plain_cosine * plain / norm.value, abs=0.03)
     assert np.isnan(found.cosine(np.zeros(6)).value)
+    near, far = found.cosine(axis, against=0.9), found.cosine(axis, against=-0.5)
+    assert near.p is not None and far.p is not None and near.p > 0.05 > far.p and far.against == -0.5
+    assert (near.value, near.low) == (cosine.value, cosine.low), "a test changes nothing else"
 
 
 def test_refusal_direction_is_the_planted_harm_axis_and_leaves_empty_sites_out() -> None:
