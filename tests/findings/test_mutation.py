@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support.mutation import DRAWS, Finding, Hook, draw_again, share_supported, siblings, variants
+from support.mutation import DRAWS, Finding, draw_again, hook_of, share_supported, variants
 
 from safesteer_interp import runner
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
@@ -28,18 +27,6 @@ from safesteer_interp.statistics import Estimate, cluster_mean
 ROOT = Path(__file__).parents[2]
 FIGURES = Path(os.environ.get("SAFESTEER_FIGURES", ROOT / "figures"))
 FOUND = sorted(place.parent for place in FIGURES.glob("*/*/claims.json"))
-HOOKS: dict[tuple[str, str], Hook] = {
-    ("defense_comparison", "lowers_*"): siblings("contrasts", "first", "second", "measure"),
-    ("defense_comparison", "safesteer_lets_least_through"): siblings("contrasts", "first", "measure"),
-}
-"""(analysis, pattern of claim ids) -> how its tables are mutated, where the generic way does not fit."""
-
-
-def hook_of(known: Finding, claim: Claim) -> Hook | None:
-    found = (hook for (name, ids), hook in HOOKS.items() if name == known.analysis.id and fnmatch(claim.id, ids))
-    return next(found, None)
-
-
 MANY = 2000
 TOLD = 0.2
 """How far a claim's own account of its power, which takes numbers for normal, may lie above what is simulated."""

@@ -8,7 +8,7 @@ interval and p computed from the draws; then `claims` and the rule decide again.
 - "null": the estimate is one more draw of the null distribution.
 
 "effect" is the claim as it holds (`Claim.effect`). A claim whose numbers are computed inside `claims`, so that no row equals them, needs a
-hook: see `HOOKS` in tests/findings/test_mutation.py.
+hook: see `HOOKS`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
@@ -212,3 +213,15 @@ def rows_of(table: pd.DataFrame, estimate: Estimate) -> np.ndarray:
 
 def _same(one: Estimate, two: Estimate) -> bool:
     return all(math.isclose(a, b, rel_tol=1e-9) for a, b in ((one.value, two.value), (one.low, two.low), (one.high, two.high)))
+
+
+HOOKS: dict[tuple[str, str], Hook] = {
+    ("defense_comparison", "lowers_*"): siblings("contrasts", "first", "second", "measure"),
+    ("defense_comparison", "safesteer_lets_least_through"): siblings("contrasts", "first", "measure"),
+}
+"""(analysis, pattern of claim ids) -> how its tables are mutated, where the generic way does not fit."""
+
+
+def hook_of(known: Finding, claim: Claim) -> Hook | None:
+    found = (hook for (name, ids), hook in HOOKS.items() if name == known.analysis.id and fnmatch(claim.id, ids))
+    return next(found, None)
