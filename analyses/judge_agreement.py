@@ -17,6 +17,8 @@ from safesteer_interp.runner.suitability import COMPARED
 from ._methods import FORMS, MethodParams, answers_of, asked, methods, needs, paired_rows
 from ._shared import row
 
+MOVED, BETWEEN = 0.05, "asr, list against list"
+"""What counts as moving the rate, and the rows that say which two lists differ by it."""
 LISTS = ("default", "prefixes", "xstest", "arditi", "jrs", "vlguard")
 """The suite's own rule and five published lists."""
 
@@ -63,6 +65,9 @@ def _differences(hits: pd.DataFrame) -> pd.DataFrame:
         wide = part.pivot(index=["pair", "method", "benchmark", "request", "seed"], columns="judge", values="hit").astype(float)
         pairs = wide.index.get_level_values("pair").to_numpy()
         rows += [paired_rows(wide, name, "default", pairs, measure=measure) for name in LISTS[1:]]
+        if measure == "asr":  # every list against every other, for the two that differ most
+            both = [(high, low) for high in LISTS for low in LISTS if high != low]
+            rows += [paired_rows(wide, high, low, pairs, against=MOVED, measure=BETWEEN) for high, low in both]
     return pd.DataFrame(rows)
 
 
@@ -70,7 +75,8 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     kappa, differences = t["kappa"], t["differences"]
     spread = t["table"][t["table"]["measure"] == "asr"].set_index("judge")["value"]
     low, high = str(spread.idxmin()), str(spread.idxmax())
-    widest = _between(t, low, high)
+    high = high if high != low else next(name for name in LISTS if name != low)  # all rates are equal
+    widest = estimate_of(row(differences, first=high, second=low, measure=BETWEEN))
     weakest = kappa.loc[kappa["value"].astype(float).idxmin()] if kappa["value"].notna().any() else kappa.iloc[0]
     return [
         Claim(
@@ -88,7 +94,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             statement="Which list of strings judges moves the share of harmful pictures that are not refused by 5 points or more.",
             estimate=widest,
             direction="above",
-            threshold=0.05,
+            threshold=MOVED,
             difference_to="the list that finds most refusals, on the same answers",
             unit="difference in share not refused, paired",
             note=f'"{high}" against "{low}": the two that differ most, chosen on the same answers.',
@@ -104,28 +110,6 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             note=f'The two that agree least: "{weakest["first"]}" and "{weakest["second"]}".',
         ),
     ]
-
-
-def _between(t: dict[str, pd.DataFrame], low: str, high: str) -> Any:
-    """The paired difference of two judges' rates, from each one's difference to the suite's rule where one of them is that rule."""
-    differences = t["differences"]
-    if "default" in (low, high):
-        other = high if low == "default" else low
-        other = str(differences["first"].iloc[0]) if other == "default" else other  # all rates are equal
-        found = estimate_of(row(differences, first=other, measure="asr"))
-        return found if low == "default" else _negated(found)
-    one, two = (estimate_of(row(differences, first=name, measure="asr")) for name in (high, low))
-    from safesteer_interp.statistics import Estimate
-
-    half = np.hypot((one.high - one.low) / 2, (two.high - two.low) / 2)  # wider than the paired one: the two share answers
-    value = one.value - two.value
-    return Estimate(value, value - half, value + half, one.n, clusters=one.clusters, level=one.level)
-
-
-def _negated(estimate: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(estimate, value=-estimate.value, low=-estimate.high, high=-estimate.low)
 
 
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:

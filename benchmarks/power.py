@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.mutation import Finding, share_supported, variants  # noqa: E402
+from support.mutation import Finding, hook_of, share_supported, variants  # noqa: E402
 
 from safesteer_interp import runner  # noqa: E402
 from safesteer_interp.runner.power import assumed_effect, units  # noqa: E402
@@ -47,8 +47,9 @@ def rows(place: Path, draws: int) -> list[str]:
         if not math.isfinite(judged.power):
             found.append(f"{head} – | no interval | – |")
             continue
-        power = share_supported(known, claim, "effect", draws=draws)
-        false = max(share_supported(known, claim, v, draws=draws) for v in variants(claim))
+        hook = hook_of(known, claim)
+        power = share_supported(known, claim, "effect", draws=draws, hook=hook)
+        false = max(share_supported(known, claim, v, draws=draws, hook=hook) for v in variants(claim))
         found.append(f"{head} {assumed_effect(claim):.2g} | {power:.0%} | {false:.1%} |")
     return found
 
@@ -64,8 +65,8 @@ def main() -> None:
         for line in rows(place, asked.draws):
             print(line, flush=True)
             lines.append(line)
-    if asked.write:
-        PAGE.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+        if asked.write:  # after every finding: a run that is stopped leaves what it knows
+            PAGE.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

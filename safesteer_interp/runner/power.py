@@ -1,7 +1,7 @@
 """Power: how probable "supported" is where a claim holds, so that "undecided" can say whether there was a chance to find it.
 
-A lower bound from what the table holds: the noncentral t of the estimate at the claim's `effect`, tested at 0.05 over the number of
-findings judged with it (Holm's first step), and likewise of every paired control; and the estimate's chance to lie beyond every null.
+About a lower bound, from what the table holds: the chance of the estimate at the claim's `effect`, tested at 0.05 over the number of
+findings judged with it (Holm's first step), and likewise of every paired control, to clear its edge; and to lie beyond every null.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from scipy import stats
 
 from safesteer_interp.runner.claim import Claim
-from safesteer_interp.statistics import Estimate
+from safesteer_interp.statistics import Estimate, auroc_variance
 
 LARGE = 0.8
 """Effect that is assumed where a claim names none, in standard deviations of a cluster (Cohen 1988 calls 0.8 large)."""
@@ -55,12 +55,11 @@ def power_of(claim: Claim, family: int, alpha: float, enough: int) -> float:
     paired = [c.estimate for c in claim.controls if c.kind == "paired"]
     if min(map(units, (claim.estimate, *paired))) < enough:
         return 0.0
-    effect, spread = assumed_effect(claim), error(claim.estimate)
-    if claim.estimate.kind in ("rate", "auroc") and 0 < effect < 1 and 0 < claim.estimate.value < 1:
-        spread *= math.sqrt(effect * (1 - effect) / (claim.estimate.value * (1 - claim.estimate.value)))
+    effect = assumed_effect(claim)
+    spread = error_at(claim.estimate, effect)
     edges = claim.threshold if isinstance(claim.threshold, tuple) else (claim.threshold,)
-    missed = [1 - _clear(abs(effect - edge), spread, units(claim.estimate), alpha / family) for edge in edges]
-    missed += [1 - _clear(LARGE * deviation(c), error(c), units(c), alpha / family) for c in paired if math.isfinite(error(c))]
+    missed = [1 - _clear(claim.estimate, effect, edge, alpha / family) for edge in edges]
+    missed += [1 - _clear(c, LARGE * deviation(c), 0.0, alpha / family) for c in paired if math.isfinite(error(c))]
     for control in claim.controls:
         if control.kind == "null" and claim.direction != "within":
             reach = control.estimate.high if control.absolute or claim.direction == "above" else control.estimate.low
@@ -70,8 +69,41 @@ def power_of(claim: Claim, family: int, alpha: float, enough: int) -> float:
     return max(0.0, 1 - sum(missed))
 
 
-def _clear(distance: float, spread: float, groups: int, alpha: float) -> float:
-    """Power of a two-sided t test at `alpha` of an effect `distance` away, on the right side."""
+def error_at(estimate: Estimate, value: float) -> float:
+    """Standard error if the true value were `value`: that of a rate or an AUROC depends on it.
+
+    What twins have in common makes an AUROC near 0.5 more exact, but hardly one near 1: a design effect below 1 is not carried over.
+    """
+    if estimate.kind not in ("rate", "auroc") or not 0 < value < 1:
+        return error(estimate)
+    effect = design_effect(estimate)
+    return math.sqrt((max(1.0, effect) if estimate.kind == "auroc" else effect) * _plain_variance(estimate, value))
+
+
+def design_effect(estimate: Estimate) -> float:
+    """Of a rate or an AUROC: its variance over that of one independent request (of each class) per cluster.
+
+    Exact: a score interval ends where the distance to the value is the quantile times the error that holds at its end.
+    """
+    end = estimate.low if estimate.low > 0 else estimate.high
+    if not 0 < end < 1:
+        return 1.0
+    reach = abs(estimate.value - end) / float(stats.t.ppf(0.5 + estimate.level / 2, max(units(estimate) - 1, 1)))
+    return reach**2 / _plain_variance(estimate, end)
+
+
+def _plain_variance(estimate: Estimate, value: float) -> float:
+    groups = units(estimate)
+    return auroc_variance(value, groups, groups) if estimate.kind == "auroc" else value * (1 - value) / groups
+
+
+def _clear(estimate: Estimate, effect: float, edge: float, alpha: float) -> float:
+    """Power of the two-sided test at `alpha` against `edge` where the truth is `effect`, on the right side."""
+    distance, groups = abs(effect - edge), units(estimate)
+    spread, under_edge = error_at(estimate, effect), error_at(estimate, edge)
+    bar = float(stats.t.ppf(1 - alpha / 2, groups - 1))
     if spread <= 0 or distance / spread > 25:  # beyond, the noncentral t loses its digits, and the answer is plain
-        return 1.0 if distance > 0 else 0.0
-    return float(stats.nct.sf(stats.t.ppf(1 - alpha / 2, groups - 1), groups - 1, distance / spread))
+        return 1.0 if distance > bar * under_edge else 0.0
+    if estimate.kind in ("rate", "auroc"):  # score tests: the error under the edge sets the bar, that at the effect the chance to reach it
+        return float(stats.norm.cdf((distance - bar * under_edge) / spread))
+    return float(stats.nct.sf(bar, groups - 1, distance / spread))

@@ -4,7 +4,14 @@ The pair (a harmful request with its harmless twin) is the unit that was sampled
 and which test a number gets, and how often they cover, is in docs/statistics.md.
 """
 
-from safesteer_interp.statistics.aurocs import auroc, cluster_auroc, cluster_auroc_difference, cluster_auroc_gap, cluster_aurocs
+from safesteer_interp.statistics.aurocs import (
+    auroc,
+    auroc_variance,
+    cluster_auroc,
+    cluster_auroc_difference,
+    cluster_auroc_gap,
+    cluster_aurocs,
+)
 from safesteer_interp.statistics.clusters import cluster_codes, cluster_weights
 from safesteer_interp.statistics.estimate import COLUMNS, Against, Estimate, percentile
 from safesteer_interp.statistics.means import DIFFERENCE, OUTCOME, cluster_difference, cluster_mean, from_influence
@@ -27,6 +34,7 @@ __all__ = [
     "Estimate",
     "Statistic",
     "auroc",
+    "auroc_variance",
     "cluster_auroc",
     "cluster_auroc_difference",
     "cluster_auroc_gap",

@@ -61,7 +61,7 @@ def cluster_aurocs(
         def p(edge: float, value: float = value, effect: float = effect, column: int = column) -> float:
             if edge == 0.5 and swapped is not None:
                 return p_value(swapped[~np.isnan(swapped[:, column]), column], value)
-            return float(2 * stats.t.sf(abs(value - edge) / math.sqrt(effect * _variance(edge, *sizes)), groups - 1))
+            return float(2 * stats.t.sf(abs(value - edge) / math.sqrt(effect * auroc_variance(edge, *sizes)), groups - 1))
 
         low, high = _score(value, effect, sizes, t)
         found.append(Estimate(value, low, high, len(s), groups, level, nearer(against, p), against, "auroc"))
@@ -113,6 +113,12 @@ def auroc_influence(scores: np.ndarray, positive: np.ndarray, codes: np.ndarray,
     return np.asarray(found * groups)
 
 
+def auroc_variance(theta: float, m: int, n: int) -> float:
+    """Variance of an AUROC of theta from m positives and n negatives, all independent (Newcombe 2006, method 5)."""
+    half = (m + n) / 2 - 1
+    return theta * (1 - theta) * (1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta)) / (m * n)
+
+
 def _share_below(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
     """[n] the share of `others` that lie below each score, ties counted half."""
     ordered = np.sort(others)
@@ -128,16 +134,10 @@ def _values(ranks: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(wins, pairs, out=np.full(wins.shape, np.nan), where=pairs > 0))
 
 
-def _variance(theta: float, m: int, n: int) -> float:
-    """Variance of an AUROC of theta from m positives and n negatives, all independent (Newcombe 2006, method 5)."""
-    half = (m + n) / 2 - 1
-    return theta * (1 - theta) * (1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta)) / (m * n)
-
-
 def _design_effect(value: float, influence: np.ndarray, sizes: tuple[int, int]) -> float:
     """Cluster-robust variance over that of one independent row per cluster; 1 for perfect separation, which has no variance to see."""
     groups = len(influence)
-    independent = _variance(value, *sizes)
+    independent = auroc_variance(value, *sizes)
     seen = float((influence**2).sum()) / (groups * (groups - 1))
     return seen / independent if 0 < value < 1 and seen > 0 else 1.0
 
@@ -146,7 +146,7 @@ def _score(value: float, effect: float, sizes: tuple[int, int], t: float) -> tup
     """All theta that the score test does not refute."""
 
     def excess(theta: float) -> float:
-        return (value - theta) ** 2 - t * t * effect * _variance(theta, *sizes)
+        return (value - theta) ** 2 - t * t * effect * auroc_variance(theta, *sizes)
 
     low = float(optimize.brentq(excess, 1e-12, value - 1e-9)) if value > 1e-9 and excess(1e-12) > 0 else 0.0
     high = float(optimize.brentq(excess, value + 1e-9, 1 - 1e-12)) if value < 1 - 1e-9 and excess(1 - 1e-12) > 0 else 1.0

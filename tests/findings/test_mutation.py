@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support.mutation import DRAWS, Finding, Hook, draw_again, share_supported, variants
+from support.mutation import DRAWS, Finding, draw_again, hook_of, share_supported, variants
 
 from safesteer_interp import runner
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
@@ -27,9 +27,9 @@ from safesteer_interp.statistics import Estimate, cluster_mean
 ROOT = Path(__file__).parents[2]
 FIGURES = Path(os.environ.get("SAFESTEER_FIGURES", ROOT / "figures"))
 FOUND = sorted(place.parent for place in FIGURES.glob("*/*/claims.json"))
-HOOKS: dict[tuple[str, str], Hook] = {}
-"""(analysis, claim id) -> how its tables are mutated, where the claim's numbers are made inside `claims`."""
 MANY = 2000
+TOLD = 0.2
+"""How far a claim's own account of its power, which takes numbers for normal, may lie above what is simulated."""
 
 
 @lru_cache(maxsize=4)
@@ -43,7 +43,7 @@ def tried(claims: Sequence[Claim]) -> list[Claim]:
 
 def false_positives(known: Finding, claim: Claim) -> list[str]:
     """The ways of being false in which the claim is supported in more than 5 % of the draws (of ten times as many, where in doubt)."""
-    hook, wrong = HOOKS.get((known.analysis.id, claim.id)), []
+    hook, wrong = hook_of(known, claim), []
     for variant in variants(claim):
         share = share_supported(known, claim, variant, hook=hook)
         share = share_supported(known, claim, variant, hook=hook, draws=MANY, seed=1) if share > 0.05 else share
@@ -58,10 +58,9 @@ BY_INTERVAL = ("safesteer_spares_the_harmless", "judge_moves_the_rate", "lists_a
 
 def lack_of_power(known: Finding, claim: Claim, judged: Judged) -> list[str]:
     """Empty where the claim is found in 80 % of the draws at its effect, or says that it is not, and not less often than it says."""
-    hook = HOOKS.get((known.analysis.id, claim.id))
-    share = share_supported(known, claim, "effect", hook=hook)
+    share = share_supported(known, claim, "effect", hook=hook_of(known, claim))
     print(f"{known.analysis.id}  {claim.id}  power {share:.0%} (at least {judged.power:.0%} by its own account)")
-    if share < min(0.8, judged.power) - 0.05:
+    if share < min(0.8, judged.power) - TOLD:
         return [f"{claim.id}: found in {share:.0%} of tables in which it holds, but it says {judged.power:.0%}"]
     return []
 

@@ -8,7 +8,7 @@ interval and p computed from the draws; then `claims` and the rule decide again.
 - "null": the estimate is one more draw of the null distribution.
 
 "effect" is the claim as it holds (`Claim.effect`). A claim whose numbers are computed inside `claims`, so that no row equals them, needs a
-hook: see `HOOKS` in tests/findings/test_mutation.py.
+hook: see `HOOKS`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from scipy import stats
 
 from safesteer_interp.runner.analysis import Analysis, like_returned
 from safesteer_interp.runner.claim import Claim, Control
-from safesteer_interp.runner.power import LARGE, assumed_effect, deviation, error, units
+from safesteer_interp.runner.power import LARGE, assumed_effect, design_effect, deviation, error, error_at, units
 from safesteer_interp.runner.tables import table_files
 from safesteer_interp.runner.verdict import Judged, Verdict, judge
 from safesteer_interp.statistics import Against, Estimate, cluster_auroc, cluster_mean, cluster_rate
@@ -64,7 +65,7 @@ class Finding:
 
 def variants(claim: Claim) -> list[str]:
     """The ways in which this claim can be false."""
-    paired = [f"paired {i}" for i, c in enumerate(claim.controls) if c.kind == "paired"]
+    paired = [f"paired {i}" for i, c in enumerate(claim.controls) if c.kind == "paired" and not _same(c.estimate, claim.estimate)]
     null = [f"null {i}" for i, c in enumerate(claim.controls) if c.kind == "null" and c.estimate.is_spread and claim.direction != "within"]
     return ["edge", *paired, *null]
 
@@ -99,16 +100,18 @@ def redrawn(claim: Claim, variant: str, rng: np.random.Generator) -> Claim:
         centre = claim.threshold[rng.integers(2)] if isinstance(claim.threshold, tuple) else claim.threshold
     elif kind == "null":
         centre = _one_more(claim.controls[int(place)], rng)
-    controls = tuple(
-        replace(c, estimate=draw_again(c.estimate, 0.0 if variant == f"paired {i}" else _far(claim, c.estimate), 0.0, claim, rng))
-        if c.kind == "paired"
-        else c
-        for i, c in enumerate(claim.controls)
-    )
     estimate = draw_again(claim.estimate, centre, claim.threshold, claim, rng)
     if kind == "null":  # the draw is what is found, not the centre of what could be found
         estimate = shifted(estimate, centre - estimate.value, claim.threshold)
-    return replace(claim, estimate=estimate, controls=controls)
+    controls = []
+    for i, control in enumerate(claim.controls):
+        if control.kind == "paired":
+            true = 0.0 if variant == f"paired {i}" else _far(claim, control.estimate)
+            # Where the estimate is the weakest of its controls, both are one number of one row.
+            one = _same(control.estimate, claim.estimate)
+            control = replace(control, estimate=estimate if one else draw_again(control.estimate, true, 0.0, claim, rng))
+        controls.append(control)
+    return replace(claim, estimate=estimate, controls=tuple(controls))
 
 
 def _far(claim: Claim, control: Estimate) -> float:
@@ -117,9 +120,10 @@ def _far(claim: Claim, control: Estimate) -> float:
 
 def _one_more(control: Control, rng: np.random.Generator) -> float:
     """One more draw of a null distribution whose central share lies between its bounds."""
-    found, reach = control.estimate, float(stats.norm.ppf(0.5 + min(control.estimate.level, 0.99) / 2))
+    found, below = control.estimate, 0.5 + min(control.estimate.level, 0.99) / 2  # the share of draws below the upper bound
+    reach = float(stats.norm.ppf(below))
     if control.absolute:  # sizes: the half normal with that quantile
-        return control.center + abs(rng.normal()) * found.high / reach
+        return control.center + abs(rng.normal()) * found.high / float(stats.norm.ppf((1 + below) / 2))
     side = rng.normal()
     return found.value + side * ((found.high - found.value) if side > 0 else (found.value - found.low)) / reach
 
@@ -128,10 +132,13 @@ def draw_again(estimate: Estimate, centre: float, against: Against, claim: Claim
     """A number of the same kind, of as many clusters with as much spread, whose true value is `centre`."""
     groups, within = units(estimate), np.arange(units(estimate))
     if estimate.kind == "rate":
-        return replace(cluster_rate(rng.random(groups) < centre, within, against=against), n=estimate.n)
+        rows = max(1, round(centre * (1 - centre) / error_at(estimate, centre) ** 2 / groups)) if 0 < centre < 1 else 1
+        return replace(cluster_rate(rng.random(groups * rows) < centre, np.repeat(within, rows), against=against), n=estimate.n)
     if estimate.kind == "auroc":
         gap = math.sqrt(2) * float(stats.norm.ppf(np.clip(centre, 1e-6, 1 - 1e-6)))
-        scores = np.concatenate([rng.normal(gap, 1, groups), rng.normal(0, 1, groups)])
+        shared = float(np.clip(1 - design_effect(estimate), 0, 0.95))  # twins that resemble each other make the AUROC more exact
+        own, offset = math.sqrt(1 - shared), math.sqrt(shared) * rng.normal(size=groups)
+        scores = np.concatenate([gap + offset + own * rng.normal(size=groups), offset + own * rng.normal(size=groups)])
         labels = np.repeat([True, False], groups)
         return replace(cluster_auroc(scores, labels, np.tile(within, 2), against=against), n=estimate.n)
     spread = deviation(estimate)
@@ -162,17 +169,42 @@ def put_back(tables: Mapping[str, pd.DataFrame], claim: Claim, drawn: Claim) -> 
     changes += [(a.estimate, b.estimate) for a, b in zip(claim.controls, drawn.controls, strict=True) if a.kind == "paired"]
     found = {name: t.copy() for name, t in tables.items()}
     for old, new in changes:
-        rows = [(name, _rows_of(t, old)) for name, t in tables.items()]
+        rows = [(name, rows_of(t, old)) for name, t in tables.items()]
+        if not any(mask.any() for _, mask in rows):  # the claim may have turned the sign round
+            rows, new = [(name, rows_of(t, old.scaled(-1))) for name, t in tables.items()], new.scaled(-1)
         if not any(mask.any() for _, mask in rows):
             raise LookupError(f'no row of {", ".join(tables)} holds {old}, which claim "{claim.id}" rests on; give it a hook.')
         for name, mask in rows:
-            for column, value in new.as_row().items() if mask.any() else ():
-                if column in found[name]:
-                    found[name].loc[mask, column] = value
+            write(found[name], mask, new)
     return found
 
 
-def _rows_of(table: pd.DataFrame, estimate: Estimate) -> np.ndarray:
+def write(table: pd.DataFrame, mask: np.ndarray, estimate: Estimate) -> None:
+    """Puts an estimate into the rows of a mask, in place."""
+    for column, value in estimate.as_row().items() if mask.any() else ():
+        if column in table:
+            if isinstance(value, float):
+                table[column] = table[column].astype(float)  # whole numbers came back from the file as integers
+            table.loc[mask, column] = value
+
+
+def siblings(name: str, *same: str) -> Hook:
+    """For a claim that takes the weakest of several rows of table `name` (those that agree in the columns `same`): where it holds, it holds
+    in all of them."""
+
+    def hook(tables: Tables, claim: Claim, variant: str, rng: np.random.Generator) -> Tables:
+        drawn = redrawn(claim, variant, rng)
+        found = put_back(tables, claim, drawn)
+        if variant == "effect":
+            chosen = tables[name][rows_of(tables[name], claim.estimate)].iloc[0]
+            family = np.logical_and.reduce([(tables[name][c].astype(str) == str(chosen[c])).to_numpy() for c in same])
+            write(found[name], family, drawn.estimate)
+        return found
+
+    return hook
+
+
+def rows_of(table: pd.DataFrame, estimate: Estimate) -> np.ndarray:
     if not {"value", "low", "high", "n"} <= set(table):
         return np.zeros(len(table), dtype=bool)
     wanted = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
@@ -181,3 +213,15 @@ def _rows_of(table: pd.DataFrame, estimate: Estimate) -> np.ndarray:
 
 def _same(one: Estimate, two: Estimate) -> bool:
     return all(math.isclose(a, b, rel_tol=1e-9) for a, b in ((one.value, two.value), (one.low, two.low), (one.high, two.high)))
+
+
+HOOKS: dict[tuple[str, str], Hook] = {
+    ("defense_comparison", "lowers_*"): siblings("contrasts", "first", "second", "measure"),
+    ("defense_comparison", "safesteer_lets_least_through"): siblings("contrasts", "first", "measure"),
+}
+"""(analysis, pattern of claim ids) -> how its tables are mutated, where the generic way does not fit."""
+
+
+def hook_of(known: Finding, claim: Claim) -> Hook | None:
+    found = (hook for (name, ids), hook in HOOKS.items() if name == known.analysis.id and fnmatch(claim.id, ids))
+    return next(found, None)
