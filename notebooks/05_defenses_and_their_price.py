@@ -67,7 +67,7 @@ methods = {
     "self_reminder": SelfReminder(),
     "refusal_bias": RefusalBias(),
     "ecso": ECSO(),
-    "safesteer": SafeSteer.fit(model, requests, fit="contrastive"),
+    "safesteer": SafeSteer.fit(model, requests, force=MODEL == "planted"),  # its few words give the sign test too few choices
     "preface": Preface(),
 }
 answers = si.evaluate(model, methods, asked, seeds=(0,), settings=Settings(si.Sampling(TOKENS, temperature=1.0)), progress=False)
