@@ -49,7 +49,8 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Rates by method, form and judge; every two methods paired and Holm-adjusted; which orders hold; selectivity; costs.
 
     `contrasts`: each method minus "none" under every judge; `selectivity`: (refused of harmful - refused of harmless twins), a method's
-    minus that of "none", and minus that of the refusal bias; `reads`: how well each judge reads labelled answers. Every number resamples pairs.
+    minus that of "none", and minus that of the refusal bias; `reads`: how well each
+    judge reads labelled answers. Every number resamples pairs.
     """
     from safesteer_interp.evaluation.comparison import rate_table
     from safesteer_interp.evaluation.cost import costs
