@@ -49,7 +49,8 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """Rates by method, form and judge; every two methods paired and Holm-adjusted; which orders hold; selectivity; costs.
 
     `contrasts`: each method minus "none" under every judge; `selectivity`: (refused of harmful - refused of harmless twins), a method's
-    minus that of "none", and minus that of the refusal bias; `judges`: how well each reads labelled answers. Every number resamples pairs.
+    minus that of "none", and minus that of the refusal bias; `reads`: how well each
+    judge reads labelled answers. Every number resamples pairs.
     """
     from safesteer_interp.evaluation.comparison import rate_table
     from safesteer_interp.evaluation.cost import costs
@@ -70,7 +71,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         "orders": agreed(compared),
         "contrasts": contrasts(hits, list(defenses)),
         "selectivity": selective(found, list(defenses)),
-        "judges": qualities().assign(judge=lambda d: [RefusalStrings(name).name for name in d["strings"]]),
+        "reads": qualities().assign(judge=lambda d: [RefusalStrings(name).name for name in d["strings"]]),
         "costs": costs(ctx.model, defenses, requests[: p.cost_requests], settings=_settings(p)),
     }
 
@@ -111,7 +112,7 @@ def selective(answers: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     found = []
     names = [name for name in dict.fromkeys(t["contrasts"]["first"]) if name != "none"]
-    good = t["judges"][(t["judges"]["precision"] >= READS) & (t["judges"]["recall"] >= READS)]["judge"]
+    good = t["reads"][(t["reads"]["precision"] >= READS) & (t["reads"]["recall"] >= READS)]["judge"]
     trusted = t["contrasts"][t["contrasts"]["judge"].isin(set(good))]
     for name in names:
         worst = _worst(trusted, first=name, second="none", measure="asr")

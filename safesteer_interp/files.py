@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _CHUNK = 1 << 22
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+"""This machine, in the names of temporary files: folders may be shared."""
 LONGEST = 120
 """Characters of a file name that are kept."""
 
@@ -25,12 +28,15 @@ LONGEST = 120
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all: a temporary file in the same folder, flushed to the disk, renamed, the folder flushed too.
 
-    Folders above are made. Raises InputError when the disk is full or the folder cannot be written.
+    Folders above are made, and what a killed process left of the same file goes. Raises InputError when the disk is full or the folder
+    cannot be written.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
+        start = f".{path.name[:80]}."
+        _clear(path.parent, start)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{start}{_HOST}-{os.getpid()}.", suffix=".tmp")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -46,9 +52,30 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def _clear(folder: Path, start: str) -> None:
+    """Removes temporary files of a name whose process, on this machine, is no more; those of other machines may be at work."""
+    left = re.compile(re.escape(f"{start}{_HOST}-") + r"(\d+)\..*\.tmp")
+    for entry in os.listdir(folder):  # noqa: PTH208 (names alone: a folder of traces has thousands)
+        found = left.fullmatch(entry) if entry.startswith(start) else None
+        if found is not None and not _lives(int(found[1])):
+            (folder / entry).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # signal 0 is none elsewhere
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's, or not to be known here
+        return True
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text, whole or not at all."""
-    write_bytes(path, text.encode())
+    """Writes UTF-8 text, whole or not at all. Half a surrogate pair, which UTF-8 has not, is written as its escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, record: Any, *, indent: int = 2, sort_keys: bool = False) -> None:
@@ -57,8 +84,12 @@ def write_json(path: Path, record: Any, *, indent: int = 2, sort_keys: bool = Fa
 
 
 def json_bytes(record: Any, *, indent: int = 2, sort_keys: bool = False) -> bytes:
-    """Indented UTF-8 JSON with a line feed at its end. Raises ValueError for NaN and infinity, which JSON has not."""
-    return json.dumps(record, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    """Indented UTF-8 JSON with a line feed at its end; half a surrogate pair as JSON's own escape of it.
+
+    Raises ValueError for NaN and infinity, which JSON has not.
+    """
+    text = json.dumps(record, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def read_json(path: Path) -> Any:
