@@ -305,7 +305,7 @@ def _curve_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
             ax.set_visible(False)
             continue
         if contrast == "refuse over comply":
-            part = pd.concat([part.assign(step=part["step"].astype(str)), t["last"].assign(step="last")])
+            part = pd.concat([part.assign(step=part["step"].astype(str)), t["last"][t["last"]["fit"] != "centred"].assign(step="last")])
         panels.layer_curve(ax, part, x="step", by="fit", kind="fit", xlabel="decoding step", ylabel="AUROC", reference=0.5,
                            legend=contrast == "refuse over comply")  # fmt: skip
         ax.set_title(contrast)
