@@ -46,6 +46,13 @@ class Anatomy:
         return len(self.layers)
 
     @property
+    def n_vision_layers(self) -> int:
+        """Layers of the vision tower; 0 for a text-only decoder, and where none are found."""
+        from safesteer_interp.models.eyes import vision_layers
+
+        return len(vision_layers(self.model, self.layout))
+
+    @property
     def final_norm(self) -> nn.Module:
         return submodule(self.model, self.layout.final_norm)
 

@@ -14,7 +14,7 @@ import torch
 
 from safesteer_interp.errors import UsageError, did_you_mean
 from safesteer_interp.requests import Split
-from safesteer_interp.sites import Read, Site
+from safesteer_interp.sites import Read, Site, readable
 from safesteer_interp.tracing.shards import Shard
 from safesteer_interp.types import RowMask, StateRows, StateStack
 
@@ -22,6 +22,12 @@ from safesteer_interp.types import RowMask, StateRows, StateStack
 def state_name(site: Site | str, read: Read | str) -> str:
     """Name of a state tensor inside a shard."""
     return f"states/{site}/{read}"
+
+
+def must_be_readable(site: Site | str, read: Read | str) -> None:
+    """Raises UsageError for a read that a site has no states of."""
+    if not readable(Site.parse(str(site)), Read.parse(str(read))):
+        raise UsageError(f'{site} holds a picture and no text; it has no states of the read "{read}", only of image_mean.')
 
 
 class Traced(ABC):
@@ -143,6 +149,7 @@ class Trace(Traced):
     def rows(self, site: Site | str, read: Read | str = "last_prompt") -> StateRows:
         self._must_hold("site", str(site), self.fields["sites"])
         self._must_hold("read", str(read), self.fields["reads"])
+        must_be_readable(site, read)
         return self._gather(state_name(site, read), np.dtype(np.float32))
 
     def present(self, read: Read | str) -> RowMask:
