@@ -56,7 +56,7 @@ def patched(
             if at.site in row.patch.places and at.rows is not None:
                 mine = at.rows == number
                 if mine.any():
-                    out[mine] = _looking(row.patch, hidden[mine], states[at.site], number, at.site)
+                    out[mine] = _looking(row.patch, hidden[mine], states.get(at.site, {}), number, at.site)
             elif at.site in row.patch.places:
                 new = states[at.site][number, row.theirs].to(hidden.device)
                 out[number, row.mine] = new if row.patch.rewrite is None else row.patch.rewrite(hidden[number, row.mine], new).to(out.dtype)

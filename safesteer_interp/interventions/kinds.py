@@ -111,7 +111,7 @@ def check_layers(interventions: Sequence[Intervention], n_layers: int, n_heads: 
     for one in interventions:
         for place in one.places if isinstance(one, Patch) else ():
             if isinstance(place, Site) and place.in_eyes:
-                raise UsageError(f'{place} lies before the decoder, which is what is replayed; patch it with `interventions.patched`.')
+                raise UsageError(f"{place} lies before the decoder, which is what is replayed; patch it with `interventions.patched`.")
         for layer in one.layers if isinstance(one, Knockout) else [place.layer for place in one.places]:
             if layer is not None and not 0 <= layer < n_layers:
                 raise UsageError(f"layer {layer} does not exist: the model has layers 0-{n_layers - 1}.")

@@ -40,7 +40,10 @@ class Demand:
 
     @classmethod
     def of(cls, spec: TraceSpec, dataset: str, n_layers: int, n_vision: int = 0) -> Demand:
-        """A spec's demand on a model of so many layers, in its decoder and in its eyes. Raises UsageError for a site or read that does not exist."""
+        """A spec's demand on a model of so many layers, in its decoder and in its eyes.
+
+        Raises UsageError for a site or read that does not exist.
+        """
         sites, reads = parse_sites(spec.sites, n_layers, n_vision), parse_reads(spec.reads)
         return cls.made(sites, reads, spec.max_new_tokens, spec.temperature, spec.seed, logits=spec.logits, dataset=spec.dataset or dataset)
 

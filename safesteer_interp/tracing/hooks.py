@@ -60,11 +60,14 @@ def _on_output(site: Site, visit: Visit) -> Callable[..., Any]:
 
 
 def seen(site: Site, state: Any, visit: Visit) -> Any:
-    """What `visit` puts back at a site, in the form of the state; the eyes' states are shown as [parts, tokens, width]."""
+    """What `visit` puts back at a site, or None. The eyes' states are shown as [parts, tokens, width] and changed where they lie, since
+    transformers may have laid them aside already for the layer of the tower that the projector is given."""
     if not site.in_eyes:
         return visit(site, state)
     changed = visit(site, as_parts(state))
-    return None if changed is None else as_was(changed, state)
+    if changed is not None:
+        state.copy_(as_was(changed, state))
+    return None
 
 
 @contextmanager

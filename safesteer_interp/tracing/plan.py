@@ -173,7 +173,7 @@ def check_want(model: MLLM, want: Want) -> None:
     reads = [Read.parse(read) for read in want.demand.reads]
     for site in map(Site.parse, want.demand.sites):
         if not any(readable(site, read) for read in reads):
-            raise UsageError(f'{site} holds a picture and no text, and is read as image_mean; ask for that read.')
+            raise UsageError(f"{site} holds a picture and no text, and is read as image_mean; ask for that read.")
     pictured = next((request for request in want.requests if request.image is not None), None)
     if pictured is not None and not model.takes_images:
         raise InputError(f'request "{pictured.id}" has an image, but {model.name} takes text only; drop the images or use an MLLM.')
