@@ -23,6 +23,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "component_attribution": {"pairs": 20, "random_circuits": 3},
     "image_token_lens": {"pairs": 14},
     "adaptive_probe": {"pairs": 12, "epsilons": (4.0, 64.0)},
+    "harm_by_stage": {"pairs": 24, "fit_pairs": 30, "layers": 3},
 }
 pytestmark = pytest.mark.slow
 Measured = Callable[..., tuple[dict[str, pd.DataFrame], dict[str, str]]]
