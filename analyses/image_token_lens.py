@@ -283,7 +283,8 @@ ANALYSIS = Analysis(
     profiles={"full": {"pairs": None, "layers": None, "shuffles": 2000}},
     order=24,
     captions={
-        "figure": "Left to right: the picture; where it differs from its harmless twin (outlined: words of its own); first-order push of every image token on the "
+        "figure": "Left to right: the picture; where it differs from its harmless twin (outlined: words of its own); "
+        "first-order push of every image token on the "
         "probe's log-odds of harm, and on refusal log-odds, against the blank picture's token at its place (vermillion: towards, "
         "green: away); rings: the three strongest. Activities are drawn as benchmark requests only.",
         "layers": "How well each map, taken at the input of a layer, finds the tokens in which the harmful picture differs from its "

@@ -23,7 +23,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "component_attribution": {"pairs": 20, "random_circuits": 3},
     "image_token_lens": {"pairs": 14},
     "adaptive_probe": {"pairs": 12, "epsilons": (4.0, 64.0)},
-    "harm_by_stage": {"pairs": 24, "fit_pairs": 30, "layers": 3},
+    "harm_by_stage": {"pairs": 24, "fit_pairs": 24, "layers": 2, "draws": 10},
 }
 pytestmark = pytest.mark.slow
 Measured = Callable[..., tuple[dict[str, pd.DataFrame], dict[str, str]]]
@@ -110,8 +110,9 @@ def test_harm_is_told_up_to_the_stage_where_it_is_planted_to_end(measured: Measu
     for lost, last_told in ends.items():
         tables, verdicts = measured("harm_by_stage", **({"lost_at": lost} if lost else {}))
         for attack in ("SD", "TYPO"):
-            told = [value(tables["contrasts"].fillna({"minus": ""}), attack=attack, part=part, minus="") for part in order]
+            told = [value(tables["contrasts"], attack=attack, part=part, edge="told") for part in order]
             assert [x > 0.75 for x in told] == [place <= order.index(last_told) for place in range(5)], (lost, told)
+        assert "supported" not in {verdict for claim, verdict in verdicts.items() if "makes" in claim}
         lose = {claim for claim, verdict in verdicts.items() if "loses" in claim and verdict == "supported"}
         assert {claim.split("_")[0] for claim in lose} == ({lost} if lost in ("projector", "decoder") else set())
 
