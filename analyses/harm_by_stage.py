@@ -97,13 +97,9 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         for part, key in ends.items():
             told = cluster_auroc(scores[key], harmful, pairs, against=TOLD, seed=seed)
             found.append({"attack": attack, "part": part, "minus": "", "edge": "told", "layer": key[1]} | told.as_row())
-        for part, before, edge in (
-            (EYES, PIXELS, "lost"),
-            (PROJECTOR, EYES, "lost"),
-            (LAST, PROJECTOR, "lost"),
-            (LAST, PROJECTOR, "gained"),
-        ):
-            against = LOST if edge == "lost" else GAINED
+        steps = ((EYES, PIXELS, LOST), (PROJECTOR, EYES, LOST), (LAST, PROJECTOR, LOST), (LAST, PROJECTOR, GAINED))
+        for part, before, against in steps:
+            edge = "lost" if against == LOST else "gained"
             change = cluster_auroc_difference(scores[ends[part]], scores[ends[before]], harmful, pairs, against=against, seed=seed)
             found.append({"attack": attack, "part": part, "minus": before, "edge": edge, "layer": ends[part][1]} | change.as_row())
     return {"table": pd.DataFrame(rows), "contrasts": pd.DataFrame(found)}
@@ -188,9 +184,13 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     probes = t["table"][t["table"]["method"] == "probe"]
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.0, width_ratios=(1.2, 1.0, 1.0), squeeze=False)
     eyes = probes[probes["part"].isin([PIXELS, EYES, PROJECTOR])]
-    names = eyes["part"].where(eyes["part"] != EYES, "layer " + eyes["layer"].astype(str))
-    panels.layer_curve(axes[0][0], eyes.assign(stage=names), x="stage", xlabel="before the decoder", ylabel="AUROC of harm",
+    last = int(eyes[eyes["part"] == EYES]["layer"].max())
+    places = eyes["layer"].where(eyes["part"] == EYES, eyes["part"].map({PIXELS: -1, PROJECTOR: last + 1}))
+    panels.layer_curve(axes[0][0], eyes.assign(layer=places.astype(int)), xlabel="layer of the eyes", ylabel="AUROC of harm",
                        reference=0.5, legend=False)  # fmt: skip
+    layers = sorted({round(x) for x in np.linspace(0, last, min(last + 1, 4))})
+    axes[0][0].set_xticks([-1, *layers, last + 1], [PIXELS, *map(str, layers), PROJECTOR])
+    axes[0][0].tick_params(axis="x", labelrotation=30)
     for ax, part in zip(axes[0][1:], (IMAGE, LAST), strict=True):
         panels.layer_curve(ax, probes[probes["part"] == part], reference=0.5, legend=part == IMAGE)
     for ax, title in zip(axes[0], ("eyes and projector", "image tokens (mean)", "last prompt token"), strict=True):
