@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from safesteer_interp.images import PilImage
-from safesteer_interp.models.eyes import Parts, as_parts, eye_path, vision_layers
+from safesteer_interp.models.eyes import Parts, as_parts
 from safesteer_interp.models.layout import submodule
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.tower_layers import eye_path, vision_layers
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.prefix import rope_state

@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from safesteer_interp.models.eyes import as_parts, as_was, eye_path
+from safesteer_interp.models.eyes import as_parts, as_was
 from safesteer_interp.models.layout import Layout, submodule
+from safesteer_interp.models.tower_layers import eye_path
 from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.steps import Pass, SteppedTracer
 from safesteer_interp.types import Hidden, Logits

@@ -22,9 +22,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safesteer_interp.errors import UsageError
-from safesteer_interp.models.eyes import class_tokens, eye_path, rows_of_parts
+from safesteer_interp.models.eyes import class_tokens, rows_of_parts
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.models.special_tokens import stop_ids
+from safesteer_interp.models.tower_layers import eye_path
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Read, ReadKind, Role, Site, forward_order, readable
 from safesteer_interp.tracing.eyes import mean_of_pictures, width_of
