@@ -127,10 +127,8 @@ def _tokens(
             of = batch.roles.cpu()
             wanted = torch.isin(of, torch.tensor(roles, dtype=of.dtype))
             row = torch.arange(start, start + len(batch.requests))[:, None].expand_as(wanted)
-            yield (
-                seen[0].float().cpu()[wanted].numpy(),
-                *(values[wanted].numpy().astype(np.int32) for values in (batch.input_ids.cpu(), row, of)),
-            )
+            ids, at, what = (values[wanted].numpy().astype(np.int32) for values in (batch.input_ids.cpu(), row, of))
+            yield seen[0].float().cpu()[wanted].numpy(), ids, at, what
             advance(len(batch.requests))
 
 

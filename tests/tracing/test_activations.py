@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ def test_rows_hold_the_states_of_the_tokens_they_name(planted: MLLM, tmp_path: P
     from datasets import load_from_disk
 
     requests = planted_requests(2)[:9]
-    asked = {"roles": ["image", "user"], "context_size": 8}
+    asked: dict[str, Any] = {"roles": ["image", "user"], "context_size": 8}
     made = export_activations(planted, requests, "resid_post.3", tmp_path / "sae", batch_size=4, progress=False, **asked)
     data = load_from_disk(str(tmp_path / "sae"))
     assert made.hook_name == "blocks.3.hook_resid_post" and data.features[made.hook_name].shape == (8, 64) and len(data) == made.rows
@@ -43,12 +44,13 @@ def test_rows_hold_the_states_of_the_tokens_they_name(planted: MLLM, tmp_path: P
     assert json.loads((tmp_path / "sae" / "safesteer.json").read_text())["site"] == "resid_post.3"
     with pytest.raises(InputError, match="not an empty folder"):
         export_activations(planted, requests, "resid_post.3", tmp_path / "sae", progress=False)
-    for wrong, said in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"site": "projector"}, "one site of the decoder"),
         ({"site": "resid_post"}, "one site of the decoder"),
         ({"site": "embed", "roles": ["image", "pad"]}, "tokens of the roles"),
         ({"site": "embed", "context_size": 10_000}, "too few tokens"),
-    ):
+    )
+    for wrong, said in refused:
         with pytest.raises(UsageError, match=said):
             export_activations(planted, requests, folder=tmp_path / "other", progress=False, **wrong)
     assert not (tmp_path / "other").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,11 @@ SEEING = [family for family, layout in FAMILIES.items() if layout.vision_tower]
 QUICK = ("llava", "qwen2_5_vl")
 FAMILY = [pytest.param(family, marks=() if family in QUICK else pytest.mark.slow) for family in SEEING]
 READS = parse_reads("image_mean,last_prompt")
+
+
+def donors_own(h: torch.Tensor, donor: torch.Tensor | None) -> torch.Tensor:
+    assert donor is not None
+    return donor
 
 
 def sites_of(mllm: MLLM) -> tuple[Site, ...]:
@@ -64,7 +70,7 @@ def test_a_picture_patched_into_the_eyes_is_the_other_picture(tiny: Tiny, family
     want = patched(mllm, [swapped], [Patch((Site.parse("resid_post.0"),), ("last",))], [swapped]).logits
     places = [Site.parse("vision.0"), *([Site.parse("projector")] if family != "qwen3_vl" else [])]  # whose layers see more than that
     patches = [Patch((place,), ("image",)) for place in places]
-    patches += [Patch((places[0],), ("image",), lambda h, donor: donor), Patch((places[0],), ("image",), lambda h, donor: h)]
+    patches += [Patch((places[0],), ("image",), donors_own), Patch((places[0],), ("image",), lambda h, donor: h)]
     asked = ([one] * len(patches), patches, [other] * len(patches))
     found = patched(mllm, *asked).logits
     assert want is not None and found is not None
@@ -88,11 +94,12 @@ def test_traces_hold_eyes_beside_the_decoder_and_say_what_they_do_not_hold(plant
     with pytest.raises(UsageError, match=r"projector holds a picture and no text; it has no states of the read \"last_prompt\""):
         trace.rows("projector", "last_prompt")
     words = [r for r in requests if r.image is None]
-    for asked, said in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"sites": "vision"}, "is read as image_mean"),
         ({"sites": "vision.2", "reads": "image_mean"}, "the vision tower has layers 0-1"),
         ({"sites": "projector", "edits": [push(planted, "embed")], "requests": words, "reads": "image_mean"}, "no request has an image"),
-    ):
+    )
+    for asked, said in wrong:
         with pytest.raises(UsageError, match=said):
             collect(planted, **{"requests": requests, "store": None, "progress": False, **asked})
 
