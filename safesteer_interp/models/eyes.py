@@ -59,7 +59,8 @@ def rows_of_parts(mllm: Anatomy, batch: Encoded, count: int) -> Int[Tensor, " pa
     Raises InputError when the parts do not divide among the pictures.
     """
     pictured = [row for row, request in enumerate(batch.requests) if request.image is not None]
-    shares = [_share(mllm, batch, row) for row in pictured] if len(pictured) > 1 else [1] * len(pictured)
+    whole = count == len(pictured) or len(pictured) == 1
+    shares = [1] * len(pictured) if whole else [_share(mllm, batch, row) for row in pictured]
     total = sum(shares)
     if not total or any(count * share % total for share in shares):
         raise InputError(f"{mllm.name}: {count} states of its eyes cannot be told apart by picture; trace with a batch size of 1.")

@@ -92,13 +92,19 @@ class Traced(ABC):
         """[n] True where the read exists: an image to average over, an answer that lasted to the step."""
 
     def stack(self, read: Read | str = "last_prompt", sites: Sequence[Site | str] | None = None) -> StateStack:
-        """States [sites, n, d] float32 at one read, for all `sites` or those given, in that order."""
+        """States [sites, n, d] float32 at one read, for all `sites` or those given, in that order.
+
+        Raises UsageError for sites of different widths (layers of the eyes beside those of the decoder).
+        """
         wanted = self.sites if sites is None else sites
         first = self.rows(wanted[0], read)
         out = np.empty((len(wanted), *first.shape), np.float32)
         out[0] = first
         for i, site in enumerate(wanted[1:], 1):
-            out[i] = self.rows(site, read)
+            states = self.rows(site, read)
+            if states.shape != first.shape:
+                raise UsageError(f"{wanted[0]} and {site} have widths {first.shape[1]} and {states.shape[1]}; stack sites of one width.")
+            out[i] = states
         return out
 
     def __repr__(self) -> str:

@@ -91,6 +91,8 @@ def test_traces_hold_eyes_beside_the_decoder_and_say_what_they_do_not_hold(plant
     there = trace.present("image_mean")
     assert trace.rows("vision.0", "image_mean").shape == (20, 32) and not there[0] and there[2]
     assert abs(trace.rows("projector", "image_mean") - trace.rows("embed", "image_mean"))[there].max() < 1e-4
+    with pytest.raises(UsageError, match=r"vision\.0 and projector have widths 32 and 64"):
+        trace.stack("image_mean", ["vision.0", "projector"])
     with pytest.raises(UsageError, match=r"projector holds a picture and no text; it has no states of the read \"last_prompt\""):
         trace.rows("projector", "last_prompt")
     words = [r for r in requests if r.image is None]
