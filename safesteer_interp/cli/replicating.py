@@ -94,8 +94,8 @@ class Replication:
     def session(self) -> Session:
         """The run of the findings behind the figures, on the model that is loaded."""
         a = self.asked
-        given = {"data": a.figures_data, "data_root": a.data_root, "store": a.store, "dtype": a.loading.dtype}
-        return Session(RunSettings(model=a.model, **given), loaded_model=self.mllm)
+        settings = RunSettings(model=a.model, data=a.figures_data, data_root=a.data_root, store=a.store, dtype=a.loading.dtype)
+        return Session(settings, loaded_model=self.mllm)
 
     @property
     def folder(self) -> Path:

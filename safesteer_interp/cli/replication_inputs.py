@@ -36,7 +36,7 @@ def _placed(text: str, device: str) -> Judge:
     """The judge of that name, on the model's device where it runs on one and none is named for it."""
     judge = judge_named(text)
     on_one = is_dataclass(judge) and any(f.name == "device" for f in fields(judge)) and "device=" not in text
-    return replace(judge, device=device) if on_one else judge  # type: ignore[type-var,call-arg]
+    return replace(judge, device=device) if on_one else judge  # type: ignore[type-var]
 
 
 @dataclass

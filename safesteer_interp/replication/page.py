@@ -58,7 +58,7 @@ class Page:
 
     def work(self) -> list[tuple[str, ...]]:
         """A line per part: what was to be done, what was estimated, what it took, and their ratio."""
-        lines = []
+        lines: list[tuple[str, ...]] = []
         for name, part in self.parts.items():
             took = part["took"] if part["done"] else math.nan
             ratio = part["seconds"] / took if took and math.isfinite(took) else math.nan

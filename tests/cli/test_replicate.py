@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 from support.published import write_published
 
+from safesteer_interp.replication import protocol
+
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--judges", "refusal_strings", "--max-new-tokens", "6", "--batch-size", "16", "--profile", "quick", "--speed-requests", "2",
-         "--set", "pairs=4", "answer_pairs=2", "--gpu-hour-price", "2")  # fmt: skip
+         "--set", "pairs=4", "answer_pairs=2", "--gpu-hour-price", "2", "--items", "3", "--tokens-per-second", "200")  # fmt: skip
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def test_everything_printed_stands_beside_ours_and_a_second_run_makes_nothing(
     planned = json.loads(out)
     parts = {part["name"]: part for part in planned["parts"]}
     assert code == 0 and planned["ready"] and list(parts) == ["fit", "table1", "table3", "table2", "figures"]
-    assert parts["table1"]["answers"] == 5 * (2 + 36 + 3 + 4) and parts["table3"]["answers"] == 2 * 36, "methods times items"
+    assert parts["table1"]["answers"] == 5 * (2 + 9 + 3 + 3) and parts["table3"]["answers"] == 2 * 9, "methods times items"
     assert planned["gpu_hours"] > 0 and planned["money"] == pytest.approx(2 * planned["gpu_hours"]) and planned["missing"] == []
     assert not (tmp_path / "out").exists(), "a dry run writes nothing"
     code, out, err = safesteer(*asked, "--only", "fit", "table1", "table3", "table2", "--json")
@@ -51,8 +53,12 @@ def test_everything_printed_stands_beside_ours_and_a_second_run_makes_nothing(
 
 
 @pytest.mark.slow
-def test_the_figures_are_findings_of_the_runner(safesteer: Run, asked: tuple[str, ...], tmp_path: Path) -> None:
-    code, _, err = safesteer(*asked, "--only", "figures", "--set", "pairs=4", "answer_pairs=2")
+def test_the_figures_are_findings_of_the_runner(
+    safesteer: Run, asked: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = {name: protocol.FIGURES[name] for name in ("prefill_separability", "decoding_separability")}
+    monkeypatch.setattr(protocol, "FIGURES", some)
+    code, _, err = safesteer(*asked, "--only", "figures")
     assert code == 0, err
     folder = tmp_path / "out" / "tiny-llava"
     assert (folder / "figures" / "prefill_separability" / "tiny-llava" / "claims.json").is_file()

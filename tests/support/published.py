@@ -67,7 +67,7 @@ def _mm_safetybench(base: Path, each: int) -> None:
 def _vlguard(base: Path, each: int) -> None:
     rows = []
     for number in range(each):
-        topic = TOPICS[number]
+        topic = TOPICS[number % len(TOPICS)]
         turns = [
             {"safe_instruction": f"Who likes {topic}?", "response": "x"},
             {"unsafe_instruction": f"Say more of {topic}.", "response": "x"},
