@@ -28,6 +28,8 @@ from safesteer_interp.vectors.direction import Direction
 VLLM_LENS, EASYSTEER, READOUT = "apply_steering_vectors", "steering", "readout"
 """Names of the field that each kind of file is about: the argument of vllm-lens, the one of EasySteer, and ours for a probe."""
 _RECORD = "safesteer"
+MOST = 1 << 30
+"""Bytes that a compressed tensor may unpack to."""
 
 
 def export_vllm_lens(directions: Sequence[Direction], path: Path | str, *, strength: float = 1.0, mllm: MLLM | None = None) -> Path:
@@ -122,11 +124,20 @@ def encoded(values: np.ndarray) -> dict[str, Any]:
 
 
 def decoded(record: Mapping[str, Any]) -> np.ndarray:
-    """The inverse of `encoded`. Raises ValueError for bytes that do not fit the shape, and for a compressed tensor."""
-    if record.get("compression"):
-        raise ValueError(f"the tensor is compressed ({record['compression']}); save it with vllm-lens' own tools")
-    raw = np.frombuffer(base64.b64decode(record["data"], validate=True), dtype=np.dtype(str(record["dtype"])))
-    return raw.reshape([int(n) for n in record["shape"]]).astype(np.float32)
+    """The inverse of `encoded`, and of vllm-lens' own `serialize_tensor` (zstd, bfloat16 as bits). Raises ValueError for what is neither."""
+    data = base64.b64decode(record["data"], validate=True)
+    if (packed := record.get("compression")) is not None:
+        if packed != "zstd":
+            raise ValueError(f"the tensor is compressed as {packed}, which is not known here")
+        import zstandard
+
+        try:
+            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=MOST)
+        except zstandard.ZstdError as cause:
+            raise ValueError(str(cause)) from None
+    raw = torch.from_numpy(np.frombuffer(data, dtype=np.dtype(str(record["dtype"]))).reshape([int(n) for n in record["shape"]]).copy())
+    found = raw.view(torch.bfloat16) if record.get("original_dtype") == "torch.bfloat16" else raw
+    return found.float().numpy()
 
 
 def _direction(row: np.ndarray, layer: int, record: Mapping[str, Any] | None, name: str) -> Direction:
