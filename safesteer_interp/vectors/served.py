@@ -124,7 +124,8 @@ def encoded(values: np.ndarray) -> dict[str, Any]:
 
 
 def decoded(record: Mapping[str, Any]) -> np.ndarray:
-    """The inverse of `encoded`, and of vllm-lens' own `serialize_tensor` (zstd, bfloat16 as bits). Raises ValueError for what is neither."""
+    """The inverse of `encoded`, and of vllm-lens' own `serialize_tensor` (zstd, bfloat16 as bits).
+    Raises ValueError for anything else."""
     data = base64.b64decode(record["data"], validate=True)
     if (packed := record.get("compression")) is not None:
         if packed != "zstd":
