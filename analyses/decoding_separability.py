@@ -17,7 +17,9 @@ from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.sites import SiteKind
 from safesteer_interp.tracing.spec import TraceSpec
 
+from ._answering import PAPER_ATTACKS
 from ._choices import CHANCE, EMBEDDING, GUIDING, IDENTITY, LOG_P, SITE, chance_of, guiding_layers, offers_of, orders
+from ._last_token import last_tokens
 from ._shared import STEPS, answers, fit_spec, report_spec, site_label
 
 CURVES = ("prompt", "centred", "token")
@@ -45,6 +47,8 @@ class Params:
     """First steps whose candidates are rolled out: 0 is the first answer token."""
     depths: tuple[float, ...] = (0.3, 0.5, 0.7, 0.85)
     """Where else candidates are scored, as shares of the decoder's depth: the layers of the defense."""
+    answer_tokens: int = 64
+    """Longest answer whose last token is looked at."""
     random_directions: int = 200
     """Random directions within the probe's components that the order is held against."""
     batch: int = 96
@@ -63,6 +67,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     `choices`: share of (refusing, complying) pairs of candidates ordered rightly, each step and form counted alike, by scorer and step
     ("all": together): probes, and controls that know the token (refusal rate of that token among training candidates; its input embedding;
     its log-probability) or nothing (random directions within each probe's own components). `differences`: paired, to token identity.
+    `last`: AUROC of refusal over compliance on the last token of whole answers.
     """
     fit, report = (ctx.trace(spec) for spec in needs(p))
     probes = _probes(fit)
@@ -82,6 +87,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     return {
         "table": _curves(scores, probes, report, outcome, steps, pairs),
         "separation": _separation(scores, outcome, steps, pairs),
+        "last": _last(ctx, p, probes),
         "choices": choices,
         "differences": differences,
         "tests": tests,
@@ -142,6 +148,22 @@ def _tokens(view: Any) -> dict[str, Any]:
         parts.append((states[there], np.full(there.sum(), step), outcome[there], pairs[there]))
     states, steps, outcome, pairs = (np.concatenate(column) for column in zip(*parts, strict=True))
     return {"states": states, "steps": steps, "outcome": outcome, "pairs": pairs}
+
+
+def _last(ctx: Context, p: Params, probes: dict[str, Any]) -> pd.DataFrame:
+    """AUROC of refusal over compliance on the last token of greedy answers to harmful requests, by fit; empty where one kind is missing."""
+    from safesteer_interp.decoding.rollouts import ranked
+    from safesteer_interp.statistics import cluster_auroc
+
+    requests = ranked([r for r in ctx.requests(needs(p)[1]) if r.attack in PAPER_ATTACKS], p.choice_pairs)
+    last = last_tokens(ctx, requests, new_tokens=p.answer_tokens, batch=p.batch)
+    rows = []
+    if min(int(last.refused.sum()), int((~last.refused).sum())) >= MINIMUM:
+        for name, probe in ((n, each) for n, each in probes.items() if n != "centred"):  # answers end at steps of their own mean
+            scores = probe.decision_at(last.states, last.steps)
+            found = cluster_auroc(scores, last.refused, last.pairs, against=BAND)
+            rows.append({"fit": name, "median_step": float(np.median(last.steps)), "ended": float(last.ended.mean())} | found.as_row())
+    return pd.DataFrame(rows, columns=None if rows else ["fit", "median_step", "ended", "value", "low", "high", "n", "clusters"])
 
 
 def _curves(scores: Any, probes: Any, report: Any, outcome: Any, steps: Any, pairs: Any) -> pd.DataFrame:
@@ -240,6 +262,24 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 controls=(Control(f"step {int(first['step'])}", estimate_of(first), kind="context"),),
             )
         )
+    last_of_prompt = t["last"][t["last"]["fit"] == "prompt"]
+    if len(last_of_prompt):
+        last = last_of_prompt.iloc[0]
+        found.append(
+            Claim(
+                id="fades_at_the_last_token",
+                kind="replication",
+                source="arXiv:2605.11716 Fig. 8",
+                printed="at the last token the classes are no longer apart",
+                statement="At the last token of whole answers the probe no longer tells refusals from compliances.",
+                estimate=estimate_of(last),
+                direction="within",
+                threshold=BAND,
+                unit="AUROC",
+                difference_to="chance, by a band around it",
+                note=f"The median answer ends at step {last['median_step']:.0f}; {1 - last['ended']:.0%} were cut at {p.answer_tokens}.",
+            )
+        )
     return found
 
 
@@ -263,6 +303,8 @@ def _curve_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
         if not len(part):  # too few answers of one kind
             ax.set_visible(False)
             continue
+        if contrast == "refuse over comply":
+            part = pd.concat([part.assign(step=part["step"].astype(str)), t["last"].assign(step="last")])
         panels.layer_curve(ax, part, x="step", by="fit", kind="fit", xlabel="decoding step", ylabel="AUROC", reference=0.5,
                            legend=contrast == "refuse over comply")  # fmt: skip
         ax.set_title(contrast)
@@ -313,7 +355,7 @@ ANALYSIS = Analysis(
     captions={
         "figure": "Probes fitted on training pairs, scores of the tokens emitted for test pairs (greedy answers). Bands: 95 % over pairs. "
         "Removing a step's mean changes no ranking within the step, so that in AUROC the first two fits are one curve. The map: prompt "
-        "fits at every layer, read on the tokens emitted at every step.",
+        'fits at every layer, read on the tokens emitted at every step. "last": the last token of whole answers.',
         "choices": "Candidates of one test prompt at one step, each said and the answer finished greedily: how often does a scorer put a "
         "candidate before a refusal above one before a compliance? Steps and forms count alike. Bars and bands: 95 % over pairs.",
     },

@@ -72,6 +72,8 @@ def _differences(hits: pd.DataFrame) -> pd.DataFrame:
 
 
 def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
+    from safesteer_interp.evaluation.comparison import AGREEMENT
+
     kappa, differences = t["kappa"], t["differences"]
     spread = t["table"][t["table"]["measure"] == "asr"].set_index("judge")["value"]
     low, high = str(spread.idxmin()), str(spread.idxmax())
@@ -104,7 +106,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             statement="Every two lists agree on harmful pictures beyond chance, with kappa above 0.6.",
             estimate=estimate_of(weakest),
             direction="above",
-            threshold=0.6,
+            threshold=AGREEMENT,
             difference_to="chance: kappa 0 is what it gives",
             unit="Cohen's kappa",
             note=f'The two that agree least: "{weakest["first"]}" and "{weakest["second"]}".',

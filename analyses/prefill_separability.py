@@ -109,9 +109,25 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
             "split": given.splits,
             "score": scores,
             "rest": rest @ second,
+            **{f"pc_{i + 1}": column for i, column in enumerate(_components(probe, centred).T)},
         }
     )
     return {"table": pd.DataFrame(rows), "beyond": pd.DataFrame(beyond), "points": points[points["split"] == "test"].reset_index(drop=True)}
+
+
+def _components(probe: Any, centred: np.ndarray) -> np.ndarray:
+    """[n, width] what the probe reads: coordinates along the principal components of the training states."""
+    return np.asarray(centred @ probe.components_.T)
+
+
+def _projected(points: pd.DataFrame) -> pd.DataFrame:
+    """The paper's own map of Fig. 2(a): t-SNE of the components. Distances in it mean nothing; it is there to be compared with."""
+    from sklearn.manifold import TSNE
+
+    components = points[[c for c in points if str(c).startswith("pc_")]].to_numpy()
+    few = min(30.0, (len(points) - 1) / 3)
+    x, y = TSNE(2, perplexity=few, init="pca", random_state=0).fit_transform(components).T
+    return points.assign(x=x, y=y)
 
 
 def _numbers(r: Any) -> dict[str, Any]:
@@ -169,6 +185,27 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     table = t["table"].assign(label=lambda d: d["method"].map(LABELS))
     panels.forest(axes[1], table, label="label", by="attack", reference=0.5, xlabel="AUROC, harmful vs harmless twin")
     axes[1].set_title("how well they are told apart")
+    return {"figure": fig, "projection": _projection_figure(t["points"])}
+
+
+def _projection_figure(points: pd.DataFrame) -> Any:
+    from safesteer_interp.plotting import new_figure, panels
+    from safesteer_interp.plotting.palette import style_of
+
+    fig, axes = new_figure(rows=1, cols=2, width="full", height=3.4)
+    placed, maps = _projected(points), {"components of the probe": ("pc_1", "pc_2"), "t-SNE of them": ("x", "y")}
+    for ax, (title, (x, y)) in zip(axes, maps.items(), strict=True):
+        for (name, attack), part in placed.groupby(["class", "attack"], sort=False):
+            look, shape = style_of("class", str(name)), style_of("attack", str(attack))
+            ax.scatter(part[x], part[y], s=11, alpha=0.6, linewidths=0, color=look.color, marker=shape.marker)
+        for name in dict.fromkeys(placed["class"]):
+            ax.scatter([], [], s=18, color=style_of("class", name).color, label=style_of("class", name).label)
+        for name in dict.fromkeys(placed["attack"]):
+            ax.scatter([], [], s=18, color="#777777", marker=style_of("attack", name).marker, label=style_of("attack", name).label)
+        ax.set_xlabel("component 1" if x == "pc_1" else "t-SNE 1")
+        ax.set_ylabel("component 2" if x == "pc_1" else "t-SNE 2")
+        ax.set_title(title)
+    panels.legend_below(fig)
     return fig
 
 
@@ -188,6 +225,8 @@ ANALYSIS = Analysis(
     captions={
         "figure": "Left: test requests on the axis of the fitted probe (boundary dashed) and the largest variation it does not use. "
         "Right: AUROC on test pairs, probes above their controls; 95 % over pairs, of shuffled labels and random directions the central "
-        "95 % of the draws."
+        "95 % of the draws.",
+        "projection": "The paper's own map (Fig. 2a): test requests on the components that the probe reads, as they are and by t-SNE, "
+        "whose distances mean nothing. Shapes: attacks.",
     },
 )

@@ -47,8 +47,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text, whole or not at all."""
-    write_bytes(path, text.encode())
+    """Writes UTF-8 text, whole or not at all. Half a surrogate pair, which UTF-8 has not, is written as its escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, record: Any, *, indent: int = 2, sort_keys: bool = False) -> None:
@@ -57,8 +57,12 @@ def write_json(path: Path, record: Any, *, indent: int = 2, sort_keys: bool = Fa
 
 
 def json_bytes(record: Any, *, indent: int = 2, sort_keys: bool = False) -> bytes:
-    """Indented UTF-8 JSON with a line feed at its end. Raises ValueError for NaN and infinity, which JSON has not."""
-    return json.dumps(record, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    """Indented UTF-8 JSON with a line feed at its end; half a surrogate pair as JSON's own escape of it.
+
+    Raises ValueError for NaN and infinity, which JSON has not.
+    """
+    text = json.dumps(record, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def read_json(path: Path) -> Any:

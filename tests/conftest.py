@@ -7,7 +7,7 @@ the user's own cache, because building it takes a minute; a test that builds cac
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,15 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("SAFESTEER_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traces_of_a_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a fixture of a module or session stores goes to a folder of its worker: two workers may make the same trace at once."""
+    own = tmp_path_factory.getbasetemp() / "traces-of-fixtures"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("safesteer_interp.tracing.store.cache_dir", lambda: own)
+        yield
 
 
 @pytest.fixture(autouse=True)

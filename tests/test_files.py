@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.files import digest, read_tensors, safe_name, tensor_path, write_bytes, write_tensors
+from safesteer_interp.files import (
+    digest,
+    read_json,
+    read_tensors,
+    safe_name,
+    tensor_path,
+    write_bytes,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float64).reshape(2, 3).T / 7,
@@ -98,3 +108,15 @@ def test_a_write_is_whole_or_not_at_all(before: bytes | None, after: bytes, fail
             write_bytes(path, after)
         expected = before if failing else after
         assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == ({} if expected is None else {name: expected})
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=30))
+def test_any_text_can_be_written_and_json_comes_back(text: str) -> None:
+    """Models write half of a surrogate pair; UTF-8 has no form for it, JSON has."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x"
+        write_text(path, text)
+        assert path.read_bytes().decode().encode("utf-8", "surrogatepass") == text.encode("utf-8", "backslashreplace")
+        write_json(path, {"text": text})
+        back = read_json(path)["text"]
+        assert back == text or back.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass")  # two halves met

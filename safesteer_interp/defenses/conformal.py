@@ -111,12 +111,20 @@ class Conformal(StagedDefense):
 
     def description(self) -> dict[str, Any]:
         """Bound, threshold and what it was taken from."""
-        return {"bound": self.bound, "threshold": self.threshold, "calibrated on": f"{self.calibrated_on} harmless prompts"}
+        told = f"{self.calibrated_on} harmless prompts"
+        if math.isinf(self.threshold):
+            told += f": too few for this bound, which needs {needed(self.bound)}, so that nothing is refused"
+        return {"bound": self.bound, "threshold": self.threshold, "calibrated on": told}
 
     def fingerprint(self) -> str:
         """Hex digest of the code, the probe and the threshold."""
         numbers = [self.probe.mean_, self.probe.weight_, self.probe.intercept_, self.threshold, self.refusal]
         return content_digest({"defense": self.name, "code": loaded_digest(type(self)), "numbers": numbers}, f'the defense "{self.name}"')
+
+
+def needed(bound: float) -> int:
+    """The fewest held-out scores that give a finite threshold."""
+    return math.ceil((1 - bound) / bound - 1e-9)
 
 
 def conformal_threshold(scores: Sequence[float] | np.ndarray, bound: float) -> float:

@@ -24,10 +24,12 @@ from safesteer_interp.evaluation.store import ResponseStore, response_fields
 from safesteer_interp.evaluation.verdicts import kappa, verdicts
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
-from safesteer_interp.statistics import cluster_bootstrap, cluster_mean, cluster_rate, wilson
+from safesteer_interp.statistics import cluster_bootstrap, cluster_jackknife, cluster_mean, cluster_rate, wilson
 
 PANEL: tuple[Judge, ...] = (RefusalStrings(), RefusalStrings("xstest"), RefusalStrings("arditi"), RefusalStrings("vlguard"))
 """What costs nothing: the suite's own rule and three published lists."""
+AGREEMENT = 0.6
+"""Kappa that agreement is tested against: what is called substantial from there on (Landis and Koch 1977)."""
 GRADES = "known answers"
 """Who says whether an answer of a utility set is right."""
 
@@ -207,7 +209,10 @@ def agreement_table(hits: pd.DataFrame) -> pd.DataFrame:
             if len(both):
                 a, b = (both[name].to_numpy(dtype=float) > 0.5 for name in (first, second))
                 frame = both.index.to_frame(index=False)
-                row |= {**cluster_bootstrap(kappa, (a, b), _clusters(frame)).as_row(), "agree": float(np.mean(a == b))}
+                pairs = _clusters(frame)
+                estimate = cluster_bootstrap(kappa, (a, b), pairs)
+                tested = cluster_jackknife(kappa, (a, b), pairs, against=AGREEMENT)  # the bootstrap has no p
+                row |= {**replace(estimate, p=tested.p, against=AGREEMENT).as_row(), "agree": float(np.mean(a == b))}
             rows.append(row)
     return pd.DataFrame(rows)
 

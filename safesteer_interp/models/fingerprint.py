@@ -16,8 +16,9 @@ from safesteer_interp.content_digest import record_of
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import sha256_of
 
-UNSTABLE = ("_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
-"""Entries of a config that say where and with what a model was loaded, not what it computes."""
+UNSTABLE = ("_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "_persistent_id")
+"""Entries of a config or a processor that say where and with what it was loaded (the last: that nnsight has sent it), not what it does."""
+SCALARS = (str, int, float, bool)
 
 _files: dict[tuple[str, int, int], str] = {}
 
@@ -82,7 +83,7 @@ def processor_digest(processor: Any) -> str:
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "template": getattr(processor, "chat_template", None) or tokenizer.chat_template,
         "images": None if images is None else [type(images).__name__, _plain(images.to_dict())],
-        "settings": {k: v for k, v in sorted(vars(processor).items()) if isinstance(v, (str, int, float, bool))},
+        "settings": {k: v for k, v in sorted(vars(processor).items()) if isinstance(v, SCALARS) and k not in UNSTABLE},
     }
     return hashlib.sha256(_text(parts, "the processor")).hexdigest()
 

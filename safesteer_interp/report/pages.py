@@ -1,16 +1,15 @@
 """The gallery: figures/index.html with the conclusions and all findings, and a static page for each finding beside its results.
 
-Nothing comes from the network: style and script stand in every page, and its policy lets no other script run. Everything that comes from a
-file is escaped. The pages hold nothing that differs between two runs with equal results.
+Nothing comes from the network: one style sheet and one script lie beside the pages, whose policy lets none run that is written into a
+page or comes from elsewhere. Everything that comes from a file is escaped. The pages hold nothing that differs between two runs with
+equal results.
 """
 
 from __future__ import annotations
 
-import base64
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from hashlib import sha256
 from importlib.resources import files as resources
 from itertools import groupby
 from pathlib import Path
@@ -33,6 +32,10 @@ from safesteer_interp.report.results import Results
 PAGES = {"index.html": "Findings", "replication.html": "The paper, item by item", "models.html": "Models side by side",
          "glossary.html": "Glossary"}  # fmt: skip
 """Pages that stand beside the findings' folders, and what links call them."""
+SHARED = ("gallery.css", "gallery.js")
+"""The style sheet and the script of all pages, beside them."""
+POLICY = "default-src 'none'; img-src 'self' file: data:; style-src 'self' file:; script-src 'self' file:"
+"""What a page may load: files beside it, from disk as from a server. Nothing inline, nothing from the network."""
 _MARK = '<meta name="generator" content="safesteer report">'
 _OURS = (
     _MARK,
@@ -51,7 +54,7 @@ def build(figures: Path = Path("figures")) -> Path:
     """
     figures = Path(figures)
     results = Results(figures)
-    pages = {**_main_pages(results), **_finding_pages(results), "README.md": overview(results)}
+    pages = {**_shared_files(), **_main_pages(results), **_finding_pages(results), "README.md": overview(results)}
     for name, text in pages.items():
         if _is_ours(figures / name):
             write_text(figures / name, text)
@@ -120,9 +123,6 @@ def _environment(root: str) -> Environment:
 
 
 def _render(environment: Environment, name: str, results: Results, **said: Any) -> str:
-    folder = resources("safesteer_interp.report") / "templates"
-    style, script = (folder.joinpath(f"gallery.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    policy = f"default-src 'none'; img-src 'self' file: data:; style-src {_hash(style)}; script-src {_hash(script)}"
     given: Mapping[str, Any] = {
         "results": results,
         "models": results.models,
@@ -130,12 +130,12 @@ def _render(environment: Environment, name: str, results: Results, **said: Any) 
         "checks": results.checks,
         **said,
     }
-    return environment.get_template(f"{name}.j2").render(style=Markup(style), script=Markup(script), policy=Markup(policy), **given)
+    return environment.get_template(f"{name}.j2").render(policy=Markup(POLICY), **given)
 
 
-def _hash(text: str) -> str:
-    """How a content security policy names the one style sheet or script it allows."""
-    return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
+def _shared_files() -> dict[str, str]:
+    folder = resources("safesteer_interp.report") / "templates"
+    return {name: folder.joinpath(name).read_text("utf-8") for name in SHARED}
 
 
 def _cite(source: str) -> Markup:

@@ -10,6 +10,7 @@ first and the last from happening. The NDIF key is read from the environment, ha
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import sys
@@ -111,7 +112,8 @@ class NnsightTracer(SteppedTracer):
     def _remote_envoy(self) -> Any:
         """A wrapper that names the server's model by hub id and revision; the weights used are the server's."""
         task = "image-text-to-text" if self.mllm.takes_images else "text-generation"
-        helpers = {"processor": self.mllm.processor} if self.mllm.takes_images else {"tokenizer": self.mllm.tokenizer}
+        own = copy.deepcopy(self.mllm.processor)  # nnsight writes attributes of its own into what it sends
+        helpers = {"processor": own} if self.mllm.takes_images else {"tokenizer": getattr(own, "tokenizer", own)}
         if self.remote != "local":
             key = os.environ.get(KEY_VARIABLE)
             if not key:

@@ -82,6 +82,7 @@ def test_what_makes_no_sense_is_said_in_a_sentence(safesteer: Run, words: tuple[
     assert code in (2, 3) and sentence in err and "Traceback" not in err and not out
 
 
+@pytest.mark.slow
 def test_a_method_this_model_cannot_have_is_left_out_of_all(safesteer: Run, fresh_cache: Path, tmp_path: Path) -> None:
     """The tiny random model answers everything: JRS-Rem and refusal steering have nothing to be fitted on."""
     code, _, err = safesteer(

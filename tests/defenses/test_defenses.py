@@ -81,6 +81,7 @@ def test_the_vector_finds_the_planted_gap(planted: Any, safesteer: SafeSteer) ->
     assert float(found @ planted_truth(planted).gap_direction) > 0.95
 
 
+@pytest.mark.slow
 def test_reversed_token_scores_fail_the_sign_test_and_may_not_guide(requests: list[Request]) -> None:
     reversed_model = build_planted(token_scores=-1.0)
     trained = training_trace(reversed_model, requests, progress=False)
@@ -208,6 +209,7 @@ def test_the_threshold_is_one_for_words_and_one_for_pictures(planted: Any, safes
     assert "threshold" in Composed((shut, Undefended())).respond(planted, some[:1], SETTINGS)[0].verdict
 
 
+@pytest.mark.slow
 def test_candidates_are_scored_where_the_probe_reads(planted: Any, requests: list[Request]) -> None:
     early = SafeSteer.fit(planted, requests, site="resid_post.4", fit="contrastive", tracing={"progress": False})
     assert str(early.site) == "resid_post.4" and early.prompt_probe.origin_.site == "final_norm"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from safesteer_interp.defenses.cmrm import CMRM
-from safesteer_interp.defenses.conformal import Conformal, conformal_threshold
+from safesteer_interp.defenses.conformal import Conformal, conformal_threshold, needed
 from safesteer_interp.defenses.defense import Settings, StagedDefense
 from safesteer_interp.defenses.jrs_rem import JRSRem
 from safesteer_interp.defenses.none import Undefended
@@ -155,6 +155,9 @@ def test_the_conformal_threshold_is_the_rank_that_the_bound_needs() -> None:
     scores = np.arange(1, 101)  # 100 scores, bound 0.05: ceil(101 * 0.95) = 96
     assert conformal_threshold(scores, 0.05) == 96
     assert conformal_threshold(np.arange(19), 0.05) == 18 and conformal_threshold(np.arange(18), 0.05) == np.inf
+    for bound in (0.05, 0.1, 0.3, 0.5):
+        assert np.isfinite(conformal_threshold(np.arange(needed(bound)), bound))
+        assert needed(bound) == 1 or np.isinf(conformal_threshold(np.arange(needed(bound) - 1), bound))
 
 
 def test_false_interventions_stay_below_the_bound() -> None:
@@ -173,7 +176,8 @@ def test_conformal_refuses_what_is_flagged_and_nothing_else(planted: Any, trace:
         assert ours.verdict["flagged"] == (ours.verdict["score"] > defense.threshold)
         assert ours.text == defense.refusal if ours.verdict["flagged"] else ours.ids == own.ids
     assert replace(defense, threshold=np.inf).respond(planted, texts[:3], GREEDY)[0].ids == plain[0].ids
-    assert "harmless prompts" in defense.description()["calibrated on"]
+    assert "harmless prompts" in defense.description()["calibrated on"] and "too few" not in defense.description()["calibrated on"]
+    assert "which needs 19, so that nothing is refused" in replace(defense, threshold=np.inf, bound=0.05).description()["calibrated on"]
     apart = Conformal.from_trace(planted, trace, held=trace, bound=0.1)
     assert apart.calibrated_on == int((~trace.labels.harmful).sum()) > defense.calibrated_on
     assert float(np.corrcoef(apart.probe.weight_, defense.probe.weight_)[0, 1]) > 0.9, "fitted on the fit split in both"

@@ -31,6 +31,7 @@ def requests() -> list[Request]:
     return planted_requests(200, attacks=(Attack.TEXT, Attack.CB, Attack.SD))
 
 
+@pytest.mark.slow
 def test_what_lowers_the_objective_is_chosen_kept_and_found_again(
     planted: Any, requests: list[Request], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +65,7 @@ def test_what_lowers_the_objective_is_chosen_kept_and_found_again(
     pd.testing.assert_frame_equal(again.table, table)
 
 
+@pytest.mark.slow
 def test_a_shipped_calibration_belongs_to_the_weights_wherever_they_were_assembled(
     planted: Any, requests: list[Request], fresh_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +81,7 @@ def test_a_shipped_calibration_belongs_to_the_weights_wherever_they_were_assembl
     SafeSteer.calibrated(elsewhere).guard(elsewhere)
 
 
+@pytest.mark.slow
 def test_harmless_answers_stay_whole_where_the_gate_is_shut(planted: Any, requests: list[Request], fresh_cache: Path) -> None:
     defense = calibrate(planted, requests, FEW, SMALL, root=fresh_cache / "answers", progress=False).defense
     greedy = Settings(Sampling(8, temperature=0.0))
@@ -92,6 +95,7 @@ def test_harmless_answers_stay_whole_where_the_gate_is_shut(planted: Any, reques
     assert shut > 20
 
 
+@pytest.mark.slow
 def test_a_probe_that_fails_its_sign_test_is_left_out(requests: list[Request], fresh_cache: Path) -> None:
     backwards = build_planted(token_scores=-1.0)
     found = calibrate(backwards, requests, FEW, SMALL, root=fresh_cache / "answers", progress=False)

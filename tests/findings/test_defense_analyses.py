@@ -18,6 +18,7 @@ from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.session import RunSettings, Session
 from safesteer_interp.runner.verification import table_differences
 
+pytestmark = pytest.mark.slow  # a minute of planted models and their answers
 FOLDER = Path(__file__).parents[2] / "analyses"
 FEW = {"pairs": 24, "answer_pairs": 14, "new_tokens": 16}
 """Enough for the planted effects, which are large; the planted model's answers end after eight tokens."""

@@ -89,7 +89,7 @@ CASES = [
 ]
 
 
-LONG = ("decoding_separability",)
+LONG = ("decoding_separability", "layer_choice", "modality_stealth")
 """Findings that take longer than all others together: in the slow run."""
 
 
@@ -171,7 +171,7 @@ SHOWN: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
 """Finding -> (table, the rows that one panel draws all of, the columns that it draws of them)."""
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in SHOWN])
 def test_figures_show_the_numbers_of_their_tables(benches: Callable[..., Session], tmp_path: Path, name: str) -> None:
     analysis = runner.discover(FOLDER)[name]
     p = analysis.parameters("quick", {"pairs": 64})

@@ -18,6 +18,7 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.session import RunSettings, Session
 
+pytestmark = pytest.mark.slow  # a minute of planted models and their answers
 FOLDER = Path(__file__).parents[2] / "analyses"
 SMALLER: dict[str, dict[str, Any]] = {
     "alignment_controls": {"new_tokens": 8},

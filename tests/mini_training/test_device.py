@@ -13,6 +13,7 @@ from safesteer_interp.mini_training.instruction import Recipe
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_every_part_trains(device: str, tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="adapters are trained with peft (the extra `train`)")

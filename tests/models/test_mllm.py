@@ -13,6 +13,7 @@ import torch
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models import load_model
 from safesteer_interp.models.families import FAMILIES
+from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import stop_ids
 from safesteer_interp.requests import Request
@@ -40,6 +41,18 @@ def test_weights_and_given_fingerprints_tell_models_apart(tiny: Tiny) -> None:
     assert MLLM.of(other, built.processor).fingerprint != built.fingerprint
     given = [MLLM.of(other, built.processor, fingerprint=text).fingerprint for text in ("patched, 1", "patched, 2", "patched, 1")]
     assert given[0] == given[2] != given[1] and len(given[0]) == len(built.fingerprint)
+
+
+def test_where_a_model_was_loaded_from_is_no_part_of_its_fingerprint(tiny: Tiny) -> None:
+    for family in ("llama", "llava"):
+        mllm = replace(tiny(family), model=copy.deepcopy(tiny(family).model), processor=copy.deepcopy(tiny(family).processor))
+        before = fingerprint(mllm.model, mllm.processor)
+        for config in (mllm.model.config, mllm.model.config.get_text_config()):
+            config._name_or_path = "/somewhere/else"
+        mllm.tokenizer.name_or_path = "/somewhere/else"
+        assert fingerprint(mllm.model, mllm.processor) == before
+        mllm.model.config.get_text_config().rms_norm_eps = 0.5
+        assert fingerprint(mllm.model, mllm.processor) != before
 
 
 def test_peft_models_are_unwrapped_and_their_scale_counts(tiny: Tiny) -> None:

@@ -12,7 +12,7 @@ import pytest
 from support.results import claim, result
 
 from safesteer_interp.errors import InputError, SafeSteerWarning
-from safesteer_interp.report.pages import build
+from safesteer_interp.report.pages import SHARED, build
 from safesteer_interp.report.records import collect_findings
 from safesteer_interp.report.tables import FEW_NOTE
 
@@ -95,7 +95,8 @@ def test_a_claim_as_no_run_writes_it_is_named(change: dict[str, Any], tmp_path: 
 
 def test_nothing_of_the_data_becomes_markup(figures: Path) -> None:
     for page in pages(figures).values():
-        assert len([t for t, _ in page.tags if t == "script"]) == 1, "the gallery's own"
+        assert [Path(a["src"] or "").name for t, a in page.tags if t == "script"] == ["gallery.js"], "the gallery's own"
+        assert not [t for t, a in page.tags if t == "style" or "style" in a], "and no style of a page's own"
         assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert '<script>alert("x")</script>' in pages(figures)[figures / "prefill" / "index.html"].words, "it is shown as text"
     assert "<script>" not in (figures / "README.md").read_text()
@@ -113,10 +114,18 @@ def test_no_page_asks_the_network_and_every_link_leads_to_a_place_that_is_there(
                 continue
             file, place = urldefrag(target)
             led = (path.parent / file).resolve() if file else path
-            assert tag == "a" and led.is_file(), target
+            assert tag == ("link" if led.suffix == ".css" else "a") and led.is_file(), target
             assert not place or place in ids[led], target
         policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
-        assert policy is not None and "default-src 'none'" in policy and "unsafe" not in policy and policy.count("sha256-") == 2
+        assert policy == "default-src 'none'; img-src 'self' file: data:; style-src 'self' file:; script-src 'self' file:"
+
+
+def test_style_and_script_lie_beside_the_pages_once(figures: Path) -> None:
+    assert [path.relative_to(figures).as_posix() for kind in ("css", "js") for path in figures.rglob(f"*.{kind}")] == [*SHARED]
+    (figures / "gallery.css").write_text("/* somebody's own */")
+    with pytest.warns(SafeSteerWarning, match=r"gallery\.css was not written by this suite"):
+        build(figures)
+    assert (figures / "gallery.css").read_text() == "/* somebody's own */"
 
 
 def test_ids_are_unique_and_pictures_have_words(figures: Path) -> None:

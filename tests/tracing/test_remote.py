@@ -13,6 +13,7 @@ import pytest
 from support.tracing import all_reads, all_sites, assert_same, push, requests_for
 
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import parse_reads, parse_sites
 from safesteer_interp.tracing import steps
@@ -30,11 +31,13 @@ HUB_ID = "stand-in/llama"
 def test_the_remote_path_gives_the_local_numbers(tiny: Tiny, family: str) -> None:
     """nnsight's own simulation of a server: the job is serialized, read back without this project's files, and run."""
     mllm = tiny(family)
+    before = fingerprint(mllm.model, mllm.processor)
     batch = mllm.encode(requests_for(mllm))
     for edits in ((), (push(mllm),)):
         asked = {"sites": all_sites(mllm), "reads": all_reads(mllm), "edits": edits, "sampling": Sampling(max_new_tokens=5)}
         want = HooksTracer(mllm).capture(batch, **asked)
         assert_same(want, load_tracer("nnsight", mllm, remote="local").capture(batch, **asked))
+    assert fingerprint(mllm.model, mllm.processor) == before, "what is sent must not be written into the user's own processor"
 
 
 def test_answers_that_end_early_end_remotely_too(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

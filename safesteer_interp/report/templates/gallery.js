@@ -1,4 +1,4 @@
-// The gallery's only script: the model switch of all pages, the filters of the first, and links that open what they point to.
+// The gallery's only script, written by `safesteer report`: the model switch of all pages, the filters of the first, and links that open what they point to.
 (() => {
   "use strict";
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
@@ -123,6 +123,12 @@
   document.addEventListener("click", (event) => {
     for (const menu of all("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
   });
+  if (matchMedia("(max-width: 44rem)").matches) for (const part of all("details.more")) part.open = false;
+  const up = one(".up");
+  const far = () => up.classList.toggle("far", scrollY > innerHeight / 2);
+  addEventListener("scroll", far, {passive: true});
+  far();
+  addEventListener("beforeprint", () => all("details.more").forEach((part) => (part.open = true)));
   addEventListener("hashchange", open);
   open();
 })();
