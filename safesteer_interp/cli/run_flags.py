@@ -36,7 +36,8 @@ class RunFlags:
     tracer: TracerName | None = None
     """The engine; all three give the same numbers. Default: hooks, or nnsight with --remote."""
     remote: bool = False
-    """Read states on NDIF (nnsight only; the key is read from the environment). What runs the model itself is skipped, with the reason."""
+    """Read states on NDIF (nnsight only; the key is read from the environment, no weights are fetched). What runs the model itself is
+    skipped, with the reason."""
     batch_size: str = "16"
     """Requests per pass, or auto: the largest that fits, remembered per model. Changes no number."""
     fresh: bool = False

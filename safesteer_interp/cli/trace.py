@@ -68,7 +68,7 @@ class Trace:
     store: Path | None = None
     """Folder of traces; default: "traces" in the user cache."""
     remote: bool = False
-    """Run on NDIF (nnsight only); the key is read from the environment."""
+    """Run on NDIF (nnsight only); the key is read from the environment, and no weights are fetched."""
     part: str = ""
     """Make only this part of the trace, e.g. 2/8, and stop: for several processes or machines that share --store. The same command
     without --part then takes over what they made."""
@@ -97,6 +97,7 @@ class Trace:
             limit=self.limit,
             loading=self.loading,
             bad=bad,
+            remote=self.remote,
         )
         code = BadRequestError.exit_code if bad else 0
         if self.show_roles:

@@ -25,12 +25,17 @@ def refused(specs: Sequence[TraceSpec]) -> str:
 
 @contextmanager
 def running_nowhere(model: Any) -> Iterator[None]:
-    """While open, a pass through the model or any of its layers raises NotApplicableError. Its head and norm may be applied to states."""
+    """While open, a pass through the model or any of its layers raises NotApplicableError.
+
+    Its head and norm may be applied to states, where their weights are here.
+    """
+    from safesteer_interp.models.described import is_described
 
     def refuse(module: object, arguments: object) -> None:
         raise NotApplicableError(ANSWERS)
 
-    handles = [part.register_forward_pre_hook(refuse) for part in (model.model, *model.layers)]
+    parts = (model.model, *model.layers, *((model.final_norm, model.lm_head) if is_described(model) else ()))
+    handles = [part.register_forward_pre_hook(refuse) for part in parts]
     try:
         yield
     finally:

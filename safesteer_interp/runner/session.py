@@ -92,6 +92,10 @@ class Session:
         """The MLLM. Raises InputError or UsageError when it cannot be loaded."""
         if self.loaded_model is not None:
             return self.loaded_model
+        if self.settings.remote:
+            from safesteer_interp.models.described import describe_model
+
+            return describe_model(self.settings.model, revision=self.settings.revision, thinking=self.settings.thinking)
         from safesteer_interp.models import load_model
 
         return load_model(self.settings.model, **{name: getattr(self.settings, name) for name in LOADING})

@@ -5,16 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.analysis_toys import write_toys
 
 from safesteer_interp import runner
 from safesteer_interp.datasets.planted import load_planted
 from safesteer_interp.errors import NotApplicableError, UsageError
+from safesteer_interp.models.described import commit_of, describe_model, is_described
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.remote import refused, running_nowhere
@@ -85,8 +86,38 @@ def test_sampled_states_are_refused_and_a_pass_raises(tiny: Callable[[str], MLLM
         _ = session.answerer
 
 
-def test_only_nnsight_runs_remotely(safesteer: Any) -> None:
-    code, _, err = safesteer("run", "prefill_separability", "--model", "tiny:llama", "--remote", "--tracer", "hooks", "--dry-run")
+@pytest.fixture
+def on_hub(tiny: Callable[[str], MLLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny Llama's folder, as the hub gives it, and what of it was asked for."""
+    folder = tmp_path / "hub" / ("c0ffee" + "0" * 34)
+    tiny("llama").model.save_pretrained(folder)
+    tiny("llama").tokenizer.save_pretrained(folder)
+
+    def download(name: str, revision: str | None, *, trust_remote_code: bool, weights: bool = True) -> Path:
+        assert name == HUB_ID and not weights and not trust_remote_code
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        return folder
+
+    monkeypatch.setattr("safesteer_interp.models.hub.download", download)
+    return folder
+
+
+def test_a_model_elsewhere_is_described_without_weights(tiny: Callable[[str], MLLM], on_hub: Path) -> None:
+    mllm, whole = describe_model(HUB_ID), tiny("llama")
+    assert is_described(mllm) and not is_described(whole) and str(mllm.device) == "cpu"
+    assert (mllm.n_layers, mllm.width, mllm.source) == (whole.n_layers, whole.width, f"hub {HUB_ID}, revision main")
+    asked = [r for r in load_planted(n_pairs=1) if r.image is None][:2]
+    assert mllm.encode(asked).input_ids.tolist() == whole.encode(asked).input_ids.tolist()
+    assert commit_of(on_hub, None) == on_hub.name and commit_of(on_hub.parent, "v2") == "v2"
+    assert mllm.fingerprint == describe_model(HUB_ID).fingerprint != whole.fingerprint
+    with running_nowhere(mllm), pytest.raises(NotApplicableError):
+        mllm.lm_head(torch.zeros(1, mllm.width))
+    with pytest.raises(UsageError, match="is none; run it here without --remote"):
+        describe_model("mini")
+
+
+def test_only_nnsight_runs_remotely(safesteer: Any, on_hub: Path) -> None:
+    code, _, err = safesteer("run", "prefill_separability", "--model", HUB_ID, "--remote", "--tracer", "hooks", "--dry-run")
     assert code == UsageError.exit_code and "--remote needs the nnsight tracer" in err
 
 
@@ -108,8 +139,9 @@ def host(tiny: Callable[[str], MLLM], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.mark.slow
 def test_a_remote_run_gives_the_local_table_and_skips_the_rest(
-    host: str, tiny: Callable[[str], MLLM], tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+    host: str, on_hub: Path, tiny: Callable[[str], MLLM], tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The weights are the server's alone: here the model is a module tree on the meta device."""
     from nnsight.modeling import huggingface
 
     monkeypatch.setenv("NDIF_API_KEY", KEY)
@@ -117,11 +149,11 @@ def test_a_remote_run_gives_the_local_table_and_skips_the_rest(
     folder = write_toys(tmp_path)
     for name, body in BODIES.items():
         (folder / f"{name}.py").write_text(READS.replace("BODY", body).replace("NAME", name), encoding="utf-8")
-    mllm = replace(tiny("llama"), name="served", source=f"hub {HUB_ID}, revision main")
+    models = {"far": describe_model(HUB_ID), "near": tiny("llama")}
     requests = [r for r in load_planted(n_pairs=8) if r.attack is Attack.TEXT]
     reports = {}
     for place, settings in (("far", {"tracer": "nnsight", "remote": host}), ("near", {})):
-        session = Session(RunSettings(store=tmp_path / place, progress=False, **settings), mllm, {"bundled": requests})
+        session = Session(RunSettings(store=tmp_path / place, progress=False, **settings), models[place], {"bundled": requests})
         reports[place] = runner.run(list(BODIES), session=session, folder=folder, out=tmp_path / f"out-{place}", rehearsal=False)
     far, near = ({r.id: r for r in reports[place].results} for place in ("far", "near"))
     assert [near[name].status for name in BODIES] == ["done"] * 3
