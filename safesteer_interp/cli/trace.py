@@ -86,6 +86,10 @@ class Trace:
         from safesteer_interp.tracing.tracer import Sampling
 
         sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
+        if self.remote:
+            from safesteer_interp.tracing.engines import check_remote
+
+            check_remote(self.tracer)
         parse_reads(self.reads)  # what needs no model is refused before a large one is loaded
         bad: list[BadRequestError] = []
         model, requests = load_inputs(
