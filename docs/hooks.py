@@ -94,7 +94,7 @@ def models() -> str:
     from safesteer_interp.models import available_models
     from safesteer_interp.models.families import FAMILIES
     from safesteer_interp.models.families.layouts import OTHERWISE
-    from safesteer_interp.models.families.tested import tested_with
+    from safesteer_interp.models.families.tested import how_tested
 
     rows = ["# Models\n", "| name | |", "|---|---|", *(f"| `{name}` | {_cell(line)} |" for name, line in available_models().items())]
     rows += ["\n## Families\n", "| family | model types | images | TransformerLens | image tokens can be capped | tested with |"]
@@ -104,7 +104,7 @@ def models() -> str:
         yes = {True: "yes", False: "no"}
         types = ", ".join(f"`{t}`" for t in layout.model_types)
         capped = yes[layout.image_size != "fixed"]
-        line = tested_with(name).removeprefix("tested with: ")
+        line = how_tested(name).removeprefix("tested with: ")
         rows.append(f"| {name} | {types} | {yes[layout.vision_tower is not None]} | {yes[layout.bridge]} | {capped} | {_cell(line)} |")
     rows += ["\n## Not supported\n", "| model type | why |", "|---|---|"]
     rows += [f"| `{kind}` | {_cell(why)} |" for kind, why in OTHERWISE.items()]

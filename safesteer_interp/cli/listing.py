@@ -14,11 +14,11 @@ Rows = list[dict[str, Any]]
 
 def models() -> Rows:
     """What `load_model` and --model take."""
-    from safesteer_interp.models.families.tested import tested_with
+    from safesteer_interp.models.families.tested import how_tested
     from safesteer_interp.models.loading import available_models
 
     def tested(name: str) -> str:
-        return tested_with(name.removeprefix("tiny:")) if name.startswith("tiny:") else ""
+        return how_tested(name.removeprefix("tiny:")) if name.startswith("tiny:") else ""
 
     return [{"name": name, "what": what, "tested": tested(name)} for name, what in available_models().items()]
 

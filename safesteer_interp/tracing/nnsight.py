@@ -25,6 +25,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.models.described import is_described
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind, forward_order
 from safesteer_interp.tracing.engines import KEY_VARIABLE, check_remote
@@ -119,6 +120,8 @@ class NnsightTracer(SteppedTracer):
             config = self.nnsight.schema.config.CONFIG
             config.API.APIKEY = key
             config.APP.REMOTE_LOGGING = False
+        if is_described(self.mllm):
+            helpers["device"] = torch.device("meta")  # there are no weights that a pipeline could move
         envoy = self.nnsight.TransformersModel(twin(self.model), task=task, **helpers)
         self.nnsight.register("safesteer_interp")  # what an edit uses of this package travels with it: the server has none
         if self.remote != "local":

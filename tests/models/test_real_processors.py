@@ -25,7 +25,7 @@ from support.tracing import assert_same
 from safesteer_interp.decoding import generate
 from safesteer_interp.images import PilImage
 from safesteer_interp.models import MLLM, load_model
-from safesteer_interp.models.families.tested import record, tested
+from safesteer_interp.models.families.tested import real_processors, record
 from safesteer_interp.models.openings import refusal_token_ids
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Role, parse_reads, parse_sites
@@ -155,4 +155,4 @@ def test_the_record_names_what_passed(real: MLLM) -> None:
     processor = PROCESSORS[real.name.removesuffix("-tiny")]
     if os.environ.get("SAFESTEER_RECORD"):
         record(real.layout.family, processor, versions)
-    assert tested()[real.layout.family][processor] == versions
+    assert real_processors()[real.layout.family][processor] == versions

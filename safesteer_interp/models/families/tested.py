@@ -14,15 +14,15 @@ RECORD = Path(__file__).with_name("tested.json")
 
 
 @cache
-def tested() -> dict[str, dict[str, dict[str, str]]]:
+def real_processors() -> dict[str, dict[str, dict[str, str]]]:
     """Family -> hub id of the real processor -> package -> version."""
     found: dict[str, dict[str, dict[str, str]]] = json.loads(RECORD.read_text(encoding="utf-8"))
     return found
 
 
-def tested_with(family: str) -> str:
+def how_tested(family: str) -> str:
     """ "tested with: real processor X, transformers Y, torch Z"; of a family without one, what stands for it."""
-    real = tested().get(family, {})
+    real = real_processors().get(family, {})
     if not real:
         return "tested with: its tiny model (the real processor class, a vocabulary made here)"
     versions = {", ".join(f"{package} {version}" for package, version in sorted(each.items(), reverse=True)) for each in real.values()}
@@ -32,7 +32,7 @@ def tested_with(family: str) -> str:
 
 def record(family: str, processor: str, versions: dict[str, str]) -> None:
     """Notes that a real processor passed. Called by the tests."""
-    found = {**tested(), family: {**tested().get(family, {}), processor: versions}}
+    found = {**real_processors(), family: {**real_processors().get(family, {}), processor: versions}}
     lines = (f'  "{name}": {json.dumps(found[name], sort_keys=True)}' for name in sorted(found))
     RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    tested.cache_clear()
+    real_processors.cache_clear()
