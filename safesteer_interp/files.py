@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _CHUNK = 1 << 22
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+"""This machine, in the names of temporary files: folders may be shared."""
 LONGEST = 120
 """Characters of a file name that are kept."""
 
@@ -25,12 +28,15 @@ LONGEST = 120
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all: a temporary file in the same folder, flushed to the disk, renamed, the folder flushed too.
 
-    Folders above are made. Raises InputError when the disk is full or the folder cannot be written.
+    Folders above are made, and what a killed process left of the same file goes. Raises InputError when the disk is full or the folder
+    cannot be written.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
+        start = f".{path.name[:80]}."
+        _clear(path.parent, start)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{start}{_HOST}-{os.getpid()}.", suffix=".tmp")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -44,6 +50,27 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _clear(folder: Path, start: str) -> None:
+    """Removes temporary files of a name whose process, on this machine, is no more; those of other machines may be at work."""
+    left = re.compile(re.escape(f"{start}{_HOST}-") + r"(\d+)\..*\.tmp")
+    for entry in os.listdir(folder):  # noqa: PTH208 (names alone: a folder of traces has thousands)
+        found = left.fullmatch(entry) if entry.startswith(start) else None
+        if found is not None and not _lives(int(found[1])):
+            (folder / entry).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # signal 0 is none elsewhere
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's, or not to be known here
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import math
+import os
+import subprocess
+import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from safesteer_interp import files
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.files import (
     digest,
@@ -120,3 +124,19 @@ def test_any_text_can_be_written_and_json_comes_back(text: str) -> None:
         write_json(path, {"text": text})
         back = read_json(path)["text"]
         assert back == text or back.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass")  # two halves met
+
+
+def test_what_a_killed_process_left_goes_and_what_lives_stays(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead = tmp_path / f".a.html.{files._HOST}-{ended.pid}.x1.tmp"
+    kept = [
+        tmp_path / f".a.html.{files._HOST}-{os.getpid()}.x2.tmp",  # at work
+        tmp_path / f".a.html.0badcafe-{ended.pid}.x3.tmp",  # of another machine
+        tmp_path / f".b.html.{files._HOST}-{ended.pid}.x4.tmp",  # of another file
+        tmp_path / ".a.html.notes.tmp",  # the user's
+    ]
+    for path in (dead, *kept):
+        path.touch()
+    write_text(tmp_path / "a.html", "done")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*(p.name for p in kept), "a.html"])

@@ -41,7 +41,9 @@ class StoredTrace:
         d = found.demand
         texts = (found.key, *found.contents, d.dataset, *d.sites, *d.reads, *d.edits)
         numbers = (d.max_new_tokens, d.temperature, d.seed)
-        if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int | float) for number in numbers):
+        lists = (record["contents"], *(record["demand"][name] for name in ("sites", "reads", "edits")))
+        sound = all(isinstance(text, str) for text in texts) and all(isinstance(number, int | float) for number in numbers)
+        if not sound or not isinstance(d.logits, bool) or not all(isinstance(each, list) for each in lists):
             raise TypeError("a field of this catalogue entry is of another kind")
         return found
 

@@ -40,9 +40,16 @@ def test_a_damaged_file_is_passed_over(tmp_path: Path) -> None:
     assert Catalogue(tmp_path).traces() == [stored("k1", "a")]
 
 
+FIELDS = sorted({*stored("k", "a").record(), *PROMPT.record()} - {"demand"})
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"key": 5}, {"key": {}}, {"contents": [{}]}, {"sites": [{}]}, {"reads": [[]]}, {"edits": [3]}, {"max_new_tokens": {}}, {"seed": "0"}],
+    [
+        *({name: value} for name in FIELDS for value in ({}, [{}], None)),
+        *({"key": 5}, {"edits": [3]}, {"reads": [[]]}, {"seed": "0"}, {"logits": 1}),
+    ],
+    ids=str,
 )
 def test_an_entry_with_a_field_of_another_kind_is_passed_over(change: dict[str, Any], tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path)
