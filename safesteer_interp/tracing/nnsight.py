@@ -113,8 +113,7 @@ class NnsightTracer(SteppedTracer):
         """A wrapper that names the server's model by hub id and revision; the weights used are the server's."""
         task = "image-text-to-text" if self.mllm.takes_images else "text-generation"
         own = copy.deepcopy(self.mllm.processor)  # nnsight writes attributes of its own into what it sends
-        kind = "processor" if self.mllm.takes_images else "tokenizer"
-        helpers: dict[str, Any] = {kind: getattr(self.mllm, kind)}
+        helpers: dict[str, Any] = {"processor": own} if self.mllm.takes_images else {"tokenizer": getattr(own, "tokenizer", own)}
         if self.remote != "local":
             check_remote(None)
             key = os.environ[KEY_VARIABLE]
