@@ -114,22 +114,22 @@ def test_a_probe_reads_captured_states_as_it_does_here(tmp_path: Path) -> None:
 
 def test_the_command_writes_what_each_server_reads(safesteer: Run, tmp_path: Path) -> None:
     file = save_directions([direction(1), direction(2)], tmp_path / "d.safetensors")
-    code, out, err = safesteer("export", str(file), "--to", "easysteer", "--out", str(tmp_path / "e"), "--sites", "resid_post.2")
+    code, out, err = safesteer("deploy", str(file), "--to", "easysteer", "--out", str(tmp_path / "e"), "--sites", "resid_post.2")
     assert code == 0, err
     assert list(as_easysteer_reads(tmp_path / "e.gguf")) == [2] and str(tmp_path / "e.json") in out
-    code, out, err = safesteer("export", str(file), "--to", "llama.cpp", "--out", str(tmp_path / "l"), "--strength", "3")
+    code, out, err = safesteer("deploy", str(file), "--to", "llama.cpp", "--out", str(tmp_path / "l"), "--strength", "3")
     assert code == 0 and "--control-vector-scaled" in err and ":3" in err
     probe = probe_at("resid_post.5")[0].save(tmp_path / "probe.safetensors")
-    code, out, err = safesteer("export", str(probe), "--out", str(tmp_path / "p"), "--json")
+    code, out, err = safesteer("deploy", str(probe), "--out", str(tmp_path / "p"), "--json")
     assert code == 0 and json.loads(out)["files"] == [str(tmp_path / "p.json")] and import_probe(tmp_path / "p.json")[0] == 5
     for words, message in ((("refusal",), "give it with --model"), ((str(tmp_path / "none.safetensors"),), "does not exist"),
                            ((str(probe), "--to", "llama.cpp"), "gives out no states")):  # fmt: skip
-        code, _, err = safesteer("export", *words)
+        code, _, err = safesteer("deploy", *words)
         assert code in (2, 3) and message in err, words
 
 
 def test_the_refusal_direction_of_a_model_is_estimated_and_exported(safesteer: Run, fresh_cache: Path, tmp_path: Path) -> None:
-    asked = ("export", "refusal", "--model", "planted", "--data", "planted", "--sites", "resid_post.1", "--to", "vllm-lens")
+    asked = ("deploy", "refusal", "--model", "planted", "--data", "planted", "--sites", "resid_post.1", "--to", "vllm-lens")
     code, _, err = safesteer(*asked, "--out", str(tmp_path / "r"))
     assert code == 0, err
     (found,), strength = import_vllm_lens(tmp_path / "r.json")

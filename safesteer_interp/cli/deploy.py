@@ -1,4 +1,4 @@
-"""`safesteer export`: directions and probes as files that steering servers read: llama.cpp, EasySteer and vllm-lens (both on vLLM)."""
+"""`safesteer deploy`: directions and probes as files that steering servers read: llama.cpp, EasySteer and vllm-lens (both on vLLM)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ REFUSAL = "refusal"
 
 
 @dataclass(frozen=True)
-class Export:
-    """Write a direction, or a probe, for a server that steers or captures: safesteer export refusal --model M --sites resid_post.12.
+class Deploy:
+    """Write a direction, or a probe, for a server that steers or captures: safesteer deploy refusal --model M --sites resid_post.12.
 
     What was saved from Python (`save_directions`, `DecodingProbe.save`) is written as it is;
     "refusal" is estimated here, on the split fit.
@@ -125,4 +125,4 @@ class Export:
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point of the command."""
-    return parse(Export, "export", arguments).run()
+    return parse(Deploy, "deploy", arguments).run()
