@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 
+from safesteer_interp.files import read_json, safe_name, write_json
 from safesteer_interp.requests import Attack, Request
 from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
@@ -51,23 +53,33 @@ def forms(ctx: Context, p: Caused) -> dict[str, dict[tuple[str, bool], Request]]
     return {pair: by_form for pair, by_form in found.items() if wanted <= by_form.keys()}
 
 
+def refusal_meter(ctx: Context, p: Paired) -> Callable[[Any], Any]:
+    """States after the final norm [rows, d] -> refusal log-odds of the first token [rows], in nats; differentiable."""
+    from safesteer_interp.models.head import logits
+    from safesteer_interp.steering.selection import refusal_score
+
+    tokens = list(refusal_tokens(ctx, p))
+    return lambda states: refusal_score(logits(ctx.model, states), tokens)
+
+
+def fitted_probe(ctx: Context, p: Caused) -> Any:
+    """The probe of harm at the final norm of the last prompt token, fitted on the fitting pairs."""
+    from safesteer_interp.probes.fits import fit_prompt
+
+    view = ctx.trace(specs(p)[1])
+    return fit_prompt(view.rows("final_norm", "last_prompt"), view.labels.harmful)
+
+
 def meter(ctx: Context, p: Caused) -> Callable[[Any], Any]:
     """States after the final norm [rows, d] -> [rows, 2]: `QUANTITIES`, in nats."""
     import torch
 
-    from safesteer_interp.models.head import logits
-    from safesteer_interp.probes.fits import fit_prompt
-    from safesteer_interp.steering.selection import refusal_score
-
-    view = ctx.trace(specs(p)[1])
-    probe = fit_prompt(view.rows("final_norm", "last_prompt"), view.labels.harmful)
-    tokens = list(refusal_tokens(ctx, p))
+    refusal, probe = refusal_meter(ctx, p), fitted_probe(ctx, p)
 
     @torch.no_grad()
     def measure(states: Any) -> Any:
-        refusal = refusal_score(logits(ctx.model, states), tokens).double().cpu()
         harm = torch.from_numpy(np.asarray(probe.decision_function(states.float().cpu().numpy()), dtype=float))
-        return torch.stack([refusal, harm], dim=-1)
+        return torch.stack([refusal(states).double().cpu(), harm], dim=-1)
 
     return measure
 
@@ -76,17 +88,28 @@ def meter_gradients(ctx: Context, p: Caused) -> list[Callable[[Any], Any]]:
     """`QUANTITIES` once more, each a differentiable number of the last token's final state [1, d]."""
     import torch
 
-    from safesteer_interp.models.head import logits
-    from safesteer_interp.probes.fits import fit_prompt
-    from safesteer_interp.steering.selection import refusal_score
+    refusal, weight = refusal_meter(ctx, p), torch.from_numpy(np.asarray(fitted_probe(ctx, p).weight_, dtype=np.float32))
+    return [lambda states: refusal(states)[0], lambda states: (states.float() @ weight.to(states.device))[0]]
 
-    view = ctx.trace(specs(p)[1])
-    probe = fit_prompt(view.rows("final_norm", "last_prompt"), view.labels.harmful)
-    weight, tokens = torch.from_numpy(np.asarray(probe.weight_, dtype=np.float32)), list(refusal_tokens(ctx, p))
-    return [
-        lambda states: refusal_score(logits(ctx.model, states), tokens)[0],
-        lambda states: (states.float() @ weight.to(states.device))[0],
-    ]
+
+Rows = dict[str, list[dict[str, Any]]]
+"""Rows of several tables, by the table's name."""
+
+
+def pair_by_pair(ctx: Context, label: str, items: Mapping[str, Any], measured: Callable[[str, Any], Rows]) -> dict[str, pd.DataFrame]:
+    """The rows that `measured(pair, item)` gives of every pair, joined by table. Each pair is written down in the run's working folder as
+    soon as it is done, so that a run that was stopped goes on there; the folder belongs to one set of inputs and parameters."""
+    found: Rows = {}
+    for pair, item in ctx.track(items.items(), label):
+        kept = ctx.work_dir / f"{safe_name(f'{label} {pair}')}.json"
+        if kept.is_file():
+            rows = read_json(kept)
+        else:
+            rows = measured(pair, item)
+            write_json(kept, rows)
+        for name, lot in rows.items():
+            found.setdefault(name, []).extend(lot)
+    return {name: pd.DataFrame(rows) for name, rows in found.items()}
 
 
 def layer_grid(n_layers: int, wanted: int | None) -> list[int]:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from safesteer_interp.requests import Attack
+from safesteer_interp.requests import Attack, Request
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._causes import DONOR, forms, specs
+from ._causes import DONOR, Rows, forms, pair_by_pair, specs
 from ._shared import attacks_in, row
 
 KNOWN, REFITTED, RANDOM = "the probe", "the same probe on other pairs", "a probe drawn at random"
@@ -79,7 +79,7 @@ def _measured(ctx: Context, p: Params) -> pd.DataFrame:
     from safesteer_interp.interventions.pixels import lower
     from safesteer_interp.interventions.recording import record
 
-    probes, found = _probes(ctx, p), []
+    probes = _probes(ctx, p)
     weight = torch.from_numpy(np.asarray(probes[KNOWN][0].weight_, dtype=np.float32))
     shift = float(probes[KNOWN][0].decision_function(np.zeros((1, len(weight)), dtype=np.float32))[0])
 
@@ -90,7 +90,8 @@ def _measured(ctx: Context, p: Params) -> pd.DataFrame:
         h = final.float().cpu().numpy()
         return {name: float(np.mean([probe.decision_function(h)[0] for probe in lot])) for name, lot in probes.items()}
 
-    for pair, requests in ctx.track(forms(ctx, p).items(), "pairs"):
+    def measured(pair: str, requests: dict[tuple[str, bool], Request]) -> Rows:
+        found = []
         for attack in p.attacks:
             harmful, harmless = (record(ctx.model, requests[attack, side]).final for side in (True, False))
             finals = {0.0: harmful}
@@ -100,7 +101,9 @@ def _measured(ctx: Context, p: Params) -> pd.DataFrame:
                 for side, of in ((True, final), (False, harmless)):
                     base = {"attack": attack, "epsilon": epsilon, "pair": pair, "harmful": side}
                     found += [base | {"detector": name, "score": score} for name, score in scores(of).items()]
-    return pd.DataFrame(found)
+        return {"scores": found}
+
+    return pair_by_pair(ctx, "pairs", forms(ctx, p), measured)["scores"]
 
 
 def _probes(ctx: Context, p: Params) -> dict[str, list[Any]]:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from safesteer_interp.requests import Attack
+from safesteer_interp.requests import Attack, Request
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._causes import DONOR, QUANTITIES, forms, meter, share, specs
+from ._causes import DONOR, QUANTITIES, Rows, forms, meter, pair_by_pair, share, specs
 from ._shared import attacks_in, row
 
 ROUTES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -80,8 +80,9 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
     starts = sorted({round(x) for x in np.linspace(0, n - width, n - width + 1 if p.windows is None else min(p.windows, n - width + 1))})
     windows = {ALL: tuple(range(n))} | {f"{first}-{first + width - 1}": tuple(range(first, first + width)) for first in starts}
     asked = [(route, name, Knockout(*ends, layers)) for route, ends in ROUTES.items() for name, layers in windows.items()]
-    cells, gaps = [], []
-    for pair, requests in ctx.track(forms(ctx, p).items(), "pairs"):
+
+    def measured(pair: str, requests: dict[tuple[str, bool], Request]) -> Rows:
+        cells, gaps = [], []
         for attack in (str(DONOR), *p.attacks):
             sides = [record(model, requests[attack, harmful]) for harmful in (True, False)]
             plain = [measure(one.final)[0] for one in sides]
@@ -93,7 +94,10 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame]:
                 middle = sum(knockout.layers) / len(knockout.layers)
                 cell = {"attack": attack, "route": route, "window": name, "layer": middle, "pair": pair}
                 cells.append(cell | dict(zip(QUANTITIES, values, strict=True)))
-    return pd.DataFrame(cells), pd.DataFrame(gaps)
+        return {"cells": cells, "gaps": gaps}
+
+    found = pair_by_pair(ctx, "pairs", forms(ctx, p), measured)
+    return found["cells"], found["gaps"]
 
 
 def _contrasts(cells: pd.DataFrame, gaps: pd.DataFrame, seed: int) -> pd.DataFrame:

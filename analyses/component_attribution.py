@@ -15,8 +15,8 @@ from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._causes import DONOR, share
-from ._refusal_tokens import refusal_tokens, tokens_spec
+from ._causes import DONOR, Rows, pair_by_pair, refusal_meter, share
+from ._refusal_tokens import tokens_spec
 from ._shared import report_spec, row
 
 METHODS = {"gradient": "gradient", "integrated": "integrated gradients"}
@@ -87,9 +87,11 @@ def _effects(ctx: Context, p: Params) -> pd.DataFrame:
     from safesteer_interp.interventions import Patch, record, replay
     from safesteer_interp.interventions.attribution import attribute, components
 
-    measure, model = _meter(ctx, p), ctx.model
-    places, found = components(model), []
-    for pair, (picture, text) in ctx.track(_pairs(ctx.requests(needs(p)[0]), p).items(), "ranking"):
+    measure, model = refusal_meter(ctx, p), ctx.model
+    places = components(model)
+
+    def measured(pair: str, forms: tuple[Request, Request]) -> Rows:
+        picture, text = forms
         receiver, donor = record(model, picture), record(model, text)
         exact = replay(model, receiver, [Patch((place,), ("last",)) for place in places], donor=donor, score=measure)
         exact = exact - measure(receiver.final).detach()
@@ -97,19 +99,13 @@ def _effects(ctx: Context, p: Params) -> pd.DataFrame:
             name: dict(attribute(model, receiver, donor, lambda h: measure(h)[0], roles=("last",), steps=steps).ranked())
             for name, steps in (("gradient", 1), ("integrated", p.steps))
         }
+        found = []
         for place, value in zip(places, exact.tolist(), strict=True):
             of = {"component": str(place), "layer": place.layer, "part": "head" if str(place).startswith("head") else "MLP", "pair": pair}
             found.append(of | {"exact": value} | {name: by_place[place] for name, by_place in approximated.items()})
-    return pd.DataFrame(found)
+        return {"effects": found}
 
-
-def _meter(ctx: Context, p: Params) -> Any:
-    """States after the final norm [rows, d] -> [rows] refusal log-odds; differentiable."""
-    from safesteer_interp.models.head import logits
-    from safesteer_interp.steering.selection import refusal_score
-
-    tokens = list(refusal_tokens(ctx, p))
-    return lambda states: refusal_score(logits(ctx.model, states), tokens)
+    return pair_by_pair(ctx, "ranking", _pairs(ctx.requests(needs(p)[0]), p), measured)["effects"]
 
 
 def _circuits(ctx: Context, p: Params, orders: dict[str, list[str]]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -117,21 +113,23 @@ def _circuits(ctx: Context, p: Params, orders: dict[str, list[str]]) -> tuple[pd
     from safesteer_interp.interventions import Head, Patch, record, replay
     from safesteer_interp.sites import Site
 
-    measure, model = _meter(ctx, p), ctx.model
+    measure, model = refusal_meter(ctx, p), ctx.model
     sizes = [n for n in SIZES if n < len(orders["exact"])] + [len(orders["exact"])]
 
     def patch(names: list[str]) -> Any:
         return Patch(tuple(Head.parse(n) if n.startswith("head") else Site.parse(n) for n in names), ("last",))
 
     asked = [(order, n, patch(names[:n])) for order, names in orders.items() for n in sizes]
-    cells, gaps = [], []
-    for pair, (picture, text) in ctx.track(_pairs(ctx.requests(needs(p)[1]), p).items(), "circuits"):
-        receiver, donor = record(model, picture), record(model, text)
+
+    def measured(pair: str, forms: tuple[Request, Request]) -> Rows:
+        receiver, donor = (record(model, form) for form in forms)
         before, after = (float(measure(one.final).detach()[0]) for one in (receiver, donor))
-        gaps.append({"pair": pair, "gap": after - before})
         gained = replay(model, receiver, [one for *_, one in asked], donor=donor, score=measure) - before
-        cells += [{"order": o, "size": n, "pair": pair, "effect": x} for (o, n, _), x in zip(asked, gained.tolist(), strict=True)]
-    return pd.DataFrame(cells), pd.DataFrame(gaps).set_index("pair")
+        cells = [{"order": o, "size": n, "pair": pair, "effect": x} for (o, n, _), x in zip(asked, gained.tolist(), strict=True)]
+        return {"cells": cells, "gaps": [{"pair": pair, "gap": after - before}]}
+
+    found = pair_by_pair(ctx, "circuits", _pairs(ctx.requests(needs(p)[1]), p), measured)
+    return found["cells"], found["gaps"].set_index("pair")
 
 
 def _curves(cells: pd.DataFrame, gaps: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -8,19 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from safesteer_interp.requests import Attack
+from safesteer_interp.requests import Attack, Request
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._causes import DONOR, QUANTITIES, at_depth, forms, layer_grid, meter_gradients, specs
+from ._causes import DONOR, QUANTITIES, Rows, at_depth, forms, layer_grid, meter_gradients, pair_by_pair, specs
 from ._shared import attacks_in, row
 
+PIXELS, WORDS = "pixels that differ", "words of its own"
+"""What counts as the place of the harm."""
+WORDED, COVERED = (Attack.TYPO, Attack.SD_TYPO), 0.25
+"""Forms that spell the harm out; share of a token's cell that a word's box must cover."""
 EARLY, CHANCE = 0.1, 0.5
 """Depth that the claims are about (image tokens are read early), fixed beforehand; AUROC of a map that knows nothing."""
-PIXELS = 80
+SIDE = 80
 """Side length at which shown pictures are kept in the tables."""
 
 
@@ -54,6 +58,9 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """`table`: by form, layer and map, how well the map finds the tokens in which the harmful picture differs from its harmless twin (AUROC
     over tokens, mean over pictures), and the same of shuffled tokens; `tokens` and `pictures`: the maps that are drawn, and the pictures.
 
+    Of pictures with words a second truth: among the tokens that carry letters (as drawn here, else as OCR reads them), those of words that
+    only the harmful picture has. Shuffled among the letters' tokens.
+
     Maps: `refusal` and `probe`, how strongly each token pushes refusal log-odds and the probe, to first order, against the blank picture's
     token at its place (the refusal Jacobian); `change`, how far it is from that token (no gradient, no head).
     """
@@ -77,43 +84,68 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
     from safesteer_interp.statistics import auroc
 
     model, metrics, layers = ctx.model, meter_gradients(ctx, p), layer_grid(ctx.n_layers, p.layers)
-    claimed, rng = at_depth(layers, EARLY), ctx.rng("shuffled tokens")
-    found, tokens, pictures = [], [], []
-    for number, (pair, requests) in enumerate(ctx.track(forms(ctx, p).items(), "pairs")):
+    claimed, by_pair = at_depth(layers, EARLY), forms(ctx, p)
+    shown = list(by_pair)[: p.shown]
+
+    def measured(pair: str, requests: dict[tuple[str, bool], Request]) -> Rows:
+        kept: Rows = {"found": [], "tokens": [], "pictures": []}
         blank = record(model, requests[str(DONOR), True])
         for attack in p.attacks:
+            rng = ctx.rng(f"shuffled tokens {attack} {pair}")
             harmful, twin = (record(model, requests[attack, side]) for side in (True, False))
             grid = token_grid(model, harmful)
-            share = share_of_cells(differing_pixels(harmful, twin), grid)
-            carries = share > 0
+            carries = share_of_cells(differing_pixels(harmful, twin), grid) > 0
+            letters, own = _worded(ctx, requests[attack, True], requests[attack, False], grid)
+            truths = {PIXELS: (np.ones_like(carries), carries), WORDS: (letters, own)}
             gradients = token_gradients(model, harmful, metrics, layers)
             for layer in layers:
                 place = Site(SiteKind.EMBED) if layer == 0 else Site(SiteKind.RESID_POST, layer - 1)
                 states = image_states(harmful, place)
                 maps = {name: pushes(harmful, blank, g[layer], layer).cpu().numpy() for name, g in zip(QUANTITIES, gradients, strict=True)}
                 maps["change"] = (states - image_states(blank, place)).float().norm(dim=-1).cpu().numpy()
-                for name, values in maps.items():
-                    if carries.all() or not carries.any():
-                        continue
-                    score = auroc(np.abs(values), carries)
-                    null = np.mean([auroc(np.abs(rng.permutation(values)), carries) for _ in range(max(1, p.shuffles // 20))])
-                    found.append({"attack": attack, "layer": layer, "map": name, "pair": pair, "auroc": score, "shuffled": null})
-                if number < p.shown and layer == claimed:
+                for truth, (among, those) in truths.items():
+                    wanted = those[among]
+                    for name, values in maps.items() if wanted.any() and not wanted.all() else ():
+                        strength = np.abs(values[among])
+                        null = np.mean([auroc(rng.permutation(strength), wanted) for _ in range(max(1, p.shuffles // 20))])
+                        base = {"attack": attack, "layer": layer, "map": name, "truth": truth, "pair": pair}
+                        kept["found"].append(base | {"auroc": float(auroc(strength, wanted)), "shuffled": float(null)})
+                if pair in shown and layer == claimed:
                     words = [model.tokenizer.decode([int(i)]).strip() for i in lens(model, states).argmax(-1)]
-                    tokens += [
+                    kept["tokens"] += [
                         {"attack": attack, "pair": pair, "layer": layer, "row": i // grid[1], "column": i % grid[1], "word": words[i]}
                         | {name: float(values[i]) for name, values in maps.items()}
-                        | {"carries": bool(carries[i])}
+                        | {"carries": bool(carries[i]), "worded": bool(own[i])}
                         for i in range(len(values))
                     ]
-            if number < p.shown:
-                pictures += _kept(requests[attack, True].image, attack, pair)
-    return pd.DataFrame(found), pd.DataFrame(tokens), pd.DataFrame(pictures)
+            if pair in shown:
+                kept["pictures"] += _kept(requests[attack, True].image, attack, pair)
+        return kept
+
+    found = pair_by_pair(ctx, "pairs", by_pair, measured)
+    return found["found"], found["tokens"], found["pictures"]
+
+
+def _worded(ctx: Context, harmful: Request, twin: Request, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Which image tokens carry letters, and which carry a word that only the harmful picture has; none where no words are known."""
+    from safesteer_interp.datasets.wording import own_words, pixels_of, words_of
+    from safesteer_interp.interventions.image_tokens import share_of_cells
+
+    nothing = np.zeros(grid[0] * grid[1], dtype=bool)
+    if ctx.known_answer or Attack(harmful.attack) not in WORDED:
+        return nothing, nothing
+    known = [words_of(request.image) for request in (harmful, twin)]
+    if harmful.image is None or known[0] is None or known[1] is None:
+        return nothing, nothing
+    (words, _), (others, _) = known[0], known[1]
+    width, height = harmful.image.load().size
+    letters, own = (share_of_cells(pixels_of(boxes, height, width), grid) >= COVERED for boxes in (words, own_words(words, others)))
+    return letters | own, own
 
 
 def _kept(image: Any, attack: str, pair: str) -> list[dict[str, Any]]:
     """A small copy of a picture, a row of pixels a row, in hexadecimal."""
-    small = np.asarray(image.load().convert("RGB").resize((PIXELS, PIXELS)), dtype=np.uint8)
+    small = np.asarray(image.load().convert("RGB").resize((SIDE, SIDE)), dtype=np.uint8)
     return [{"attack": attack, "pair": pair, "y": y, "pixels": "x" + line.tobytes().hex()} for y, line in enumerate(small)]
 
 
@@ -121,8 +153,8 @@ def _summaries(found: pd.DataFrame, seed: int) -> pd.DataFrame:
     from safesteer_interp.statistics import cluster_mean
 
     rows = []
-    for (attack, layer, name), part in found.groupby(["attack", "layer", "map"], sort=False):
-        base, pairs = {"attack": attack, "layer": layer, "map": name}, part["pair"].to_numpy(str)
+    for (attack, layer, name, truth), part in found.groupby(["attack", "layer", "map", "truth"], sort=False):
+        base, pairs = {"attack": attack, "layer": layer, "map": name, "truth": truth}, part["pair"].to_numpy(str)
         for quantity, values, against, bounds in (
             ("auroc", part["auroc"], CHANCE, (0.0, 1.0)),
             ("minus shuffled", part["auroc"] - part["shuffled"], 0.0, (-1.0, 1.0)),
@@ -141,7 +173,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     words = {"probe": "the probe's reading of harm", "refusal": "the first token's refusal"}
     for attack in attacks_in(table):
         for name, what in words.items():
-            where = {"attack": attack, "layer": layer, "map": name}
+            where = {"attack": attack, "layer": layer, "map": name, "truth": PIXELS}
             found.append(
                 Claim(
                     id=f"{name}_map_finds_the_harm_{attack.lower()}",
@@ -155,6 +187,22 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                     note="Ground truth is where the pixels of the pair's two pictures differ.",
                 )
             )
+            if not ((table["attack"] == attack) & (table["truth"] == WORDS)).any():
+                continue
+            where["truth"] = WORDS
+            found.append(
+                Claim(
+                    id=f"{name}_map_finds_the_words_{attack.lower()}",
+                    statement=f"Among the image tokens of {attack} pictures that carry letters, those of words that only the harmful "
+                    f"picture has push {what} most.",
+                    estimate=estimate_of(row(table, **where, quantity="auroc")),
+                    direction="above",
+                    threshold=CHANCE,
+                    unit="AUROC over image tokens with letters",
+                    controls=(Control("shuffled tokens", estimate_of(row(table, **where, quantity="minus shuffled")), kind="paired"),),
+                    note="Where words are is known from how pictures are drawn, of other pictures from an OCR engine.",
+                )
+            )
     return found
 
 
@@ -162,12 +210,13 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     from safesteer_interp.plotting import new_figure, panels
 
     shown = t["table"][t["table"]["quantity"] == "auroc"]
-    attacks = attacks_in(shown)
-    curves, axes = new_figure(rows=1, cols=len(attacks), width="full", height=2.8, squeeze=False)
-    for i, (attack, ax) in enumerate(zip(attacks, axes[0], strict=True)):
-        panels.layer_curve(ax, shown[shown["attack"] == attack], by="map", kind="series", reference=CHANCE, legend=not i,
+    pairs = [(a, truth) for a in attacks_in(shown) for truth in (PIXELS, WORDS) if (shown["attack"].eq(a) & shown["truth"].eq(truth)).any()]
+    curves, axes = new_figure(rows=1, cols=len(pairs), width="full", height=2.8, squeeze=False)
+    for i, ((attack, truth), ax) in enumerate(zip(pairs, axes[0], strict=True)):
+        part = shown[(shown["attack"] == attack) & (shown["truth"] == truth)]
+        panels.layer_curve(ax, part, by="map", kind="series", reference=CHANCE, legend=not i,
                            ylabel="" if i else "harm located (AUROC over tokens)")  # fmt: skip
-        ax.set_title(attack)
+        ax.set_title(f"{attack}: {truth}")
         ax.set_ylim(0, 1.03)
     return {"figure": _overlays(t), "layers": curves}
 
@@ -199,6 +248,10 @@ def _overlays(t: dict[str, pd.DataFrame]) -> Any:
         cells = lot.sort_values(["row", "column"])
         truth = cells["carries"].astype(bool).to_numpy().reshape(rows, columns).astype(float)
         line[1].imshow(np.ma.masked_equal(truth, 0), extent=box, cmap=mpl.colors.ListedColormap([palette.VERMILLION]), alpha=0.5)
+        across, down = size / columns, size / rows
+        for cell in cells[cells["worded"].astype(bool)].itertuples():
+            corner = (cell.column * across - 0.5, cell.row * down - 0.5)
+            line[1].add_patch(mpl.patches.Rectangle(corner, across, down, fill=False, edgecolor=palette.INK, linewidth=0.6))
         for ax, name in zip(line[2:], ("probe", "refusal"), strict=True):
             values = cells[name].to_numpy(float).reshape(rows, columns)
             limit = float(np.quantile(np.abs(values), 0.98)) or 1.0
@@ -230,10 +283,12 @@ ANALYSIS = Analysis(
     profiles={"full": {"pairs": None, "layers": None, "shuffles": 2000}},
     order=24,
     captions={
-        "figure": "Left to right: the picture; where it differs from its harmless twin; first-order push of every image token on the "
+        "figure": "Left to right: the picture; where it differs from its harmless twin (outlined: words of its own); "
+        "first-order push of every image token on the "
         "probe's log-odds of harm, and on refusal log-odds, against the blank picture's token at its place (vermillion: towards, "
         "green: away); rings: the three strongest. Activities are drawn as benchmark requests only.",
         "layers": "How well each map, taken at the input of a layer, finds the tokens in which the harmful picture differs from its "
-        "harmless twin. Shuffled tokens: one half. Bands: 95 % over pairs.",
+        "harmless twin and, among tokens with letters, those of words that only the harmful one has. Shuffled tokens: one half. "
+        "Bands: 95 % over pairs.",
     },
 )

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from safesteer_interp.requests import Attack
+from safesteer_interp.requests import Attack, Request
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._causes import DONOR, QUANTITIES, at_depth, forms, layer_grid, meter, share, specs
+from ._causes import DONOR, QUANTITIES, Rows, at_depth, forms, layer_grid, meter, pair_by_pair, share, specs
 from ._shared import attacks_in, row
 
 ROLES = ("image", "user", "template", "last", "everything")
@@ -99,9 +99,9 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
     everywhere = patches(ROLES[:3], grid) + patches(("last",), range(ctx.n_layers)) + patches(("everything",), grid)
     last = patches(("last",), range(ctx.n_layers))
     writes = [one for kind in WRITES for one in patches(("last",), range(ctx.n_layers), kind)]
-    cells, gaps, forwards, n_patches = [], [], 0.0, 0
-    for pair in ctx.track(pairs, "pairs"):
-        requests = by_pair[pair]
+
+    def measured(pair: str, requests: dict[tuple[str, bool], Request]) -> Rows:
+        found: Rows = {"cells": [], "gaps": [], "cost": []}
         own = record(model, requests[str(DONOR), True])
         foreign = {
             TWIN: record(model, requests[str(DONOR), False]),
@@ -111,27 +111,23 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
             picture = record(model, requests[attack, True])
             plain = {name: measure(one.final)[0] for name, one in (("text", own), ("picture", picture))}
             gap = plain["text"] - plain["picture"]
-            gaps.append({"attack": attack, "pair": pair} | dict(zip(QUANTITIES, gap.tolist(), strict=True)))
+            found["gaps"].append({"attack": attack, "pair": pair} | dict(zip(QUANTITIES, gap.tolist(), strict=True)))
             runs = [("restore", OWN, picture, own, everywhere + writes), ("destroy", OWN, own, picture, everywhere)]
             runs += [("restore", name, picture, donor, last) for name, donor in foreign.items()]
             for direction, name, receiver, donor, asked in runs:
-                found = replay(model, receiver, [one[-1] for one in asked], donor=donor, score=measure)
+                moved = replay(model, receiver, [one[-1] for one in asked], donor=donor, score=measure)
                 planned = plan_rows(model, receiver, [one[-1] for one in asked], donor)
-                forwards += sum(planned_row.forwards(ctx.n_layers, receiver.length) for planned_row in planned)
-                n_patches += len(asked)
-                effect = found - plain["picture"] if direction == "restore" else plain["text"] - found
+                forwards = sum(row.forwards(ctx.n_layers, receiver.length) for row in planned)
+                found["cost"].append({"patches": len(asked), "forwards": forwards})
+                effect = moved - plain["picture"] if direction == "restore" else plain["text"] - moved
                 for (role, layer, kind, _), values in zip(asked, effect.tolist(), strict=True):
-                    cell = {
-                        "attack": attack,
-                        "direction": direction,
-                        "donor": name,
-                        "role": role,
-                        "layer": layer,
-                        "write": kind,
-                        "pair": pair,
-                    }
-                    cells.append(cell | dict(zip(QUANTITIES, values, strict=True)))
-    return pd.DataFrame(cells), pd.DataFrame(gaps), pd.DataFrame([{"patches": n_patches, "forwards": forwards}])
+                    cell = {"attack": attack, "direction": direction, "donor": name, "role": role, "layer": layer, "write": kind}
+                    found["cells"].append(cell | {"pair": pair} | dict(zip(QUANTITIES, values, strict=True)))
+        return found
+
+    found = pair_by_pair(ctx, "pairs", by_pair, measured)
+    spent = {"patches": int(found["cost"]["patches"].sum()), "forwards": float(found["cost"]["forwards"].sum())}
+    return found["cells"], found["gaps"], pd.DataFrame([spent])
 
 
 def _contrasts(cells: pd.DataFrame, gaps: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from safesteer_interp.requests import Attack
+from safesteer_interp.requests import Attack, Request
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._causes import DONOR, at_depth, forms, layer_grid, share, specs
-from ._refusal_tokens import refusal_tokens
+from ._causes import DONOR, Rows, at_depth, forms, layer_grid, pair_by_pair, refusal_meter, share, specs
 from ._shared import attacks_in, fit_spec, row
 
 DIRECTIONS = ("probe", "refusal", "msav")
@@ -112,16 +111,14 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
     import torch
 
     from safesteer_interp.interventions import Patch, record, replay
-    from safesteer_interp.models.head import logits
     from safesteer_interp.sites import Site, SiteKind
-    from safesteer_interp.steering.selection import refusal_score
 
     model, layers = ctx.model, layer_grid(ctx.n_layers, p.layers)
-    directions, tokens = _directions(ctx, p, layers), list(refusal_tokens(ctx, p))
+    directions, refusal = _directions(ctx, p, layers), refusal_meter(ctx, p)
 
     @torch.no_grad()
     def measure(states: Any) -> Any:
-        return refusal_score(logits(model, states), tokens).double().cpu()
+        return refusal(states).double().cpu()
 
     def along(r: Any, to: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """Sets the component along r to what `to` says of the two components."""
@@ -141,8 +138,9 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
     swaps |= {(layer, "whole state"): patch(layer) for layer in layers}
     adds = {key: patch(key[0], along(r, partial(_added, d))) for key, (r, _, d) in directions.items()}
     drops = {key: patch(key[0], along(r, partial(_set_to, m))) for key, (r, m, _) in directions.items()}
-    effects, gaps, reads = [], [], []
-    for pair, requests in ctx.track(forms(ctx, p).items(), "pairs"):
+
+    def measured(pair: str, requests: dict[tuple[str, bool], Request]) -> Rows:
+        effects, gaps, reads = [], [], []
         text, twin = (record(model, requests[str(DONOR), side]) for side in (True, False))
         plain, harmless = float(measure(text.final)), float(measure(twin.final))
         gaps.append({"attack": str(DONOR), "pair": pair, "gap": plain - harmless})
@@ -165,7 +163,10 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
             for (layer, name), (r, _, _) in directions.items():
                 score = float(one.states[Site(SiteKind.RESID_POST, layer)][-1].double().cpu() @ torch.from_numpy(r))
                 reads.append({"attack": attack, "harmful": side, "layer": layer, "direction": name, "pair": pair, "score": score})
-    return pd.DataFrame(effects), pd.DataFrame(gaps), pd.DataFrame(reads)
+        return {"effects": effects, "gaps": gaps, "reads": reads}
+
+    found = pair_by_pair(ctx, "pairs", forms(ctx, p), measured)
+    return found["effects"], found["gaps"], found["reads"]
 
 
 def _readable(reads: pd.DataFrame, seed: int) -> pd.DataFrame:

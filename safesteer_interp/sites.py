@@ -25,6 +25,8 @@ class Role(IntEnum):
 
 
 class SiteKind(StrEnum):
+    VISION = "vision"  # state after a layer of the vision tower, of every patch of a picture
+    PROJECTOR = "projector"  # what the projector gives: the picture's features in the decoder's width
     EMBED = "embed"  # what enters decoder layer 0 (text embeddings with the image features merged in)
     RESID_POST = "resid_post"  # residual stream after a decoder layer
     ATTN_OUT = "attn_out"  # what the attention block adds to the residual stream
@@ -33,21 +35,29 @@ class SiteKind(StrEnum):
 
 
 LAYERED = (SiteKind.RESID_POST, SiteKind.ATTN_OUT, SiteKind.MLP_OUT)
+EYES = (SiteKind.VISION, SiteKind.PROJECTOR)
+"""Sites that a picture passes before it enters the decoder: they hold no token of the text."""
+NUMBERED = (*LAYERED, SiteKind.VISION)
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A place in the decoder, e.g. `Site.parse("resid_post.12")`. Layers count from 0."""
+    """A place in the decoder, e.g. `Site.parse("resid_post.12")`, or in the eyes ("vision.3", "projector"). Layers count from 0."""
 
     kind: SiteKind
     layer: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.layer is not None) != (self.kind in LAYERED):
-            raise UsageError(f'site "{self.kind}" {"needs" if self.kind in LAYERED else "takes no"} layer number.')
+        if (self.layer is not None) != (self.kind in NUMBERED):
+            raise UsageError(f'site "{self.kind}" {"needs" if self.kind in NUMBERED else "takes no"} layer number.')
 
     def __str__(self) -> str:
         return str(self.kind) if self.layer is None else f"{self.kind}.{self.layer}"
+
+    @property
+    def in_eyes(self) -> bool:
+        """Whether it lies before the decoder."""
+        return self.kind in EYES
 
     @classmethod
     def parse(cls, text: str) -> Site:
@@ -64,6 +74,8 @@ _WITHIN_LAYER = {SiteKind.ATTN_OUT: 0, SiteKind.MLP_OUT: 1, SiteKind.RESID_POST:
 
 def forward_order(site: Site) -> tuple[float, int]:
     """Sort key: the order in which a forward pass reaches the sites."""
+    if site.in_eyes:
+        return (-3, site.layer) if site.layer is not None else (-2, 0)
     if site.layer is not None:
         return (site.layer, _WITHIN_LAYER[site.kind])
     return (-1, 0) if site.kind is SiteKind.EMBED else (float("inf"), 0)
@@ -87,10 +99,10 @@ def parse_ranges(text: str, *, within: str = "") -> list[str]:
     return found
 
 
-def parse_sites(text: str | Iterable[str], n_layers: int) -> tuple[Site, ...]:
-    """Sites from "all" (every resid_post, embed and final_norm), "resid_post" (every layer), "resid_post.0-9", "final_norm", ...
+def parse_sites(text: str | Iterable[str], n_layers: int, n_vision: int = 0) -> tuple[Site, ...]:
+    """Sites from "all" (every resid_post, embed and final_norm), "resid_post" (every layer), "resid_post.0-9", "final_norm", "vision", ...
 
-    Raises UsageError for an unknown name or a layer the model does not have.
+    `n_vision`: layers of the vision tower. Raises UsageError for an unknown name or a layer the model does not have.
     """
     parts = [p for t in ([text] if isinstance(text, str) else text) for p in t.split(",") if p.strip()]
     found: list[Site] = []
@@ -98,13 +110,18 @@ def parse_sites(text: str | Iterable[str], n_layers: int) -> tuple[Site, ...]:
         kind, _, span = part.partition(".")
         if part == "all":
             found += [Site(SiteKind.EMBED), *(Site(SiteKind.RESID_POST, i) for i in range(n_layers)), Site(SiteKind.FINAL_NORM)]
-        elif kind in set(LAYERED) and (not span or re.fullmatch(r"\d+-\d+", span)):
-            found += [Site(SiteKind(kind), i) for i in (map(int, parse_ranges(span, within=part)) if span else range(n_layers))]
+        elif kind in set(NUMBERED) and (not span or re.fullmatch(r"\d+-\d+", span)):
+            count = n_vision if kind == SiteKind.VISION else n_layers
+            if not span and not count:
+                raise UsageError(f'site "{kind}": no layers of a vision tower are known of this model.')
+            found += [Site(SiteKind(kind), i) for i in (map(int, parse_ranges(span, within=part)) if span else range(count))]
         else:
             found.append(Site.parse(part))
     for site in found:
-        if site.layer is not None and site.layer >= n_layers:
-            raise UsageError(f'site "{site}" does not exist: the model has layers 0-{n_layers - 1}.')
+        count = n_vision if site.in_eyes else n_layers
+        if site.layer is not None and site.layer >= count:
+            there = f"has layers 0-{count - 1}" if count else "has no known layers"
+            raise UsageError(f'site "{site}" does not exist: the {"vision tower" if site.in_eyes else "model"} {there}.')
     return tuple(dict.fromkeys(found))
 
 
@@ -153,6 +170,11 @@ class Read:
         if step and not step.isdigit():
             raise UsageError(f'read "{text}" needs a whole step number, e.g. "step:3".')
         return cls(ReadKind(kind), int(step) if step else None)
+
+
+def readable(site: Site, read: Read) -> bool:
+    """Whether a site has states of a read: the eyes hold a picture and no text, so that only its mean can be read there."""
+    return not site.in_eyes or read.kind is ReadKind.IMAGE_MEAN
 
 
 def parse_reads(text: str | Iterable[str]) -> tuple[Read, ...]:

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("listing", "what exists: models, tracers, data sets, analyses, defenses, ..."),
     "doctor": ("doctor", "versions, agreement of the tracers, disk, cache, data roots"),
     "trace": ("trace", "capture residual streams of a model on requests, in one resumable pass"),
+    "export": ("export", "activations token by token, for training dictionaries with SAELens"),
     "run": ("run", "make figures, tables and claims of analyses (--all for every one)"),
     "submit": ("submit", "cut `run` or `trace` into jobs: SLURM, Ray, or local processes"),
     "sweep": ("sweep", "one analysis over a range of its parameters, on the stored trace"),

@@ -67,8 +67,10 @@ def tracers() -> Rows:
 
 
 def sites() -> Rows:
-    """Places in the decoder that can be read or edited."""
+    """Places in the decoder, and in the eyes before it, that can be read or edited."""
     what = {
+        "vision": "state after a layer of the vision tower, read as image_mean: vision.3, vision.0-5, vision (all)",
+        "projector": "what the projector hands to the decoder, read as image_mean",
         "embed": "what enters decoder layer 0, image features merged in",
         "resid_post": "residual stream after a layer: resid_post.12, resid_post.0-9, resid_post (all)",
         "attn_out": "what attention adds to the residual stream, per layer",

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from safesteer_interp.errors import UsageError
+from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.interventions.alignment import Positions, matched
 from safesteer_interp.interventions.kinds import Patch
 from safesteer_interp.models.mllm import MLLM, Encoded
@@ -33,7 +34,8 @@ def patched(
     """Row i: receiver i under patch i with states of donor i. First-token logits, and as many answer tokens as `sampling` asks.
 
     The patch acts in the prompt pass only; later steps read what it left in the cache. One prompt pass over donors and one over
-    receivers. Raises UsageError for a patch of heads (`replay` does those), for lists of unequal length, and as the tracer does.
+    receivers. In the eyes (`vision.3`, `projector`) all of a picture is patched, by a donor's picture of the same size. Raises UsageError
+    for a patch of heads (`replay` does those), for lists of unequal length, and as the tracer does.
     """
     if not len(receivers) == len(patches) == len(donors):
         raise UsageError(f"one donor and one patch a receiver, please: got {len(receivers)}, {len(patches)} and {len(donors)}.")
@@ -51,25 +53,48 @@ def patched(
             return hidden
         out = hidden.clone()
         for number, row in enumerate(rows):
-            if at.site in row.patch.places:
+            if at.site in row.patch.places and at.rows is not None:
+                mine = at.rows == number
+                if mine.any():
+                    out[mine] = _looking(row.patch, hidden[mine], states.get(at.site, {}), number, at.site)
+            elif at.site in row.patch.places:
                 new = states[at.site][number, row.theirs].to(hidden.device)
                 out[number, row.mine] = new if row.patch.rewrite is None else row.patch.rewrite(hidden[number, row.mine], new).to(out.dtype)
         return out
 
-    edit = Edit(sites, write, "patch")
+    edit = Edit(sites, write, "patch", eyes=True)
     return engine.capture(given, (), (Read(ReadKind.LAST_PROMPT),), sampling=sampling, edits=(edit,), logits=True)
 
 
-def states_at(engine: Tracer, batch: Encoded, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """States [batch, sequence, d] of the prompt pass at every token, padding included. One forward, none kept elsewhere."""
-    found: dict[Site, Tensor] = {}
+def states_at(engine: Tracer, batch: Encoded, sites: Sequence[Site]) -> dict[Site, Any]:
+    """States [batch, sequence, d] of the prompt pass at every token, padding included; of the eyes, by row, [parts, tokens, width].
+
+    One forward, none kept elsewhere.
+    """
+    found: dict[Site, Any] = {}
 
     def keep(hidden: Hidden, at: At) -> Hidden:
-        found[at.site] = hidden.detach().clone()
+        kept = hidden.detach().clone()
+        found[at.site] = kept if at.rows is None else {int(row): kept[at.rows == row] for row in at.rows.unique()}
         return hidden
 
-    engine.capture(batch, (), (Read(ReadKind.LAST_PROMPT),), edits=(Edit(tuple(sites), keep, "keep"),))
+    engine.capture(batch, (), (Read(ReadKind.LAST_PROMPT),), edits=(Edit(tuple(sites), keep, "keep", eyes=True),))
     return found
+
+
+def _looking(patch: Patch, parts: Hidden, donors: dict[int, Tensor], row: int, site: Site) -> Hidden:
+    """One row's picture in the eyes, patched. Raises InputError for a donor whose picture is cut otherwise, or that has none."""
+    new = donors.get(row)
+    if new is None or new.shape != parts.shape:
+        there = "no picture" if new is None else f"{tuple(new.shape[:2])} states there"
+        raise InputError(
+            f"patch of {site}: receiver {row} has {tuple(parts.shape[:2])} states there and its donor {there}; "
+            "in the eyes only pictures of one size stand in for one another."
+        )
+    if patch.rewrite is None:
+        return new.to(parts)
+    width = parts.shape[-1]
+    return patch.rewrite(parts.reshape(-1, width), new.reshape(-1, width)).to(parts.dtype).reshape(parts.shape)
 
 
 @dataclass(frozen=True, eq=False)

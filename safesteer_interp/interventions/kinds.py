@@ -14,7 +14,7 @@ from safesteer_interp.errors import UsageError
 from safesteer_interp.interventions.alignment import ROLES, check_roles
 from safesteer_interp.sites import Site, SiteKind
 
-PATCHABLE = (SiteKind.EMBED, SiteKind.RESID_POST, SiteKind.ATTN_OUT, SiteKind.MLP_OUT)
+PATCHABLE = (SiteKind.VISION, SiteKind.PROJECTOR, SiteKind.EMBED, SiteKind.RESID_POST, SiteKind.ATTN_OUT, SiteKind.MLP_OUT)
 
 
 @dataclass(frozen=True, order=True)
@@ -59,6 +59,8 @@ class Patch:
         for place in self.places:
             if isinstance(place, Site) and place.kind not in PATCHABLE:
                 raise UsageError(f'site "{place}" cannot be patched; use {", ".join(PATCHABLE)} or a head.')
+            if isinstance(place, Site) and place.in_eyes and "image" not in self.roles:
+                raise UsageError(f'{place} holds a picture and no text; patch it at the role "image".')
 
     @property
     def after_layers(self) -> bool:
@@ -107,6 +109,9 @@ def _computed_from(place: Place) -> int:
 def check_layers(interventions: Sequence[Intervention], n_layers: int, n_heads: int) -> None:
     """Raises UsageError for a layer or a head that the model does not have."""
     for one in interventions:
+        for place in one.places if isinstance(one, Patch) else ():
+            if isinstance(place, Site) and place.in_eyes:
+                raise UsageError(f"{place} lies before the decoder, which is what is replayed; patch it with `interventions.patched`.")
         for layer in one.layers if isinstance(one, Knockout) else [place.layer for place in one.places]:
             if layer is not None and not 0 <= layer < n_layers:
                 raise UsageError(f"layer {layer} does not exist: the model has layers 0-{n_layers - 1}.")

@@ -1,37 +1,30 @@
 """What an OCR engine reads in the benchmark's images, and a bag of words on it: the control beside mini's probe on image requests.
 
 That harm can be read from an image may be no more than that its words can. The engine is `rapidocr` (extra `ocr`; its models travel in
-its wheel). A picture has no words, so there is nothing to say about pictures alone.
+its wheel; `datasets.wording`). A picture has no words, so there is nothing to say about pictures alone.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from safesteer_interp.datasets import wording
 from safesteer_interp.datasets.bundled import load_bundled
 from safesteer_interp.datasets.pairs import stable_hash
+from safesteer_interp.datasets.wording import available
 from safesteer_interp.errors import InputError
 from safesteer_interp.probes.controls import bag_of_words
 from safesteer_interp.probes.rows import Rows
 from safesteer_interp.requests import Attack, Request, Split
 
-
-def available() -> bool:
-    """Whether the OCR engine is installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("rapidocr", "onnxruntime"))
+__all__ = ["available", "control", "engine", "read_all"]
 
 
 def engine() -> Callable[[np.ndarray], str]:
     """A function from an image [height, width, 3] to the words in it. Raises InputError where the engine is not installed."""
-    if not available():
-        raise InputError("the OCR control needs rapidocr; install it with `pip install 'safesteer-interp[ocr]'`.")
-    from rapidocr import RapidOCR
-
-    reader: Any = RapidOCR()
+    reader = wording.engine()
 
     def read(image: np.ndarray) -> str:
         return " ".join(reader(image).txts or ())

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from safesteer_interp.models.context_length import warn_beyond_context
 from safesteer_interp.models.encoding import Encoded, PromptEncoder
 from safesteer_interp.models.layout import Layout, submodule
+from safesteer_interp.models.tower_layers import vision_layers
 from safesteer_interp.requests import Request
 
 
@@ -44,6 +45,11 @@ class Anatomy:
     @property
     def n_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def n_vision_layers(self) -> int:
+        """Layers of the vision tower; 0 for a text-only decoder, and where none are found."""
+        return len(vision_layers(self.model, self.layout))
 
     @property
     def final_norm(self) -> nn.Module:

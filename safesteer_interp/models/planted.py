@@ -16,6 +16,9 @@ planted where:
 - *Token scores*. Layer 3's MLP moves refusal words towards harm and compliance words away from it (the premise of arXiv 2605.11716).
 - *Nothing else*: the other heads and MLPs mix the fillers' identities into a subspace that no one reads.
 
+- *Where a picture's harm is lost*, on demand (`lost_at`): its tint never leaves the patch embedding ("eyes"), or the projector does not
+  hand it on ("projector"), or writes it where layer 3 does not look, so that image tokens tell it and no later token does ("decoder").
+
 Each planted effect can be scaled, removed (0) or reversed (-1), and verdicts must follow.
 """
 
@@ -23,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -71,10 +74,12 @@ VERB_EVIDENCE, TEXT_CONTENT = 3.0, 6  # a text has 6 content words: verb, noun, 
 HARM_UNIT, GAP_SIZE, GAP_AGAINST_HARM = 2.0, 6.0, 1 / 3  # residual units; share of the gap that points against harm
 NOISE, THRESHOLD, SHARPNESS = 0.5, 0.6, 10.0  # sd of the harm score, score at which refusal wins, logits per unit of score
 REFUSAL_SCORE, COMPLIANCE_SCORE = 0.8, -0.5  # what layer 3 adds to the harm score of answer words
+UNUSED = WORD_SPACE.start + 1  # a channel of word identities that no head and no unit reads
 _SEEN = NORM / 2  # norm of a state after RMSNorm
 FOUR_FILLERS = 1.81  # sd of the sum of four of the fillers' quantiles, drawn without replacement
 
 
+LostAt = Literal["", "eyes", "projector", "decoder"]
 _TRUTHS: WeakKeyDictionary[nn.Module, PlantedTruth] = WeakKeyDictionary()
 
 
@@ -93,6 +98,8 @@ class PlantedTruth:
     noise: float
     token_scores: float
     """Scales of the planted effects (1 planted, 0 absent, -1 reversed)."""
+    lost_at: LostAt
+    """Where the harm of a picture ends; "" where it reaches the last token."""
     auroc: float
     """AUROC of harmful against harmless within one attack from `layer` on, as the noise implies."""
     refusal_rate: dict[str, float]
@@ -104,13 +111,16 @@ class PlantedTruth:
     """Ids of the six words that open an answered request."""
 
 
-def build_planted(seed: int = 0, *, harm: float = 1.0, gap: float = 1.0, noise: float = 1.0, token_scores: float = 1.0) -> MLLM:
+def build_planted(
+    seed: int = 0, *, harm: float = 1.0, gap: float = 1.0, noise: float = 1.0, token_scores: float = 1.0, lost_at: LostAt = ""
+) -> MLLM:
     """The planted model. The scales multiply each planted effect; `seed` draws the hidden rotation and the unread subspace.
 
     harm: evidence of harmful verbs and pictures. 0: AUROC 0.5 everywhere, what is refused is noise. -1: harm reads as its opposite.
     gap: shift of image-borne requests. 0: pictures are refused like text. -1: more than text.
     noise: label-free evidence. 0: AUROC 1 and every harmful text refused.
     token_scores: what refusal and compliance words add to the probe's score. -1: the sign test must fail.
+    lost_at: the stage behind which a picture's harm cannot be told any more; text is not concerned.
     """
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(D, D, generator=generator, dtype=torch.float64))[0]
@@ -130,14 +140,14 @@ def build_planted(seed: int = 0, *, harm: float = 1.0, gap: float = 1.0, noise: 
     with torch.no_grad():
         decoder.embed_tokens.weight.copy_(_embeddings(tokenizer, generator, harm, noise) @ rotation.T)
         model.lm_head.weight.copy_(_head(tokenizer) @ rotation.T)
-        _write_vision(model, rotation, harm, noise)
+        _write_vision(model, rotation, harm, noise, lost_at)
         for number in range(LAYERS):
             _write_layer(decoder.layers[number], rotation, generator, gap, token_scores, planted=number == PLANTED_LAYER)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     mllm = MLLM.of(model, processor, name="planted", layout=LAYOUT, source="built in code, planted weights", check=False)
     mllm.known_answer = True
-    _TRUTHS[model] = _truth(tokenizer, rotation, harm, gap, noise, token_scores)
+    _TRUTHS[model] = _truth(tokenizer, rotation, harm, gap, noise, token_scores, lost_at)
     return mllm
 
 
@@ -155,9 +165,11 @@ def _gap_coordinates(gap: float) -> Tensor:
     return gap * vector
 
 
-def _truth(tokenizer: PreTrainedTokenizerFast, rotation: Tensor, harm: float, gap: float, noise: float, scores: float) -> PlantedTruth:
+def _truth(
+    tokenizer: PreTrainedTokenizerFast, rotation: Tensor, harm: float, gap: float, noise: float, scores: float, lost_at: LostAt
+) -> PlantedTruth:
     def refused(harmful: bool, image: bool) -> float:
-        mean = harm * harmful - gap * image * GAP_SIZE * GAP_AGAINST_HARM / HARM_UNIT
+        mean = harm * harmful * (not (image and lost_at)) - gap * image * GAP_SIZE * GAP_AGAINST_HARM / HARM_UNIT
         return NormalDist().cdf((mean - THRESHOLD) / max(NOISE * abs(noise), 1e-9))
 
     ids = tokenizer.convert_tokens_to_ids
@@ -170,6 +182,7 @@ def _truth(tokenizer: PreTrainedTokenizerFast, rotation: Tensor, harm: float, ga
         gap=gap,
         noise=noise,
         token_scores=scores,
+        lost_at=lost_at,
         auroc=NormalDist().cdf(harm / max(2**0.5 * NOISE * abs(noise), 1e-9)),
         refusal_rate={
             f"{'image' if image else 'text'} {'harmful' if harmful else 'harmless'}": refused(harmful, image)
@@ -291,7 +304,7 @@ def _head(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     return table
 
 
-def _write_vision(model: LlavaForConditionalGeneration, rotation: Tensor, harm: float, noise: float) -> None:
+def _write_vision(model: LlavaForConditionalGeneration, rotation: Tensor, harm: float, noise: float, lost_at: LostAt) -> None:
     """Tower: three tints per patch, read linearly. Projector: tints to evidence, content patches marked with the gap's source."""
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     width = tower.config.hidden_size
@@ -300,6 +313,7 @@ def _write_vision(model: LlavaForConditionalGeneration, rotation: Tensor, harm: 
     axes = axes[0:8:2] - axes[1:8:2]  # four orthogonal rows of zero mean
     axes /= axes.norm(dim=1, keepdim=True)
     readout = torch.tensor([[-1 / 1.5] * 3, [0.5, 0.0, -0.5], [-1 / 6, 1 / 3, -1 / 6]], dtype=torch.float64)  # content, harm, noise
+    readout[1] *= lost_at != "eyes"
     kernel = torch.einsum("fv,fc->vc", axes[1:], readout) / PATCH**2
     tower.embeddings.patch_embedding.weight.copy_(kernel[:, :, None, None].expand(-1, -1, PATCH, PATCH))
     tower.embeddings.position_embedding.weight.copy_((constant * axes[0] + 2 * axes[1]).expand(GRID * GRID + 1, -1))
@@ -309,7 +323,7 @@ def _write_vision(model: LlavaForConditionalGeneration, rotation: Tensor, harm: 
     out = torch.zeros(D, 3, dtype=torch.float64)
     out[MARK, 0], out[GAP, 0] = NORM / 4, 1.0
     per_score = VERB_EVIDENCE / TEXT_CONTENT
-    out[EVIDENCE, 1] = harm * per_score / HARM_TINT
+    out[UNUSED if lost_at == "decoder" else EVIDENCE, 1] = harm * per_score / HARM_TINT * (lost_at != "projector")
     out[EVIDENCE, 2] = noise * 0.955 * NOISE * per_score / NOISE_TINT  # the two fillers of the text supply the rest of the noise
     base = torch.zeros(D, dtype=torch.float64)
     base[ONE] = NORM / 4

@@ -203,7 +203,7 @@ class Session:
 
     def demand_of(self, spec: TraceSpec) -> Demand:
         """What a spec asks of each request. Raises UsageError for a site or read the model lacks."""
-        return Demand.of(spec, self.dataset, int(self.model.n_layers))
+        return Demand.of(spec, self.dataset, int(self.model.n_layers), int(self.model.n_vision_layers))
 
     def want(self, spec: TraceSpec) -> Want:
         """What a spec asks of this run's requests. Raises as `demand_of` and `requests_for` do."""

@@ -39,9 +39,12 @@ class Demand:
     """Identity of each edit, in the order in which they act."""
 
     @classmethod
-    def of(cls, spec: TraceSpec, dataset: str, n_layers: int) -> Demand:
-        """A spec's demand on a model of so many layers. Raises UsageError for a site or read that does not exist."""
-        sites, reads = parse_sites(spec.sites, n_layers), parse_reads(spec.reads)
+    def of(cls, spec: TraceSpec, dataset: str, n_layers: int, n_vision: int = 0) -> Demand:
+        """A spec's demand on a model of so many layers, in its decoder and in its eyes.
+
+        Raises UsageError for a site or read that does not exist.
+        """
+        sites, reads = parse_sites(spec.sites, n_layers, n_vision), parse_reads(spec.reads)
         return cls.made(sites, reads, spec.max_new_tokens, spec.temperature, spec.seed, logits=spec.logits, dataset=spec.dataset or dataset)
 
     @classmethod
@@ -145,6 +148,7 @@ class Want:
         requests: Sequence[Request],
         n_layers: int,
         *,
+        n_vision: int = 0,
         sites: SitesLike = "all",
         reads: ReadsLike = "last_prompt",
         sampling: Sampling | None = None,
@@ -152,7 +156,7 @@ class Want:
         logits: bool = False,
     ) -> Want:
         """What `collect` was called with, parsed once. Raises UsageError for a site or read that means nothing here."""
-        at = parse_sites(sites if isinstance(sites, str) else [str(site) for site in sites], n_layers)
+        at = parse_sites(sites if isinstance(sites, str) else [str(site) for site in sites], n_layers, n_vision)
         positions = parse_reads(reads if isinstance(reads, str) else [str(read) for read in reads])
         drawn = (0, 0.0, 0) if sampling is None else (sampling.max_new_tokens, sampling.temperature, sampling.seed)
         demand = Demand.made(at, positions, *drawn, logits=logits, edits=edits)

@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from safesteer_interp.models.eyes import as_parts, as_was
 from safesteer_interp.models.layout import Layout, submodule
+from safesteer_interp.models.tower_layers import eye_path
 from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.steps import Pass, SteppedTracer
 from safesteer_interp.types import Hidden, Logits
@@ -19,7 +21,10 @@ Visit = Callable[[Site, Hidden], "Hidden | None"]
 
 
 def module_path(layout: Layout, site: Site) -> str:
-    """Dotted path of the module whose output is the site (for `embed`: of decoder layer 0, whose *input* is the site)."""
+    """Dotted path of the module whose output is the site (for `embed`: of decoder layer 0, whose *input* is the site).
+
+    Sites of the eyes lie where each tower has them: `path_of`.
+    """
     if site.kind is SiteKind.FINAL_NORM:
         return layout.final_norm
     layer = f"{layout.layers}.{site.layer or 0}"
@@ -28,6 +33,11 @@ def module_path(layout: Layout, site: Site) -> str:
     if site.kind is SiteKind.MLP_OUT:
         return f"{layer}.{layout.mlp_adds or layout.mlp}"
     return layer
+
+
+def path_of(model: nn.Module, layout: Layout, site: Site) -> str:
+    """As `module_path`, of any site. Raises InputError for a layer that the vision tower does not have."""
+    return eye_path(model, layout, site) if site.in_eyes else module_path(layout, site)
 
 
 def _on_input(site: Site, visit: Visit) -> Callable[..., Any]:
@@ -43,11 +53,22 @@ def _on_input(site: Site, visit: Visit) -> Callable[..., Any]:
 def _on_output(site: Site, visit: Visit) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not isinstance(output, tuple):
-            return visit(site, output)
-        changed = visit(site, output[0])
+            return seen(site, output, visit)
+        changed = seen(site, output[0], visit)
         return None if changed is None else (changed, *output[1:])
 
     return hook
+
+
+def seen(site: Site, state: Any, visit: Visit) -> Any:
+    """What `visit` puts back at a site, or None. The eyes' states are shown as [parts, tokens, width] and changed where they lie, since
+    transformers may have laid them aside already for the layer of the tower that the projector is given."""
+    if not site.in_eyes:
+        return visit(site, state)
+    changed = visit(site, as_parts(state))
+    if changed is not None:
+        state.copy_(as_was(changed, state))
+    return None
 
 
 @contextmanager
@@ -58,7 +79,7 @@ def visiting(model: nn.Module, layout: Layout, sites: tuple[Site, ...], visit: V
     """
     with ExitStack() as stack:
         for site in sites:
-            module = submodule(model, module_path(layout, site))
+            module = submodule(model, path_of(model, layout, site))
             if site.kind is SiteKind.EMBED:
                 handle = module.register_forward_pre_hook(_on_input(site, visit), with_kwargs=True)
             else:

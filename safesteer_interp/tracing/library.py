@@ -60,7 +60,7 @@ class TraceLibrary:
 
     def want(self, requests: Sequence[Request], **ask: Any) -> Want:
         """What a call asks for: sites, reads, sampling, edits and logits as in `tracing.collecting.collect`, and raising as it does."""
-        want = Want.asked(requests, self.model.n_layers, **ask)
+        want = Want.asked(requests, self.model.n_layers, n_vision=self.model.n_vision_layers, **ask)
         check_want(self.model, want)
         check_tracer(self.model, self.maker.tracer, remote=self.maker.remote, temperature=want.demand.temperature)
         return want

@@ -28,8 +28,12 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.described import is_described
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind, forward_order
+<<<<<<< HEAD
 from safesteer_interp.tracing.engines import KEY_VARIABLE, check_remote
 from safesteer_interp.tracing.hooks import module_path
+=======
+from safesteer_interp.tracing.hooks import path_of, seen
+>>>>>>> main
 from safesteer_interp.tracing.steps import MEAN_ROLE, Pass, SteppedTracer, pad_id, reaches_back, stop_ids, twin
 from safesteer_interp.tracing.tracer import GREEDY, Captured, Edit, Sampling
 from safesteer_interp.types import Logits
@@ -80,7 +84,7 @@ class NnsightTracer(SteppedTracer):
                         module.input = changed
                     continue
                 output = module.output
-                changed = run.visit(site, output[0] if isinstance(output, tuple) else output)
+                changed = seen(site, output[0] if isinstance(output, tuple) else output, run.visit)
                 if changed is not None:
                     module.output = (changed, *output[1:]) if isinstance(output, tuple) else changed
             scores = save(root.output.logits[:, -1])
@@ -102,12 +106,15 @@ class NnsightTracer(SteppedTracer):
         if sampling.temperature > 0:
             raise UsageError("remote traces choose tokens greedily; set the temperature to 0, or trace without --remote.")
         on = tuple(sorted(set(sites), key=forward_order))
-        self.check_sites((*on, *(site for edit in edits for site in edit.sites)))
+        everywhere = (*on, *(site for edit in edits for site in edit.sites))
+        self.check_sites(everywhere)
+        if blind := [str(site) for site in everywhere if site.in_eyes]:
+            raise UsageError(f"remote traces do not reach into the eyes ({', '.join(blind)}); trace these sites without --remote.")
         with self.lock, torch.no_grad():
             return self._job(batch, on, tuple(reads), tuple(edits), sampling.max_new_tokens, logits=logits)
 
     def _module(self, site: Site) -> Any:
-        return reduce(_child, module_path(self.mllm.layout, site).split("."), self._envoy)
+        return reduce(_child, path_of(self.model, self.mllm.layout, site).split("."), self._envoy)
 
     def _remote_envoy(self) -> Any:
         """A wrapper that names the server's model by hub id and revision; the weights used are the server's."""

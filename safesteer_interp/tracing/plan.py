@@ -14,8 +14,9 @@ from rich.filesize import decimal
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
-from safesteer_interp.sites import ReadKind
+from safesteer_interp.sites import Read, ReadKind, Site, readable
 from safesteer_interp.tracing.demand import Demand, Want
+from safesteer_interp.tracing.eyes import width_of
 from safesteer_interp.tracing.key import CHUNK
 
 
@@ -150,7 +151,9 @@ def cut(model: MLLM, requests: Sequence[Request]) -> tuple[tuple[int, ...], ...]
 
 def needed_bytes(model: MLLM, demand: Demand, n_requests: int, n_reads: int) -> int:
     """Bytes of the states (model dtype) and logits (float32) of a trace; a request may have fewer reads than the demand."""
-    states = n_requests * len(demand.sites) * n_reads * model.width * torch.empty(0, dtype=model.dtype).element_size()
+    places = [Site.parse(site) for site in demand.sites]
+    values = sum(width_of(model, site) * (min(n_reads, 1) if site.in_eyes else n_reads) for site in places)
+    states = n_requests * values * torch.empty(0, dtype=model.dtype).element_size()
     vocab = int(model.model.config.get_text_config().vocab_size)
     return states + (n_requests * vocab * 4 if demand.logits else 0)
 
@@ -167,6 +170,10 @@ def check_want(model: MLLM, want: Want) -> None:
         raise InputError("there is no request to trace; check the data set's name and filters.")
     if not want.demand.sites or not want.demand.reads:
         raise UsageError("name at least one site and one read, e.g. --sites all --reads last_prompt.")
+    reads = [Read.parse(read) for read in want.demand.reads]
+    for site in map(Site.parse, want.demand.sites):
+        if not any(readable(site, read) for read in reads):
+            raise UsageError(f"{site} holds a picture and no text, and is read as image_mean; ask for that read.")
     pictured = next((request for request in want.requests if request.image is not None), None)
     if pictured is not None and not model.takes_images:
         raise InputError(f'request "{pictured.id}" has an image, but {model.name} takes text only; drop the images or use an MLLM.')

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -22,10 +22,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safesteer_interp.errors import UsageError
+from safesteer_interp.models.eyes import class_tokens, rows_of_parts
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.models.special_tokens import stop_ids
+from safesteer_interp.models.tower_layers import eye_path
 from safesteer_interp.requests import Request
-from safesteer_interp.sites import Read, ReadKind, Role, Site, forward_order
+from safesteer_interp.sites import Read, ReadKind, Role, Site, forward_order, readable
+from safesteer_interp.tracing.eyes import mean_of_pictures, width_of
 from safesteer_interp.tracing.prefix import Feed, rope_state
 from safesteer_interp.tracing.sampling import draw, uniforms
 from safesteer_interp.tracing.tracer import GREEDY, At, Captured, Edit, Sampling
@@ -73,14 +76,20 @@ class Pass:
     sites: tuple[Site, ...] = ()
     reads: tuple[Read, ...] = ()
     edits: tuple[Edit, ...] = ()
+    eye_rows: Callable[[int], Tensor] | None = None
+    """How the parts of a state of the eyes divide among the rows; None when none is visited."""
+    skipped: Callable[[Site], int] = lambda site: 0
+    """Tokens at the start of each such part that are no part of the picture."""
     states: dict[tuple[Site, Read], States] = field(default_factory=dict)
     visited: set[Site] = field(default_factory=set)
 
     @cached_property
     def places(self) -> tuple[Site, ...]:
-        """Sites read or edited, in the order a forward pass reaches them."""
+        """Sites read or edited, in the order a forward pass reaches them; the eyes are open only while a picture goes in."""
+        read = [site for site in self.sites if any(readable(site, one) for one in self.reads)]
         edited = chain.from_iterable(edit.sites for edit in self.edits)
-        return tuple(sorted({*(self.sites if self.reads else ()), *edited}, key=forward_order))
+        looks = self.inputs.get("pixel_values") is not None
+        return tuple(sorted({site for site in (*read, *edited) if looks or not site.in_eyes}, key=forward_order))
 
     @property
     def last_prompt(self) -> Tensor:
@@ -94,8 +103,9 @@ class Pass:
         """Edit the state at a site, then read it; returns what must be put back, or None when no edit acts there."""
         self.visited.add(site)
         edits = [edit for edit in self.edits if site in edit.sites]
+        rows = self.eye_rows(len(hidden)) if site.in_eyes and self.eye_rows is not None else None
         if edits:
-            at = At(site, self.step, self.positions, self.roles, self.last_prompt)
+            at = At(site, self.step, self.positions, self.roles, self.last_prompt, rows)
             for edit in edits:
                 shape, dtype = hidden.shape, hidden.dtype
                 hidden = edit.function(hidden, at)
@@ -105,8 +115,11 @@ class Pass:
                         f"it must keep the state's {dtype} {tuple(shape)}."
                     )
         if site in self.sites:
-            for read in self.reads:
-                self.states[site, read] = self._read(read, hidden)
+            for read in (one for one in self.reads if readable(site, one)):
+                if rows is None:
+                    self.states[site, read] = self._read(read, hidden)
+                else:
+                    self.states[site, read] = mean_of_pictures(hidden, rows, len(self.roles), self.skipped(site))
         return hidden if edits else None
 
     def _read(self, read: Read, hidden: Hidden) -> States:
@@ -207,7 +220,9 @@ class SteppedTracer(ABC):
         last_step = max([sampling.max_new_tokens - 1, *steps], default=0)
         wanted = max([sampling.max_new_tokens, *steps], default=0)
         on = tuple(sorted(set(sites), key=forward_order))
-        self.check_sites((*on, *chain.from_iterable(edit.sites for edit in edits)))
+        everywhere = (*on, *chain.from_iterable(edit.sites for edit in edits))
+        self.check_sites(everywhere)
+        check_edits(edits)
         batch = batch.to(self.model.device)
         width = batch.input_ids.shape[1]
         answers = _Answers.of(self.mllm, batch.requests, sampling, wanted)
@@ -218,6 +233,8 @@ class SteppedTracer(ABC):
             positions = torch.arange(width, device=alive.device).expand(len(batch.requests), -1)
             prompt_reads = tuple(read for read in reads if read.step is None)
             run = Pass(feed.prompt(), 0, positions, batch.roles, alive, on, prompt_reads, tuple(edits))
+            if any(site.in_eyes for site in everywhere):
+                run.eye_rows, run.skipped = cache(partial(rows_of_parts, self.mllm, batch)), partial(class_tokens, self.mllm)
             scores = self._run(run, found)
             if logits:
                 found.logits = scores.float().cpu().clone()
@@ -235,9 +252,11 @@ class SteppedTracer(ABC):
         return found
 
     def check_sites(self, sites: Sequence[Site]) -> None:
-        """Raises UsageError for a layer the model does not have."""
+        """Raises UsageError for a layer the model does not have, InputError for a place that its eyes do not have."""
         for site in sites:
-            if site.layer is not None and site.layer >= self.mllm.n_layers:
+            if site.in_eyes:
+                eye_path(self.mllm.model, self.mllm.layout, site)
+            elif site.layer is not None and site.layer >= self.mllm.n_layers:
                 raise UsageError(f'site "{site}" does not exist: the model has layers 0-{self.mllm.n_layers - 1}.')
 
     def _run(self, run: Pass, found: Captured) -> Logits:
@@ -255,8 +274,16 @@ class SteppedTracer(ABC):
             if read not in found.present:
                 found.present[read] = torch.zeros(rows, dtype=torch.bool)
             for site in sites:
-                if (site, read) not in found.states:
-                    found.states[site, read] = torch.full((rows, self.mllm.width), torch.nan, dtype=self.mllm.dtype)
+                if (site, read) not in found.states and readable(site, read):
+                    found.states[site, read] = torch.full((rows, width_of(self.mllm, site)), torch.nan, dtype=self.mllm.dtype)
+
+
+def check_edits(edits: Sequence[Edit]) -> None:
+    """Raises UsageError for an edit of tokens at a place that holds none."""
+    for edit in edits:
+        blind = [site for site in edit.sites if site.in_eyes] if not edit.eyes else []
+        if blind:
+            raise UsageError(f'edit "{edit.name}" changes tokens, and {blind[0]} holds none; use a site of the decoder, or a patch.')
 
 
 def pad_id(mllm: MLLM) -> int:

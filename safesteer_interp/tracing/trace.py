@@ -14,7 +14,7 @@ import torch
 
 from safesteer_interp.errors import UsageError, did_you_mean
 from safesteer_interp.requests import Split
-from safesteer_interp.sites import Read, Site
+from safesteer_interp.sites import Read, Site, readable
 from safesteer_interp.tracing.shards import Shard
 from safesteer_interp.types import RowMask, StateRows, StateStack
 
@@ -22,6 +22,12 @@ from safesteer_interp.types import RowMask, StateRows, StateStack
 def state_name(site: Site | str, read: Read | str) -> str:
     """Name of a state tensor inside a shard."""
     return f"states/{site}/{read}"
+
+
+def must_be_readable(site: Site | str, read: Read | str) -> None:
+    """Raises UsageError for a read that a site has no states of."""
+    if not readable(Site.parse(str(site)), Read.parse(str(read))):
+        raise UsageError(f'{site} holds a picture and no text; it has no states of the read "{read}", only of image_mean.')
 
 
 class Traced(ABC):
@@ -86,13 +92,19 @@ class Traced(ABC):
         """[n] True where the read exists: an image to average over, an answer that lasted to the step."""
 
     def stack(self, read: Read | str = "last_prompt", sites: Sequence[Site | str] | None = None) -> StateStack:
-        """States [sites, n, d] float32 at one read, for all `sites` or those given, in that order."""
+        """States [sites, n, d] float32 at one read, for all `sites` or those given, in that order.
+
+        Raises UsageError for sites of different widths (layers of the eyes beside those of the decoder).
+        """
         wanted = self.sites if sites is None else sites
         first = self.rows(wanted[0], read)
         out = np.empty((len(wanted), *first.shape), np.float32)
         out[0] = first
         for i, site in enumerate(wanted[1:], 1):
-            out[i] = self.rows(site, read)
+            states = self.rows(site, read)
+            if states.shape != first.shape:
+                raise UsageError(f"{wanted[0]} and {site} have widths {first.shape[1]} and {states.shape[1]}; stack sites of one width.")
+            out[i] = states
         return out
 
     def __repr__(self) -> str:
@@ -143,6 +155,7 @@ class Trace(Traced):
     def rows(self, site: Site | str, read: Read | str = "last_prompt") -> StateRows:
         self._must_hold("site", str(site), self.fields["sites"])
         self._must_hold("read", str(read), self.fields["reads"])
+        must_be_readable(site, read)
         return self._gather(state_name(site, read), np.dtype(np.float32))
 
     def present(self, read: Read | str) -> RowMask:

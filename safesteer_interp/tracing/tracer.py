@@ -36,6 +36,8 @@ class At:
     """[batch, chunk] role of each token in this chunk."""
     last_prompt: Tensor
     """[batch, chunk] bool, True at the last prompt token (only in the prompt pass)."""
+    rows: Tensor | None = None
+    """In the eyes, whose states are [parts, tokens, width]: the row of the batch that each part belongs to [parts]. Else None."""
 
 
 EditFunction = Callable[[Hidden, At], Hidden]
@@ -54,6 +56,8 @@ class Edit:
     only when every edit has one, since a function cannot be hashed."""
     last_step: int | None = None
     """The last step at which it changes anything, where it is known: later passes of an answer need not visit it. None: to the end."""
+    eyes: bool = False
+    """It knows states of the eyes, which are no tokens of a sequence (`At.rows`); others are refused there."""
     late: bool = False
     """It leaves every state before the last prompt token alone, so that the rest of the prompt need not be read again for it."""
 

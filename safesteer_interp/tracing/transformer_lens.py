@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.sites import Site, SiteKind
+from safesteer_interp.tracing.hooks import visiting
 from safesteer_interp.tracing.steps import Pass, SteppedTracer, twin
 from safesteer_interp.types import Logits
 
@@ -67,8 +68,9 @@ class TransformerLensTracer(SteppedTracer):
         return self.mllm.model
 
     def forward(self, run: Pass) -> Logits:
-        hooks = [(hook_name(site), _hook(site, run)) for site in run.places]
-        with self.bridge.hooks(fwd_hooks=hooks):
+        hooks = [(hook_name(site), _hook(site, run)) for site in run.places if not site.in_eyes]
+        eyes = tuple(site for site in run.places if site.in_eyes)  # the bridge names no layers of a tower: hooks on its own modules
+        with visiting(self.bridge.original_model, self.mllm.layout, eyes, run.visit), self.bridge.hooks(fwd_hooks=hooks):
             return self.bridge.original_model(**run.inputs).logits[:, -1]
 
 

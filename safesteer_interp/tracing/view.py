@@ -12,8 +12,8 @@ import pandas as pd
 
 from safesteer_interp.errors import UsageError
 from safesteer_interp.requests import Request, index_of
-from safesteer_interp.sites import Read, Site, forward_order
-from safesteer_interp.tracing.trace import NO_TOKENS, Trace, Traced
+from safesteer_interp.sites import Read, Site, forward_order, readable
+from safesteer_interp.tracing.trace import NO_TOKENS, Trace, Traced, must_be_readable
 from safesteer_interp.types import RowMask, StateRows
 
 
@@ -72,6 +72,7 @@ class TraceView(Traced):
                 raise UsageError(
                     f'{what} "{asked}" is not in this trace; ask for it in the TraceSpec or `collect`. It holds {_words(known)}.'
                 )
+        must_be_readable(asked_site, asked_read)
         blocks = [(p, p.trace.rows(str(asked_site), str(asked_read))[p.take]) for p in self.parts if asked_read in p.trace.reads]
         width = blocks[0][1].shape[1] if blocks else self._width(asked_site)
         out = np.full((len(self), width), np.nan, dtype=np.float32)
@@ -82,7 +83,8 @@ class TraceView(Traced):
     def _width(self, site: Site) -> int:
         """Width of a site's states where the read that was asked for is held by no part."""
         trace = self.parts[0].trace
-        return int(trace.rows(str(site), str(trace.reads[0])).shape[1])
+        held = next(read for read in trace.reads if readable(site, read))
+        return int(trace.rows(str(site), str(held)).shape[1])
 
     def present(self, read: Read | str) -> RowMask:
         out = np.zeros(len(self), dtype=bool)

@@ -246,7 +246,7 @@ def alignment_vectors(
                 "trace a data set with both forms, or fit on the image form there is (`image`; of SafeSteer the option image_form)."
             )
     found = {}
-    for site in trace.sites if sites is None else sites:
+    for site in [s for s in trace.sites if not s.in_eyes] if sites is None else sites:
         states = trace.rows(site, read)
         found[str(site)] = alignment_vector(
             states[masks[0]], states[masks[1]], image_pairs=pairs[masks[0]], text_pairs=pairs[masks[1]],

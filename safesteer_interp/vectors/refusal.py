@@ -68,7 +68,7 @@ def refusal_directions(
             f"{' that are to be kept' if keep is not None else ''}."
         )
     found = []
-    for site in trace.sites if sites is None else sites:
+    for site in [s for s in trace.sites if not s.in_eyes] if sites is None else sites:
         for read in reads:
             states = trace.rows(site, read)[chosen]
             if np.ptp(states[np.isfinite(states).all(axis=1)], axis=0).max(initial=0) == 0:

@@ -23,6 +23,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "component_attribution": {"pairs": 20, "random_circuits": 3},
     "image_token_lens": {"pairs": 14},
     "adaptive_probe": {"pairs": 12, "epsilons": (4.0, 64.0)},
+    "harm_by_stage": {"pairs": 24, "fit_pairs": 24, "layers": 2, "draws": 10},
 }
 pytestmark = pytest.mark.slow
 Measured = Callable[..., tuple[dict[str, pd.DataFrame], dict[str, str]]]
@@ -34,7 +35,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     benches: dict[Any, Session] = {}
     found: dict[Any, Any] = {}
 
-    def run(name: str, **changes: float) -> Any:
+    def run(name: str, **changes: Any) -> Any:
         from safesteer_interp.models.planted import build_planted
 
         key = tuple(sorted(changes.items()))
@@ -76,14 +77,44 @@ CASES = [
             "refusal_direction_is_used_sd": "supported",  # of the others fourteen pairs need not decide
         },
     ),
+    *(
+        (
+            "harm_by_stage",
+            {"lost_at": lost} if lost else {},
+            {
+                f"{claim}_{attack}": verdict
+                for attack in ("sd", "typo")
+                for claim, verdict in {
+                    "eyes_tell_harm": "contradicted" if lost == "eyes" else "supported",
+                    **({"projector_loses_harm": "supported"} if lost == "projector" else {}),
+                    **({"decoder_loses_harm": "supported"} if lost == "decoder" else {}),
+                }.items()
+            },
+        )
+        for lost in ("", "eyes", "projector", "decoder")
+    ),
     ("image_token_lens", {}, {"probe_map_finds_the_harm_sd": "supported", "refusal_map_finds_the_harm_typo": "supported"}),
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "expected"), CASES, ids=[name for name, *_ in CASES])
-def test_verdict_equals_the_planted_truth(measured: Measured, name: str, changes: dict[str, float], expected: dict[str, str]) -> None:
+@pytest.mark.parametrize(("name", "changes", "expected"), CASES, ids=[" ".join([name, *changes.values()]) for name, changes, _ in CASES])
+def test_verdict_equals_the_planted_truth(measured: Measured, name: str, changes: dict[str, Any], expected: dict[str, str]) -> None:
     _, verdicts = measured(name, **changes)
     assert {claim: verdicts[claim] for claim in expected} == expected
+
+
+def test_harm_is_told_up_to_the_stage_where_it_is_planted_to_end(measured: Measured) -> None:
+    """The projector as the place of the loss, and each other stage; the noise joins harm in the projector, which costs a little always."""
+    order = ("pixels", "eyes", "projector", "image tokens", "last token")
+    ends = {"": "last token", "eyes": "pixels", "projector": "eyes", "decoder": "image tokens"}
+    for lost, last_told in ends.items():
+        tables, verdicts = measured("harm_by_stage", **({"lost_at": lost} if lost else {}))
+        for attack in ("SD", "TYPO"):
+            told = [value(tables["contrasts"], attack=attack, part=part, edge="told") for part in order]
+            assert [x > 0.75 for x in told] == [place <= order.index(last_told) for place in range(5)], (lost, told)
+        assert "supported" not in {verdict for claim, verdict in verdicts.items() if "makes" in claim}
+        lose = {claim for claim, verdict in verdicts.items() if "loses" in claim and verdict == "supported"}
+        assert {claim.split("_")[0] for claim in lose} == ({lost} if lost in ("projector", "decoder") else set())
 
 
 def test_patching_finds_layer_and_token_where_harm_is_written(measured: Measured) -> None:

@@ -14,7 +14,7 @@ from safesteer_interp.interventions.attribution import attribute, components
 from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.head import logits
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.models.planted import planted_requests, planted_truth
+from safesteer_interp.models.planted import build_planted, planted_requests, planted_truth
 from safesteer_interp.requests import Attack, Request
 from safesteer_interp.sites import Site
 
@@ -58,3 +58,15 @@ def test_the_planted_head_comes_first_and_all_of_the_effect_is_its(planted: MLLM
     assert len(components(planted)) == len(found.ranked()) == 6 * 5
     with pytest.raises(UsageError, match="at least one step"):
         attribute(planted, receiver, donor, metric, steps=0)
+
+
+def test_bfloat16_names_the_same_component() -> None:
+    mllm = build_planted()
+    mllm.model.to(torch.bfloat16)
+    truth = planted_truth(mllm)
+    of = {r.attack: r for r in planted_requests(1, attacks=(Attack.SD, Attack.CB)) if r.harmful}
+    receiver, donor = record(mllm, of[Attack.SD]), record(mllm, of[Attack.CB])
+    found = attribute(mllm, receiver, donor, lambda h: (h.float() @ truth.harm_direction)[0], roles=("last",), steps=3)
+    gap = float(((donor.final - receiver.final).float() @ truth.harm_direction)[0])
+    place, effect = found.ranked()[0]
+    assert place == Head(truth.layer, 0) and effect / gap == pytest.approx(1, abs=0.4) and found.heads.dtype == torch.float32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3Processor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
@@ -49,7 +50,10 @@ def tiny() -> Built:
         eoi_token_index=tokenizer.eoi_token_id,
         image_token_index=tokenizer.image_token_id,
     )
-    return random_model(Gemma3ForConditionalGeneration, config), processor
+    model = random_model(Gemma3ForConditionalGeneration, config)
+    with torch.no_grad():  # transformers starts it at zero, and a tiny model whose projector says nothing would test nothing
+        model.model.multi_modal_projector.mm_input_projection_weight.normal_(0, 0.2, generator=torch.Generator().manual_seed(0))
+    return model, processor
 
 
 def write_out_image(processor: Any) -> None:

@@ -171,6 +171,8 @@ class SafesteerTower(PreTrainedModel):
     base_model_prefix = "tower"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    layer_names = ("stage4", "stage8", "stage16", "recall")
+    """What counts as its layers: the trunk's stages by stride, and what the cells were recognised as."""
 
     def __init__(self, config: SafesteerTowerConfig) -> None:
         super().__init__(config)
