@@ -28,12 +28,8 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.described import is_described
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind, forward_order
-<<<<<<< HEAD
 from safesteer_interp.tracing.engines import KEY_VARIABLE, check_remote
-from safesteer_interp.tracing.hooks import module_path
-=======
 from safesteer_interp.tracing.hooks import path_of, seen
->>>>>>> main
 from safesteer_interp.tracing.steps import MEAN_ROLE, Pass, SteppedTracer, pad_id, reaches_back, stop_ids, twin
 from safesteer_interp.tracing.tracer import GREEDY, Captured, Edit, Sampling
 from safesteer_interp.types import Logits
