@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -149,7 +151,11 @@ def _first_line(cls: type) -> str:
 
 def _options(cls: type, known: Iterable[str]) -> str:
     """ "k=5 gate=none": the options with their defaults, long texts cut."""
-    given = [(name, str(getattr(cls, name, "..."))) for name in known]
+    fields_of = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    asked = inspect.signature(cls.build).parameters.values() if hasattr(cls, "build") else ()
+    defaults = {p.name: p.default for p in asked if p.default is not p.empty}
+    defaults |= {f.name: f.default for f in fields_of if f.default is not dataclasses.MISSING}
+    given = [(name, str(defaults.get(name, "")) or "...") for name in known]
     return " ".join(f"{name}={value if len(value) <= 24 else value[:20] + '...'}" for name, value in given)
 
 

@@ -63,7 +63,16 @@ def short_form(figures: Path) -> str:
     """The conclusions on the first model, a line per question, then the findings with their verdicts. Raises as `Results` does."""
     results, model = _first(figures)
     lines = [answer_line(answer, "figures/", model) for answer in results.answers(model)]
-    return "\n".join([*lines, "", *finding_table(results.findings, model, "figures/")]) + "\n"
+    table = finding_table(results.findings, model, "figures/")
+    folded = [
+        "<details>",
+        f"<summary>All {len(table) - 2} findings, with their questions and verdicts</summary>",
+        "",
+        *table,
+        "",
+        "</details>",
+    ]
+    return "\n".join([*lines, "", *folded]) + "\n"
 
 
 def overview(results: Results) -> str:
@@ -80,8 +89,8 @@ def overview(results: Results) -> str:
 
 
 def answer_line(answer: Answer, root: str, model: str) -> str:
-    """One bullet: the question and its first sentences."""
-    return f"- **{answer.question}** " + " ".join(sentence_line(s, root, model) for s in answer.sentences[:SHORT])
+    """One bullet: the question, and its first sentences below it."""
+    return "\n".join([f"- **{answer.question}**", *(f"  - {sentence_line(s, root, model)}" for s in answer.sentences[:SHORT])])
 
 
 def sentence_line(sentence: Sentence, root: str, model: str) -> str:

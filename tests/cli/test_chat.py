@@ -211,6 +211,7 @@ def test_defenses_are_listed(safesteer: Callable[..., tuple[int, str, str]]) -> 
     code, out, _ = safesteer("list", "defenses", "--json")
     assert code == 0 and {row["name"] for row in json.loads(out)} >= {"none", "safesteer", "ecso", "coca"}
     assert all(row["what"] for row in json.loads(out))
+    assert not any("<" in row["options"] for row in json.loads(out)), "defaults as a user would write them"
     assert "k=5" in next(row["options"] for row in json.loads(out) if row["name"] == "safesteer")
     assert next(row["options"] for row in json.loads(out) if row["name"] == "safesteer-paper") == "preset=paper"
     code, out, _ = safesteer("list", "judges", "--json")
