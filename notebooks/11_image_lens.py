@@ -128,11 +128,11 @@ pd.DataFrame(rows).round(2)
 # %% [markdown]
 # ## What a token reads as
 #
-# The logit lens on image tokens: the word that each token's state would say next. The static table is the first picture at one layer;
+# The logit lens on image tokens: the word that each token's state would say next. The static table is the first picture at a late layer;
 # in Jupyter the controls choose others.
 
 # %%
-def read(pair=next(iter(looked)), at=layer):
+def read(pair=next(iter(looked)), at=round(0.8 * (model.n_layers - 1))):
     """The lens' first word at every image token, as they lie in the picture."""
     one = looked[pair]
     words = lens(model, image_states(one["picture"], Site.parse(f"resid_post.{at}"))).argmax(-1)
