@@ -65,7 +65,7 @@ CASES = [
         {},
         {
             f"{claim}_{attack}": "supported"
-            for claim in ("last_token_restores", "last_token_destroys", "last_token_empty_early")
+            for claim in ("last_token_restores", "last_token_destroys", "last_token_empty_early", "answers_refuse_again")
             for attack in ("sd", "typo")
         },
     ),
