@@ -40,6 +40,7 @@ from safesteer_interp.evaluation.throughput import throughput
 from safesteer_interp.models import load_model
 from safesteer_interp.models.families.registry import FAMILIES
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.probes.token_spec import TokenSpec
 from safesteer_interp.requests import Attack, ImageSource, Request, Split
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.sites import parse_reads, parse_sites
@@ -214,7 +215,7 @@ class Gpu:
         steered = SafeSteer.fit(
             model,
             training,
-            tracing={"tokens": 2, "answer_tokens": 3, "progress": False, "store": None, "batch_size": self.batch},
+            tracing={"tokens": TokenSpec(steps=2, answer_tokens=3), "progress": False, "store": None, "batch_size": self.batch},
             force=True,
             **named_settings("corrected"),
         )

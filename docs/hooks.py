@@ -93,15 +93,21 @@ def models() -> str:
     """Supported families, and how each is tested."""
     from safesteer_interp.models import available_models
     from safesteer_interp.models.families import FAMILIES
+    from safesteer_interp.models.families.layouts import OTHERWISE
+    from safesteer_interp.models.families.tested import how_tested
 
     rows = ["# Models\n", "| name | |", "|---|---|", *(f"| `{name}` | {_cell(line)} |" for name, line in available_models().items())]
-    rows += ["\n## Families\n", "| family | model types | images | TransformerLens | image tokens can be capped |", "|---|---|---|---|---|"]
+    rows += ["\n## Families\n", "| family | model types | images | TransformerLens | image tokens can be capped | tested with |"]
+    rows.append("|---|---|---|---|---|---|")
     for name, family in FAMILIES.items():
         layout = family.layout
         yes = {True: "yes", False: "no"}
         types = ", ".join(f"`{t}`" for t in layout.model_types)
         capped = yes[layout.image_size != "fixed"]
-        rows.append(f"| {name} | {types} | {yes[layout.vision_tower is not None]} | {yes[layout.bridge]} | {capped} |")
+        line = how_tested(name).removeprefix("tested with: ")
+        rows.append(f"| {name} | {types} | {yes[layout.vision_tower is not None]} | {yes[layout.bridge]} | {capped} | {_cell(line)} |")
+    rows += ["\n## Not supported\n", "| model type | why |", "|---|---|"]
+    rows += [f"| `{kind}` | {_cell(why)} |" for kind, why in OTHERWISE.items()]
     return "\n".join(rows) + "\n"
 
 

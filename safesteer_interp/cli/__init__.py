@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("report", "the gallery figures/index.html"),
     "calibrate": ("calibrate", "choose SafeSteer's settings for a model on validation pairs"),
     "compare": ("compare", "defenses x benchmarks x seeds, judged by a panel: Table 1 of a model"),
+    "deploy": ("deploy", "directions and probes as files for llama.cpp, EasySteer and vllm-lens"),
+    "replicate": ("replicate", "everything SafeSteer printed, on your model: each number beside ours, on one page"),
     "chat": ("chat", "put a request to a model under a defense, and see what it decided"),
     "mini": ("mini", "build, train or evaluate the embedded model"),
 }

@@ -86,6 +86,17 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in found)
 
 
+def training_requests(asked: Compare, mllm: MLLM, name: str) -> list[Request]:
+    """What trained methods are fitted on. Raises InputError where the data set has nothing that this model can be fitted on."""
+    from safesteer_interp.tracing.spec import TraceSpec, pick
+
+    requests = choose_requests(name, data_root=asked.data_root)
+    kept = [r for r in requests if r.split in (Split.FIT, Split.VALIDATION) and (mllm.takes_images or r.image is None)]
+    if not kept:
+        raise InputError(f'data set "{name}" has no training request this model can take; give another with --training.')
+    return pick(kept, TraceSpec(pairs=asked.training_pairs or None))
+
+
 @dataclass
 class Work:
     """One comparison: model, requests, methods and judges."""
@@ -136,7 +147,7 @@ class Work:
         fit: list[Request] | None = None
         for name, choice in self.chosen.items():
             if choice.trained and fit is None and not isinstance(self.mllm, ServedMLLM):
-                fit = self.training_requests()
+                fit = training_requests(self.asked, self.mllm, self.training)
                 say(f'fitting on {len(fit)} requests of "{self.training}"; what is read is kept')
             try:
                 found[name] = choice.build(self.mllm, fit or ())
@@ -149,16 +160,6 @@ class Work:
                 found.pop(name, None)
                 say(f"left out: {name} ({cause})")
         return found
-
-    def training_requests(self) -> list[Request]:
-        """What trained methods are fitted on."""
-        from safesteer_interp.tracing.spec import TraceSpec, pick
-
-        requests = choose_requests(self.training, data_root=self.asked.data_root)
-        kept = [r for r in requests if r.split in (Split.FIT, Split.VALIDATION) and (self.mllm.takes_images or r.image is None)]
-        if not kept:
-            raise InputError(f'data set "{self.training}" has no training request this model can take; give another with --training.')
-        return pick(kept, TraceSpec(pairs=self.asked.training_pairs or None))
 
     def results(self) -> Results:
         """Answered, judged and counted. Stops where it is killed, and resumes."""
@@ -188,17 +189,28 @@ class Work:
         name = table["benchmark"].iloc[0]
         print(f"{name} (not refused of harmful / refused of harmless): {', '.join(shown)}", file=sys.stderr, flush=True)
 
-    def plan(self) -> dict[str, Any]:
-        """Answers, tokens, verdicts and minutes still to come. Trained methods are not fitted for it: their answers count as missing."""
+    @property
+    def per_method(self) -> int:
+        """Answers of one method."""
+        return sum(len(b.requests) for b in self.benchmarks) * len(self.seeds)
+
+    def _ready(self) -> dict[str, Defense]:
+        """The methods that need no fit."""
+        return {name: choice.build(self.mllm) for name, choice in self.chosen.items() if not choice.trained}
+
+    def missing(self) -> dict[str, int]:
+        """Answers of each method that are not stored; of one that is fitted first they are not looked up."""
         from safesteer_interp.evaluation.comparison import stored_answers
 
-        per_method = sum(len(b.requests) for b in self.benchmarks) * len(self.seeds)
-        ready = {name: choice.build(self.mllm) for name, choice in self.chosen.items() if not choice.trained}
         stored = {
             name: sum(stored_answers(self.mllm, d, b.requests, self.seeds, self.settings) for b in self.benchmarks)
-            for name, d in ready.items()
+            for name, d in self._ready().items()
         }
-        missing = {name: per_method - stored.get(name, 0) for name in self.chosen}
+        return {name: self.per_method - stored.get(name, 0) for name in self.chosen}
+
+    def plan(self) -> dict[str, Any]:
+        """Answers, tokens, verdicts and minutes still to come. Trained methods are not fitted for it: their answers count as missing."""
+        ready, missing = self._ready(), self.missing()
         harmful = sum(r.harmful for b in self.benchmarks for r in b.requests) * len(self.seeds) * len(self.chosen)
         seconds, factors = (math.nan, dict[str, float]()) if isinstance(self.mllm, ServedMLLM) else self._seconds(ready)
         notes = [f"{name} is fitted first; its answers are not looked up" for name, choice in self.chosen.items() if choice.trained]
@@ -207,8 +219,8 @@ class Work:
             "model": self.mllm.name,
             "methods": list(self.chosen),
             "requests": {b.name: len(b.requests) for b in self.benchmarks},
-            "answers": per_method * len(self.chosen),
-            "stored": sum(stored.values()),
+            "answers": self.per_method * len(self.chosen),
+            "stored": self.per_method * len(self.chosen) - sum(missing.values()),
             "tokens": sum(missing.values()) * self.asked.max_new_tokens,
             "verdicts": harmful * sum(judge.costly for judge in self.judges),
             "minutes": work * seconds / 60,

@@ -27,12 +27,17 @@ def load_inputs(
     limit: int | None = None,
     loading: Loading = DEFAULT,
     bad: list[BadRequestError] | None = None,
+    remote: bool = False,
 ) -> tuple[MLLM, list[Request]]:
-    """The model, and the requests that meet every condition; flags and data are checked before the model is loaded.
+    """The model (`remote`: without its weights), and the requests that meet every condition; flags and data are checked first.
 
     Raises UsageError for an unknown attack or split and InputError when nothing is left; `bad` as for `choose_requests`.
     """
     found = choose_requests(requests, data_root=data_root, attacks=attacks, split=split, limit=limit, bad=bad)
+    if remote:
+        from safesteer_interp.models.described import describe_model
+
+        return describe_model(model, revision=loading.revision, thinking=loading.arguments()["thinking"]), found
     return loading.load(model), found
 
 

@@ -14,9 +14,13 @@ Rows = list[dict[str, Any]]
 
 def models() -> Rows:
     """What `load_model` and --model take."""
+    from safesteer_interp.models.families.tested import how_tested
     from safesteer_interp.models.loading import available_models
 
-    return [{"name": name, "what": what} for name, what in available_models().items()]
+    def tested(name: str) -> str:
+        return how_tested(name.removeprefix("tiny:")) if name.startswith("tiny:") else ""
+
+    return [{"name": name, "what": what, "tested": tested(name)} for name, what in available_models().items()]
 
 
 def datasets() -> Rows:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from safesteer_interp.cli.loading import Loading, LoadingFlags
 from safesteer_interp.errors import UsageError
-from safesteer_interp.tracing.engines import DEFAULT_TRACER, TracerName
+from safesteer_interp.tracing.engines import TracerName, chosen
 
-SETTINGS = ("model", "data", "data_root", "store", "answer_dtype", "tracer", "batch_size")
+SETTINGS = ("model", "data", "data_root", "store", "answer_dtype", "batch_size", "remote")
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,11 @@ class RunFlags:
     """Folder of traces; default: "traces" in the user cache."""
     answer_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format that answers are written in; auto: bfloat16 where the processor multiplies it, else as loaded. States: --dtype."""
-    tracer: TracerName = DEFAULT_TRACER
-    """The engine; all three give the same numbers."""
+    tracer: TracerName | None = None
+    """The engine; all three give the same numbers. Default: hooks, or nnsight with --remote."""
+    remote: bool = False
+    """Read states on NDIF (nnsight only; the key is read from the environment, no weights are fetched). What runs the model itself is
+    skipped, with the reason."""
     batch_size: str = "16"
     """Requests per pass, or auto: the largest that fits, remembered per model. Changes no number."""
     fresh: bool = False
@@ -52,6 +55,7 @@ class RunFlags:
             "out": self.out,
             "folder": self.analyses,
             **self.loading.arguments(),
+            "tracer": chosen(self.tracer, remote=self.remote),
             **{name: getattr(self, name) for name in SETTINGS},
         }
 

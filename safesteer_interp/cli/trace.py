@@ -68,7 +68,7 @@ class Trace:
     store: Path | None = None
     """Folder of traces; default: "traces" in the user cache."""
     remote: bool = False
-    """Run on NDIF (nnsight only); the key is read from the environment."""
+    """Run on NDIF (nnsight only); the key is read from the environment, and no weights are fetched."""
     part: str = ""
     """Make only this part of the trace, e.g. 2/8, and stop: for several processes or machines that share --store. The same command
     without --part then takes over what they made."""
@@ -86,6 +86,10 @@ class Trace:
         from safesteer_interp.tracing.tracer import Sampling
 
         sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed)
+        if self.remote:
+            from safesteer_interp.tracing.engines import check_remote
+
+            check_remote(self.tracer)
         parse_reads(self.reads)  # what needs no model is refused before a large one is loaded
         bad: list[BadRequestError] = []
         model, requests = load_inputs(
@@ -97,6 +101,7 @@ class Trace:
             limit=self.limit,
             loading=self.loading,
             bad=bad,
+            remote=self.remote,
         )
         code = BadRequestError.exit_code if bad else 0
         if self.show_roles:

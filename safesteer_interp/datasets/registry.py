@@ -20,7 +20,7 @@ from safesteer_interp.requests import Request, check_images
 
 FILES = (
     "bundled", "figstep", "mm_safetybench", "planted", "utility", "advbench", "jailbreakv", "llava_bench", "mm_safetybench_pp", "mm_vet",
-    "pope", "vlguard", "vlsafe", "xstest",
+    "pope", "safesteer_d", "vlguard", "vlsafe", "xstest",
 )  # fmt: skip
 """The files of this folder that hold a data set, each under its name."""
 

@@ -109,7 +109,7 @@ def defense_named(text: str) -> Choice:
     Raises UsageError for unknown names and options.
     """
     name, _, rest = text.partition(":")
-    if rest and name not in DEFENSES and "+" not in name:  # a class of one's own is named with a colon, too
+    if rest and name not in (*DEFENSES, *PRESETS) and "+" not in name:  # a class of one's own is named with a colon, too
         owner, _, rest = rest.partition(":")
         name = f"{name}:{owner}"
     return choose(name, [word for word in rest.split(",") if word.strip()])

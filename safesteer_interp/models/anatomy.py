@@ -69,7 +69,7 @@ class Anatomy:
         """Where its inputs go. Weights that wait on disk have no device of their own; accelerate's hook knows where they are used."""
         own = self.model.device
         used = getattr(getattr(self.model, "_hf_hook", None), "execution_device", None)
-        return torch.device(used) if own.type == "meta" and used is not None else own
+        return torch.device("cpu" if used is None else used) if own.type == "meta" else own  # without any weights: as they are sent
 
     @property
     def dtype(self) -> torch.dtype:

@@ -34,17 +34,7 @@ def check_layout(mllm: Anatomy) -> None:
     Costs one forward of a short prompt and one of two prompts, one of them with a picture. Raises InputError naming the family, the
     field and what was found instead.
     """
-    layout = mllm.layout
-    if not isinstance(submodule(mllm.model, layout.layers), nn.ModuleList):
-        _refuse(mllm, "layers", f'"{layout.layers}" is not a list of layers')
-    expected = mllm.model.config.get_text_config().num_hidden_layers
-    if mllm.n_layers != expected:
-        _refuse(mllm, "layers", f'"{layout.layers}" holds {mllm.n_layers} modules, but the decoder has {expected} layers')
-    for path in (layout.final_norm, layout.lm_head, layout.embed_tokens, layout.vision_tower, layout.projector):
-        if path is not None:
-            submodule(mllm.model, path)
-    _check_widths(mllm)
-    _check_image_token(mllm)
+    check_places(mllm)
     batch = mllm.encode([_PROBE, _PROBE])
     _check_user_text(mllm, batch)
     seen = _Seen(mllm)
@@ -56,6 +46,21 @@ def check_layout(mllm: Anatomy) -> None:
     _check_layers(mllm, seen, logits)
     _check_head(mllm, seen, logits)
     check_company(mllm, logits[0])
+
+
+def check_places(mllm: Anatomy) -> None:
+    """What of a layout can be verified without a number: paths, number of layers, widths, image token. Raises as `check_layout`."""
+    layout = mllm.layout
+    if not isinstance(submodule(mllm.model, layout.layers), nn.ModuleList):
+        _refuse(mllm, "layers", f'"{layout.layers}" is not a list of layers')
+    expected = mllm.model.config.get_text_config().num_hidden_layers
+    if mllm.n_layers != expected:
+        _refuse(mllm, "layers", f'"{layout.layers}" holds {mllm.n_layers} modules, but the decoder has {expected} layers')
+    for path in (layout.final_norm, layout.lm_head, layout.embed_tokens, layout.vision_tower, layout.projector):
+        if path is not None:
+            submodule(mllm.model, path)
+    _check_widths(mllm)
+    _check_image_token(mllm)
 
 
 def _refuse(mllm: Anatomy, field: str, reason: str) -> None:

@@ -34,9 +34,9 @@ def refuse_path(name: str) -> None:
         raise InputError(f"the model folder {name} {problem}; give a folder with config.json and *.safetensors, or a hub id.")
 
 
-def download(name: str, revision: str | None, *, trust_remote_code: bool) -> Path:
-    """Folder of a hub snapshot (safetensors, JSON and tokenizer files only)."""
-    wanted = [*_WANTED, *(["*.py"] if trust_remote_code else [])]
+def download(name: str, revision: str | None, *, trust_remote_code: bool, weights: bool = True) -> Path:
+    """Folder of a hub snapshot (safetensors, JSON and tokenizer files only; without `weights` no safetensors)."""
+    wanted = [*(w for w in _WANTED if weights or w != "*.safetensors"), *(["*.py"] if trust_remote_code else [])]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except GatedRepoError:

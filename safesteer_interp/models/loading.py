@@ -171,13 +171,13 @@ def load_folder(
     name = name or folder.resolve().name
     raw = read_config(folder, trust_remote_code=trust_remote_code)
     refuse_absurd_counts(folder / "config.json", raw)
-    with _Sentence(folder, raw):
+    with Sentence(folder, raw):
         layout_for(SimpleNamespace(**{**raw, "text_config": SimpleNamespace(**(raw.get("text_config") or {"model_type": "gemma"}))}))
         if (raw.get("vision_config") or {}).get("model_type") == "safesteer_tower":
             import safesteer_interp.models.mini  # noqa: F401  (registers the tower's config and model with transformers)
     weights = weight_files(folder, raw.get("transformers_weights"))
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    with _Sentence(folder, raw):
+    with Sentence(folder, raw):
         config = transformers.AutoConfig.from_pretrained(folder, **options)
         layout = layout_for(config)
         auto = transformers.AutoModelForImageTextToText if layout.vision_tower else transformers.AutoModelForCausalLM
@@ -197,7 +197,7 @@ def load_folder(
                 **adapters.IGNORE,
                 **options,
             )
-        processor = _processor(folder, layout, options)
+        processor = processor_of(folder, layout, options)
     if missing := sorted(report["missing_keys"]):
         raise InputError(
             f"the weights in {folder} lack {len(missing)} tensors (first: {missing[0]}), which would stay random; "
@@ -224,7 +224,7 @@ def load_folder(
     return mllm if placement.split else _placed(mllm, placement.device, dtype)
 
 
-class _Sentence:
+class Sentence:
     """Whatever transformers raises while it reads a folder becomes one sentence with the right advice.
 
     The tokenizers library raises `Exception` itself and nothing narrower, so what may pass is told by the exact type.
@@ -312,7 +312,7 @@ def _placed(mllm: MLLM, device: str, dtype: str) -> MLLM:
     return replace(mllm, fingerprint=fingerprint(mllm.model, mllm.processor)) if changed else mllm
 
 
-def _processor(folder: Path, layout: Layout, options: dict[str, Any]) -> Any:
+def processor_of(folder: Path, layout: Layout, options: dict[str, Any]) -> Any:
     """The checkpoint's processor; its image half alone where what the video half needs is not installed."""
     if layout.vision_tower is None:
         return transformers.AutoTokenizer.from_pretrained(folder, **options)

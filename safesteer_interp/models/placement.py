@@ -25,6 +25,7 @@ STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 QUANTISED = {"4bit": "bitsandbytes", "8bit": "bitsandbytes", "int4": "torchao", "int8": "torchao"}
 """Forms that weights may be packed in, and the package each needs."""
 ELSEWHERE = ("cpu", "disk", "meta")
+_CUDA = re.compile(r"^cuda(?::(\d+))?$")
 _SIZE = re.compile(r"^\s*([0-9.]+)\s*([KMGT]?i?B)?\s*$", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
@@ -53,6 +54,8 @@ class Placement:
         if not self.split:
             return {}
         found: dict[str, Any] = {"device_map": parsed_map(self.device_map) if self.device_map is not None else {"": self.device}}
+        if isinstance(found["device_map"], dict):
+            refuse_missing_devices(found["device_map"])
         if limits := parsed_memory(self.max_memory):
             found["max_memory"] = limits
         if self.offload is not None:
@@ -152,6 +155,16 @@ def quantization(quant: str, dtype: torch.dtype) -> Any:
     from transformers import TorchAoConfig
 
     return TorchAoConfig(packing.Int4WeightOnlyConfig() if quant == "int4" else packing.Int8WeightOnlyConfig())
+
+
+def refuse_missing_devices(device_map: Mapping[str, str | int]) -> None:
+    """Raises UsageError for a map that names a GPU which this machine has not: a map made elsewhere mixes devices that are not all here."""
+    there = torch.cuda.device_count()
+    for path, device in device_map.items():
+        number = device if isinstance(device, int) else int(match[1] or 0) if (match := _CUDA.match(device)) else None
+        if number is not None and number >= there:
+            have = f"has {there}, numbered from 0" if there else "has none that torch can use"
+            raise UsageError(f'--device-map puts "{path}" on GPU {number}, and this machine {have}; give a map of its own devices.')
 
 
 def refuse_unknown_modules(device_map: Mapping[str, Any], names: Sequence[str], where: str) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safesteer_interp.runner.discovery import discover, is_own
 from safesteer_interp.runner.folders import RECORD, STATUS_FILES, remove_stale, written_files
 from safesteer_interp.runner.measure import measure
 from safesteer_interp.runner.rehearsal import rehearse
+from safesteer_interp.runner.remote import running_nowhere
 from safesteer_interp.runner.results import MEASURE_ERRORS, AnalysisResult, RunReport
 from safesteer_interp.runner.schedule import Job, PlanReport, TimeLeft, make_jobs
 from safesteer_interp.runner.session import RunSettings, Session
@@ -179,7 +181,8 @@ def _measured(job: Job, profile: str, git: Mapping[str, Any], render: Renderer |
         raise job.broken
     ctx = Context(job.session, job.analysis, job.p, cache_dir() / "work" / job.analysis.id / job.key[:16])
     ctx.work_dir.mkdir(parents=True, exist_ok=True)
-    tables, record = measure(ctx)
+    with running_nowhere(ctx.model) if job.session.settings.remote else nullcontext():
+        tables, record = measure(ctx)
     note = _replaced(job)
     measured = _write(job, ctx, tables, record, profile)
     origin.note_run(ctx, job.place, key=job.key, seconds=time.monotonic() - begun, git=git)

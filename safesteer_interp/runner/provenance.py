@@ -163,7 +163,7 @@ def note_run(ctx: Context, place: str, *, key: str, seconds: float, git: Mapping
         "seconds": round(seconds, 2),
         "peak_memory_mb": peak_memory_mb(),
         "device": ctx.session.settings.device,
-        "tracer": ctx.session.settings.tracer,
+        "tracer": ctx.session.settings.tracer + (":remote" if ctx.session.settings.remote else ""),
         "machine": platform.machine(),
         "python": platform.python_version(),
         **git,

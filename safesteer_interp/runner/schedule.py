@@ -16,6 +16,7 @@ from safesteer_interp.progress import span
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.folders import RECORD
 from safesteer_interp.runner.provenance import input_key, seconds_taken
+from safesteer_interp.runner.remote import refused
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.runner.session import Session
 from safesteer_interp.runner.suitability import lacking
@@ -156,6 +157,8 @@ def make_jobs(
                 job.specs = list(analysis.needs(job.p))
                 for spec in job.specs:
                     session.demand_of(spec)
+                if session.settings.remote and (why := refused(job.specs)):
+                    raise NotApplicableError(why)
                 missing = lacking(analysis.data, analysis.attacks, [(spec, session.requests_for(spec)) for spec in job.specs])
                 job.excuse = f'the data set "{session.dataset_name}" {missing}' if missing else ""
             except NotApplicableError as cause:

@@ -14,9 +14,10 @@ from safesteer_interp.errors import BadRequestError, NotApplicableError
 from safesteer_interp.files import digest
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.requests import Request
+from safesteer_interp.runner import remote
 from safesteer_interp.runner.folders import folder_name, model_label, thinking_label
 from safesteer_interp.tracing.demand import Demand, Want
-from safesteer_interp.tracing.engines import DEFAULT_TRACER
+from safesteer_interp.tracing.engines import DEFAULT_TRACER, check_remote
 from safesteer_interp.tracing.spec import TraceSpec, pick
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class RunSettings:
     answer_dtype: str = "auto"
     """Number format that answers are written in: see `models.casting.answering_dtype`."""
     tracer: str = DEFAULT_TRACER
+    remote: bool | str = False
+    """True: states come from NDIF (or NDIF_HOST); a host's URL; nnsight only. What runs the model itself is skipped."""
     batch_size: int | str = 16
     trust_remote_code: bool = False
     revision: str | None = None
@@ -89,6 +92,11 @@ class Session:
         """The MLLM. Raises InputError or UsageError when it cannot be loaded."""
         if self.loaded_model is not None:
             return self.loaded_model
+        if self.settings.remote:
+            from safesteer_interp.models.described import describe_model
+
+            check_remote(self.settings.tracer)
+            return describe_model(self.settings.model, revision=self.settings.revision, thinking=self.settings.thinking)
         from safesteer_interp.models import load_model
 
         return load_model(self.settings.model, **{name: getattr(self.settings, name) for name in LOADING})
@@ -107,9 +115,11 @@ class Session:
 
     @cached_property
     def answerer(self) -> Any:
-        """The model that writes answers: the same one, in the number format meant for that."""
+        """The model that writes answers: the same one, in the number format meant for that. Raises NotApplicableError in a remote run."""
         from safesteer_interp.models.casting import in_dtype
 
+        if self.settings.remote:
+            raise NotApplicableError(remote.ANSWERS)
         answerer = in_dtype(self.model, self.answer_dtype)
         self._share(answerer)
         return answerer
@@ -214,7 +224,7 @@ class Session:
         from safesteer_interp.tracing.store import Store
 
         s = self.settings
-        return TraceLibrary(self.model, Store(s.traces), tracer=s.tracer, batch_size=s.batch_size, progress=s.progress)
+        return TraceLibrary(self.model, Store(s.traces), tracer=s.tracer, batch_size=s.batch_size, progress=s.progress, remote=s.remote)
 
     def missing(self, specs: Sequence[TraceSpec]) -> list[Want]:
         """The traces still to be made before these specs can be answered."""

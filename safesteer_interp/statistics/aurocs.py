@@ -135,11 +135,12 @@ def _values(ranks: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _design_effect(value: float, influence: np.ndarray, sizes: tuple[int, int]) -> float:
-    """Cluster-robust variance over that of one independent row per cluster; 1 for perfect separation, which has no variance to see."""
+    """Cluster-robust variance over that of one independent row per cluster; 1 where there is no variance to see (perfect
+    separation, clusters that all say the same)."""
     groups = len(influence)
     independent = auroc_variance(value, *sizes)
     seen = float((influence**2).sum()) / (groups * (groups - 1))
-    return seen / independent if 0 < value < 1 and seen > 0 else 1.0
+    return seen / independent if 0 < value < 1 and seen > 1e-9 * independent else 1.0  # what rounding leaves is none
 
 
 def _score(value: float, effect: float, sizes: tuple[int, int], t: float) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +20,8 @@ TRACERS: Mapping[str, str] = {
     "hooks": "safesteer_interp.tracing.hooks:HooksTracer",
 }
 """Name -> "module:class", imported only when asked for (nnsight reads argv and patches `object` on import)."""
+KEY_VARIABLE = "NDIF_API_KEY"
+"""Environment variable with the key of NDIF; its value is never printed or stored."""
 DEFAULT_TRACER: TracerName = "hooks"
 """The one default of Python, every command and every analysis: the published figures were made with it."""
 
@@ -41,6 +44,14 @@ def load_tracer(name: str, model: MLLM, *, remote: bool | str = False) -> Tracer
         factory = getattr(importlib.import_module(module), cls)
         kept[name, remote] = factory(model, remote=remote) if name == "nnsight" else factory(model)
     return kept[name, remote]
+
+
+def check_remote(name: str | None) -> None:
+    """Refuse, before anything is fetched, a remote run by another engine, or without a key. Raises UsageError."""
+    if name not in (None, "nnsight"):
+        raise UsageError(f'--remote needs the nnsight tracer; "{name}" runs in this process only.')
+    if not os.environ.get(KEY_VARIABLE):
+        raise UsageError(f"--remote needs an NDIF key: set the environment variable {KEY_VARIABLE} (https://login.ndif.us).")
 
 
 def check_tracer(model: MLLM, name: str, *, remote: bool | str = False, temperature: float = 0.0) -> None:

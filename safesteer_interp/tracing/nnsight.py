@@ -25,14 +25,14 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.models.described import is_described
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind, forward_order
+from safesteer_interp.tracing.engines import KEY_VARIABLE, check_remote
 from safesteer_interp.tracing.hooks import path_of, seen
 from safesteer_interp.tracing.steps import MEAN_ROLE, Pass, SteppedTracer, pad_id, reaches_back, stop_ids, twin
 from safesteer_interp.tracing.tracer import GREEDY, Captured, Edit, Sampling
 from safesteer_interp.types import Logits
-
-KEY_VARIABLE = "NDIF_API_KEY"
 
 
 @cache
@@ -116,14 +116,15 @@ class NnsightTracer(SteppedTracer):
         """A wrapper that names the server's model by hub id and revision; the weights used are the server's."""
         task = "image-text-to-text" if self.mllm.takes_images else "text-generation"
         own = copy.deepcopy(self.mllm.processor)  # nnsight writes attributes of its own into what it sends
-        helpers = {"processor": own} if self.mllm.takes_images else {"tokenizer": getattr(own, "tokenizer", own)}
+        helpers: dict[str, Any] = {"processor": own} if self.mllm.takes_images else {"tokenizer": getattr(own, "tokenizer", own)}
         if self.remote != "local":
-            key = os.environ.get(KEY_VARIABLE)
-            if not key:
-                raise UsageError(f"--remote needs an NDIF key: set the environment variable {KEY_VARIABLE} (https://login.ndif.us).")
+            check_remote(None)
+            key = os.environ[KEY_VARIABLE]
             config = self.nnsight.schema.config.CONFIG
             config.API.APIKEY = key
             config.APP.REMOTE_LOGGING = False
+        if is_described(self.mllm):
+            helpers["device"] = torch.device("meta")  # there are no weights that a pipeline could move
         envoy = self.nnsight.TransformersModel(twin(self.model), task=task, **helpers)
         self.nnsight.register("safesteer_interp")  # what an edit uses of this package travels with it: the server has none
         if self.remote != "local":

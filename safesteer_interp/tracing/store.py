@@ -8,6 +8,7 @@ bytes as one that was never killed. A shard whose hash is not the manifest's is 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,9 @@ from safesteer_interp.tracing.shards import FileShard, shard_bytes
 from safesteer_interp.tracing.trace import Trace
 
 __all__ = ["Folder", "Store", "Trace"]
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""What a file system without locks answers; where it has none of the call itself, filelock takes a lock file instead."""
 
 
 def _dump(record: dict[str, Any]) -> bytes:
@@ -197,6 +201,11 @@ class Store:
                     "what it has finished is reused."
                 ) from None
         except OSError as cause:
+            if cause.errno in NO_LOCKS:
+                raise InputError(
+                    f"the file system of {self.root} gives no locks ({cause.strerror}), which keep two runs from writing one trace; "
+                    "give a folder on another one with --store (SAFESTEER_CACHE), or mount this one with locks."
+                ) from None
             raise cannot_write(path / "manifest.json", cause) from None
         try:
             write_bytes(owner, str(os.getpid()).encode())

@@ -21,6 +21,12 @@
 - `pairwise_cosine`: whether single pairs move the same way
 - `export_control_vector`: directions for llama.cpp (GGUF)
 - `import_control_vector`: directions of such a file
+- `export_vllm_lens`: directions for a vLLM server with vllm-lens
+- `import_vllm_lens`: directions of such a file
+- `export_easysteer`: directions for one with EasySteer
+- `export_probe`: a probe for states that a server captured
+- `import_probe`: what that wrote
+- `probe_direction`: the direction a probe reads along
 """
 
 from __future__ import annotations
@@ -50,6 +56,14 @@ if TYPE_CHECKING:
     )
     from safesteer_interp.vectors.refusal import eligible, refusal_direction, refusal_directions, template_reads
     from safesteer_interp.vectors.resampling import DifferenceBootstrap, pairwise_cosine
+    from safesteer_interp.vectors.served import (
+        export_easysteer,
+        export_probe,
+        export_vllm_lens,
+        import_probe,
+        import_vllm_lens,
+        probe_direction,
+    )
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
@@ -67,5 +81,6 @@ __getattr__, __dir__, __all__ = attach(
         "refusal": ("refusal_directions", "refusal_direction", "template_reads", "eligible"),
         "resampling": ("DifferenceBootstrap", "pairwise_cosine"),
         "control_vector": ("export_control_vector", "import_control_vector"),
+        "served": ("export_vllm_lens", "import_vllm_lens", "export_easysteer", "export_probe", "import_probe", "probe_direction"),
     },
 )

@@ -27,36 +27,24 @@ ARCHITECTURE = "controlvector"
 _RECORD = "safesteer.directions"
 
 
-def export_control_vector(directions: Sequence[Direction], path: Path | str, *, model_hint: str, mllm: MLLM | None = None) -> Path:
+def export_control_vector(
+    directions: Sequence[Direction], path: Path | str, *, model_hint: str, mllm: MLLM | None = None, first: int = 1
+) -> Path:
     """Write directions, at most one per layer, as a llama.cpp control vector.
 
-    `model_hint` is the GGUF architecture of the model to be steered (e.g. "llama"). With `mllm` the width, model and layers are
-    checked. Raises UsageError for directions of differing or wrong width, of sites other than resid_post.1 on, or two for one layer.
+    `model_hint` is the GGUF architecture of the model to be steered (e.g. "llama"), `first` the first layer that can be steered (0 for
+    EasySteer, which reads the same files). With `mllm` the width, model and layers are checked. Raises UsageError for directions of
+    differing or wrong width, of sites other than resid_post from `first` on, or two for one layer.
     """
-    if not directions:
-        raise UsageError(f"there are no directions to export to {path}.")
-    by_layer: dict[int, Direction] = {}
-    for direction in directions:
-        site, width = direction.site, mllm.width if mllm is not None else directions[0].d
-        if direction.d != width:
-            raise UsageError(f'direction "{direction.name}" at {site} has width {direction.d} but width {width} is expected.')
-        if site.kind is not SiteKind.RESID_POST or not site.layer:
-            raise UsageError(f'direction "{direction.name}" is at {site}, but a control vector can only act at resid_post.1 and deeper.')
-        if site.layer in by_layer:
-            raise UsageError(f"two directions were given for {site}; a control vector holds one per layer.")
-        if mllm is not None:
-            direction.guard(mllm)
-            if site.layer >= mllm.n_layers:
-                raise UsageError(f'direction at {site} is deeper than the {mllm.n_layers} layers of "{mllm.name}".')
-        by_layer[site.layer] = direction
+    layers = by_layer(directions, path, mllm, first=first)
     with TemporaryDirectory() as folder:
         temporary = Path(folder, "vector.gguf")
         writer = GGUFWriter(temporary, ARCHITECTURE)
         writer.add_string(f"{ARCHITECTURE}.model_hint", model_hint)
-        writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(by_layer))
-        records = {str(layer): direction.record() for layer, direction in sorted(by_layer.items())}
+        writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(layers))
+        records = {str(layer): direction.record() for layer, direction in layers.items()}
         writer.add_string(_RECORD, json.dumps(records, sort_keys=True))
-        for layer, direction in sorted(by_layer.items()):
+        for layer, direction in layers.items():
             writer.add_tensor(f"direction.{layer}", np.ascontiguousarray(direction.scaled(1.0).numpy(), dtype=np.float32))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -64,6 +52,29 @@ def export_control_vector(directions: Sequence[Direction], path: Path | str, *, 
         writer.close()
         write_bytes(Path(path), temporary.read_bytes())
     return Path(path)
+
+
+def by_layer(directions: Sequence[Direction], path: Path | str, mllm: MLLM | None, *, first: int) -> dict[int, Direction]:
+    """Directions by layer, shallowest first. Raises UsageError for what a file of one vector per layer cannot hold."""
+    if not directions:
+        raise UsageError(f"there are no directions to export to {path}.")
+    found: dict[int, Direction] = {}
+    for direction in directions:
+        site, width = direction.site, mllm.width if mllm is not None else directions[0].d
+        if direction.d != width:
+            raise UsageError(f'direction "{direction.name}" at {site} has width {direction.d} but width {width} is expected.')
+        if site.kind is not SiteKind.RESID_POST or site.layer is None or site.layer < first:
+            raise UsageError(
+                f'direction "{direction.name}" is at {site}, but a control vector can only act at resid_post.{first} and deeper.'
+            )
+        if site.layer in found:
+            raise UsageError(f"two directions were given for {site}; a control vector holds one per layer.")
+        if mllm is not None:
+            direction.guard(mllm)
+            if site.layer >= mllm.n_layers:
+                raise UsageError(f'direction at {site} is deeper than the {mllm.n_layers} layers of "{mllm.name}".')
+        found[site.layer] = direction
+    return dict(sorted(found.items()))
 
 
 def import_control_vector(path: Path | str) -> list[Direction]:

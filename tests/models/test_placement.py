@@ -95,6 +95,19 @@ def test_a_map_that_names_no_module_or_forgets_one_is_refused(tmp_path: Path) ->
         load_model(str(folder), device_map={"model": "cpu"})
 
 
+def test_a_map_of_devices_that_are_not_all_here_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for mixed in ({"model": 0, "lm_head": "cpu"}, {"model": "cpu", "lm_head": "cuda"}, {"model": "cpu", "lm_head": "cuda:3"}):
+        with pytest.raises(UsageError, match="this machine has none that torch can use; give a map of its own devices"):
+            load_model(str(tmp_path), device_map=mixed)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match=r"on GPU 2, and this machine has 2, numbered from 0"):
+        Placement(device_map={"model": 1, "lm_head": 2}).options(torch.float32)
+    assert Placement(device_map={"model": 1, "lm_head": "cpu"}).options(torch.float32)["device_map"]["model"] == 1
+
+
 def test_packed_weights_without_their_library_are_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safesteer_interp.models.placement.has", lambda package: False)
     with pytest.raises(UsageError, match="needs the package bitsandbytes"):

@@ -25,6 +25,7 @@ from support.tracing import assert_same
 from safesteer_interp.decoding import generate
 from safesteer_interp.images import PilImage
 from safesteer_interp.models import MLLM, load_model
+from safesteer_interp.models.families.tested import real_processors, record
 from safesteer_interp.models.openings import refusal_token_ids
 from safesteer_interp.requests import Request
 from safesteer_interp.sites import Role, parse_reads, parse_sites
@@ -34,6 +35,9 @@ from safesteer_interp.tracing.tracer import Sampling
 REAL = Path(os.environ.get("SAFESTEER_REAL", Path(__file__).resolve().parents[3] / "shared" / "real"))
 BUILDERS = {"qwen2.5-vl-7b": "build_qwen2_5_vl.py", "qwen3-vl-8b-instruct": "build_qwen3_vl.py", "smolvlm-256m": "build_idefics3.py"}
 """Folder -> the script beside it that builds the true architecture at small size; those whose tokenizer may be passed on."""
+PROCESSORS = {"qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct", "qwen3-vl-8b-instruct": "Qwen/Qwen3-VL-8B-Instruct",
+              "smolvlm-256m": "HuggingFaceTB/SmolVLM-256M-Instruct"}  # fmt: skip
+"""Folder -> the checkpoint on the hub that its files are of."""
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not REAL.is_dir(), reason=f"no real processors at {REAL}")]
 
 TEXTS = (
@@ -141,3 +145,14 @@ def test_refusal_tokens_are_what_an_answer_of_this_template_begins_with(real: ML
     whole = real.tokenizer.apply_chat_template(answered, **asked)
     shared = next(i for i, (a, b) in enumerate(zip([*prompt, -1], whole, strict=False)) if a != b)
     assert whole[max(shared, len(prompt))] in refusal_token_ids(real)
+
+
+def test_the_record_names_what_passed(real: MLLM) -> None:
+    """The last test of a processor: it stands in `families/tested.json` with its versions (SAFESTEER_RECORD=1 writes it)."""
+    import transformers
+
+    versions = {"torch": torch.__version__.partition("+")[0], "transformers": transformers.__version__}
+    processor = PROCESSORS[real.name.removesuffix("-tiny")]
+    if os.environ.get("SAFESTEER_RECORD"):
+        record(real.layout.family, processor, versions)
+    assert real_processors()[real.layout.family][processor] == versions

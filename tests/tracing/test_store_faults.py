@@ -301,3 +301,19 @@ def test_the_store_names_what_it_does_not_hold(job: Job) -> None:
     assert store.keys() == [job.trace.key]
     with pytest.raises(InputError, match=f'holds no trace "{job.trace.key[:-1]}".*{job.trace.key}'):
         store.open(job.trace.key[:-1])
+
+
+def test_a_file_system_without_locks_is_named_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store = Store(tmp_path)
+    with (
+        pytest.raises(InputError, match=r"gives no locks \(No locks available\).* on another one with --store"),
+        store.claim("k", {}, {}, ()),
+    ):
+        pass
+    assert not list(tmp_path.rglob("shard-*")) and not list(tmp_path.rglob("manifest.json"))

@@ -139,22 +139,42 @@ def language_dir() -> Path:
 
 def _convert(path: Path, folder: Path) -> None:
     """The GGUF file as a checkpoint in `folder`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     staging = staging_folder(folder)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    fields = {k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
-    # transformers will not save a model that knows it came from GGUF, so the weights move into a plain one
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    fields = {k: v for k, v in config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    fields |= {"architectures": ["LlamaForCausalLM"], "dtype": "float32"}
     model = LlamaForCausalLM(LlamaConfig(**fields))
-    model.load_state_dict(quantised.state_dict())
+    _fill(model, path)
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
     tokenizer.model_max_length = fields["max_position_embeddings"]
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
     write_manifest(staging, GGUF_SHA256)
     publish(staging, folder)
+
+
+def _fill(model: LlamaForCausalLM, path: Path) -> None:
+    """Writes a GGUF file's tensors into a model.
+
+    transformers would do it, but asks gguf for the names of all tensors once per module (ten seconds), and will not save what it loaded.
+    """
+    import torch
+    from gguf import MODEL_ARCH, GGUFReader, dequantize, get_tensor_name_map
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS
+
+    config = model.config.to_dict()
+    names, order = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"]), TENSOR_PROCESSORS["llama"](config=config)
+    theirs = {f"{names.get_name(name.removesuffix('.weight'))}.weight": name for name in model.state_dict()}
+    state = {}
+    for tensor in GGUFReader(path).tensors:
+        if tensor.name in theirs:  # not the table of rotary frequencies
+            found = order.process(weights=dequantize(tensor.data, tensor.tensor_type), name=tensor.name)
+            state[theirs[tensor.name]] = torch.from_numpy(found.weights.copy())
+    state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+    model.load_state_dict(state)
 
 
 def load_language() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
