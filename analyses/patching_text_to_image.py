@@ -169,12 +169,11 @@ def _said(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
     for attack, lot in answers.groupby("attack", sort=False):
         wide = lot.pivot(index="pair", columns="said", values="refused").astype(float)
         pairs = wide.index.to_numpy(str)
-        for said in SAID:
-            found.append({"attack": attack, "said": said, "minus": ""} | cluster_rate(wide[said], pairs, seed=seed).as_row())
+        base: dict[str, Any] = {"attack": attack}
+        found += [base | {"said": said, "minus": ""} | cluster_rate(wide[said], pairs, seed=seed).as_row() for said in SAID]
         for said, other in ((RESTORED, PICTURE), (RESTORED, BY_TWIN), (TEXT, PICTURE)):
-            found.append(
-                {"attack": attack, "said": said, "minus": other} | cluster_difference(wide[said], wide[other], pairs, seed=seed).as_row()
-            )
+            change = cluster_difference(wide[said], wide[other], pairs, seed=seed)
+            found.append(base | {"said": said, "minus": other} | change.as_row())
     return pd.DataFrame(found)
 
 
