@@ -61,8 +61,8 @@ format: setup  ## let ruff format the code
 docs: setup  ## the documentation site in site/, every link and reference checked
 	$(OFFLINE) $(BIN)/mkdocs build --strict --quiet
 
-notebooks: setup  ## execute the notebooks in place, outputs kept
-	for notebook in notebooks/*.ipynb; do $(OFFLINE) $(BIN)/jupyter execute --inplace $$notebook || exit 1; done
+notebooks: setup  ## execute the notebooks, written as .py, into .ipynb with their outputs
+	$(OFFLINE) $(BIN)/python notebooks/execute.py
 
 mini: setup  ## retrain the embedded model (at most three hours) and evaluate it
 	$(OFFLINE) $(BIN)/safesteer mini train --budget 10500

@@ -174,7 +174,7 @@ def _strips(t: pd.DataFrame) -> Any:
 
     examples = [part for _, part in t.groupby("example")]
     rows, limit = -(-len(examples) // 2), _limit(t["score"])
-    fig, axes = new_figure(rows=rows, cols=2, width="full", height=0.62 * rows + 0.9, squeeze=False)
+    fig, axes = new_figure(rows=rows, cols=2, width="full", height=0.62 * rows + 0.9, lowest=0.62, squeeze=False)
     for ax, part in zip(axes.flat, examples, strict=False):
         struck = part.assign(struck=part["plain"].where(part["replaced"], ""))
         panels.token_strip(ax, struck, value="score", struck="struck", center=0.0, vmin=-limit, vmax=limit, per_line=46, colorbar=False)
@@ -183,13 +183,21 @@ def _strips(t: pd.DataFrame) -> Any:
         ax.set_axis_off()
     colors = ScalarMappable(TwoSlopeNorm(0.0, -limit, limit), palette.HARM)
     fig.colorbar(
-        colors, ax=axes, orientation="horizontal", label="probe score of the token said (log-odds of harmful)", fraction=0.05, aspect=60
+        colors,
+        ax=axes,
+        orientation="horizontal",
+        fraction=0.05,
+        aspect=60,
+        label="probe score of the token said (log-odds of harmful); struck through: what ordinary sampling would have said",
     )
     return fig
 
 
 def _grids(t: pd.DataFrame) -> Any:
-    from safesteer_interp.plotting import new_figure, panels
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import TwoSlopeNorm
+
+    from safesteer_interp.plotting import new_figure, palette, panels
 
     first = t[t["class"] == "harmful"].groupby("setting", sort=False)["example"].first()
     limit = _limit(t["score"])
@@ -200,7 +208,15 @@ def _grids(t: pd.DataFrame) -> Any:
         panels.candidate_grid(ax, part, limit=limit)
         ax.set_title(_title(part), fontsize=8)
     for ax in axes.flat[len(first) :]:
-        ax.set_axis_off()
+        ax.set_visible(False)
+    fig.colorbar(
+        ScalarMappable(TwoSlopeNorm(0.0, -limit, limit), palette.HARM),
+        ax=axes,
+        orientation="horizontal",
+        fraction=0.03,
+        aspect=60,
+        label="probe score of the candidate (log-odds of harmful); framed: said; struck through: what ordinary sampling would have said",
+    )
     return fig
 
 

@@ -299,12 +299,13 @@ def _curve_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
                                legend=name == "prompt")  # fmt: skip
         ax.set_title(f"{name} fit")
     for ax, contrast in zip(axes[1], ("refuse over comply", "comply over harmless"), strict=False):
-        part = t["separation"][t["separation"]["contrast"] == contrast] if len(t["separation"]) else t["separation"]
+        part = t["separation"]
+        part = part[(part["contrast"] == contrast) & (part["fit"] != "centred")] if len(part) else part
         if not len(part):  # too few answers of one kind
             ax.set_visible(False)
             continue
         if contrast == "refuse over comply":
-            part = pd.concat([part.assign(step=part["step"].astype(str)), t["last"].assign(step="last")])
+            part = pd.concat([part.assign(step=part["step"].astype(str)), t["last"][t["last"]["fit"] != "centred"].assign(step="last")])
         panels.layer_curve(ax, part, x="step", by="fit", kind="fit", xlabel="decoding step", ylabel="AUROC", reference=0.5,
                            legend=contrast == "refuse over comply")  # fmt: skip
         ax.set_title(contrast)
@@ -354,8 +355,8 @@ ANALYSIS = Analysis(
     order=2,
     captions={
         "figure": "Probes fitted on training pairs, scores of the tokens emitted for test pairs (greedy answers). Bands: 95 % over pairs. "
-        "Removing a step's mean changes no ranking within the step, so that in AUROC the first two fits are one curve. The map: prompt "
-        'fits at every layer, read on the tokens emitted at every step. "last": the last token of whole answers.',
+        "Removing a step's mean changes no ranking within the step, so that the AUROC of the first fit is the second's as well. The "
+        'map: prompt fits at every layer, read on the tokens emitted at every step. "last": the last token of whole answers.',
         "choices": "Candidates of one test prompt at one step, each said and the answer finished greedily: how often does a scorer put a "
         "candidate before a refusal above one before a compliance? Steps and forms count alike. Bars and bands: 95 % over pairs.",
     },

@@ -266,15 +266,16 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
 def _outcome_figure(t: dict[str, pd.DataFrame]) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
-    fig, axes = new_figure(rows=2, cols=2, width="full", height=6.8, height_ratios=(1.2, 1))
-    table = t["table"].assign(label=lambda d: d["attack"].replace({PICTURES: "SD and\nTYPO", ALL: "all"}))
-    panels.forest(axes[0, 0], table[table["measure"] == "asr"], label="label", by="condition", kind="part",
+    fig, axes = new_figure(rows=2, cols=2, width="full", height=7.0, height_ratios=(1.25, 1))
+    table = t["table"].assign(label=lambda d: d["attack"].replace({PICTURES: "SD, TYPO\npooled", ALL: "all"}))
+    # All attacks together stand in the trade-off beside it.
+    panels.forest(axes[0, 0], table[(table["measure"] == "asr") & (table["attack"] != ALL)], label="label", by="condition", kind="part",
                   xlabel="share of harmful requests", legend=False)  # fmt: skip
     loss = t["tests"][(t["tests"]["measure"] == "loss") & (t["tests"]["baseline"] == "none") & (t["tests"]["attack"] == ALL)]
-    panels.forest(axes[1, 0], loss.assign(label="all"), label="label", by="condition", kind="part", reference=0.0, legend=False,
+    panels.forest(axes[1, 0], _named(loss), label="label", by="condition", kind="part", reference=0.0, legend=False,
                   xlabel="let through + refused, minus no defense")  # fmt: skip
     likelihood = t["likelihood"][t["likelihood"]["measure"] == "difference to none"]
-    panels.forest(axes[1, 1], likelihood, label="class", by="condition", kind="part", reference=0.0, legend=False,
+    panels.forest(axes[1, 1], _named(likelihood), label="label", by="class", kind="class", reference=0.0, legend=False,
                   xlabel="nats per token, minus no defense")  # fmt: skip
     plane = None
     for short in ("rr", "asr"):
@@ -290,7 +291,15 @@ def _outcome_figure(t: dict[str, pd.DataFrame]) -> Any:
     titles = ("not refused, by attack", "trade-off", "both prices in one", "how unlikely the text is to the model")
     for ax, title in zip(axes.flat, titles, strict=True):
         ax.set_title(title)
+    panels.legend_below(fig, columns=3)
     return fig
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """Conditions by the names a legend has for them, which take a row each."""
+    from safesteer_interp.plotting.palette import style_of
+
+    return table.assign(label=[style_of("part", name).label.removeprefix("control: ") for name in table["condition"]])
 
 
 def _premise_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:

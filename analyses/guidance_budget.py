@@ -207,10 +207,9 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     columns = {
         "asr": ("not refused", "share of harmful"),
         "rr": ("over-refusal", "share of harmless"),
-        "degenerate": ("degenerate", "share of harmful"),
         LIKELIHOOD: ("unlikely text", "nats per token"),
     }
-    fig, axes = new_figure(rows=2, cols=4, width="full", height=4.6, sharey="col")
+    fig, axes = new_figure(rows=2, cols=3, width="full", height=4.8, sharey="col")
     table = t["table"]
     for line, (axis, xlabel) in zip(axes, AXES.items(), strict=True):
         for ax, (measure, (title, ylabel)) in zip(line, columns.items(), strict=True):
@@ -223,8 +222,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
             ax.axhline(level, color=undefended.color, linewidth=0.9, linestyle=(0, (4, 3)), label=undefended.label, zorder=1)
             if measure != LIKELIHOOD:
                 ax.set_ylim(-0.04, 1.04)
-            if axis == "k":
-                ax.set_title(title)
+            ax.set_title(f"{title} by {xlabel}")
     panels.legend_below(fig)
     return fig
 

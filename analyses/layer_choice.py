@@ -224,6 +224,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         ylabel="AUROC, best layer",
         reference=0.5,
         legend=False,
+        evenly=True,
     )
     axes[1, 0].set_title("how many components it takes")
     # Sites count from the embedding; what is drawn counts decoder layers, the final norm being the one after the last.

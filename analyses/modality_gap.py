@@ -158,7 +158,7 @@ def draw(t: pd.DataFrame, p: Params) -> Any:
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.0)
     harmful = t[t["class"] == "harmful"]
     # In early layers the class means nearly coincide and the unit of the third panel is tiny: what the data cannot place is left out.
-    placed = harmful[(harmful["quantity"] == "toward_harmful") & (harmful["high"] - harmful["low"] < 1)]
+    placed = _placed(harmful[harmful["quantity"] == "toward_harmful"])
     shown = (
         (harmful[harmful["quantity"] == "size"], "size of the shift (median state norms)", "how far", None),
         (harmful[harmful["quantity"] == "cosine"], "cosine with the refusal direction", "which way (< 0: away from refusal)", 0.0),
@@ -174,6 +174,14 @@ def draw(t: pd.DataFrame, p: Params) -> Any:
         panels.layer_curve(axes[2], null, by="of", kind="control", ylabel=shown[2][1], legend=False, markers=False)
     panels.legend_below(fig)
     return fig
+
+
+def _placed(shifts: pd.DataFrame) -> pd.DataFrame:
+    """From the first layer on from which every interval, of every image, is narrower than half the distance of the classes."""
+    wide = shifts[~(shifts["high"] - shifts["low"] < 0.5)]
+    order = list(dict.fromkeys(shifts["layer"]))
+    first = max((order.index(layer) for layer in wide["layer"]), default=-1) + 1
+    return shifts[shifts["layer"].isin(order[first:])]
 
 
 ANALYSIS = Analysis(

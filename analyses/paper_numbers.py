@@ -18,6 +18,8 @@ from ._published import SAFESTEER, checks, printed
 from ._shared import row
 
 AVERAGES, COUNTS = "average", "count"
+CHECKS = {AVERAGES: "averages match\ntheir parts", COUNTS: "rates are\nwhole counts", "same": "tables match\none another",
+          "repeated": "ablations are\nno copies"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,14 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     attacks = shown[shown["benchmark"].str.contains("ASR|unsafe") & shown["method"].isin(names)]
     places = {name: i for i, name in enumerate(names)}
     for kind, part in attacks.groupby("model", sort=True):
-        style = style_of("model", str(kind))
-        look: dict[str, Any] = {"color": style.color, "marker": style.marker, "label": str(kind), "s": 16, "alpha": 0.75}
-        axes[0].scatter(part["change"] / 100, part["method"].map(places), **look)
+        # Printed models have the look of their series; every point stands above the bar of the method.
+        style = style_of("model", str(kind).lower().rsplit("-", 1)[0])
+        look: dict[str, Any] = {"color": style.color, "marker": style.marker, "label": str(kind), "s": 13, "alpha": 0.7, "linewidths": 0}
+        axes[0].scatter(part["change"] / 100, part["method"].map(places) - 0.25, **look)
     mine = ours.assign(label=[style_of("method", name).label for name in names])
     panels.forest(axes[0], mine, reference=0.0, xlabel="change in attack success (papers) or not refused (ours)", legend=False)
     axes[0].set_title("printed (points) and ours (bars)")
-    fits = t["fits"].assign(label=t["fits"]["check"])
+    fits = t["fits"].assign(label=t["fits"]["check"].replace(CHECKS))
     panels.forest(axes[1], fits, xlabel="share of printed cells that fit", legend=False)
     axes[1].set_xlim(-0.03, 1.03)
     axes[1].set_title("do the printed numbers fit together?")

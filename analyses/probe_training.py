@@ -197,17 +197,19 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     axes[0].set(xlabel="epoch (full batch, AdamW)", ylabel="cross-entropy, nats", title="loss while fitting")
     table = t["table"]
     by: dict[str, Any] = {"by": "method", "kind": "series", "ylabel": "AUROC on test pairs", "reference": 0.5, "legend": False}
-    counts = table[table["quantity"].isin(("pairs", "control"))].assign(at=lambda d: pd.to_numeric(d["at"]))
+    counts = table[table["quantity"] == "pairs"].assign(at=lambda d: pd.to_numeric(d["at"]))
     panels.layer_curve(axes[1], counts, x="at", xlabel="training pairs", **by)
     axes[1].set_xscale("log", base=2)
     axes[1].set_xticks(sorted(counts["at"]), [f"{n:g}" for n in sorted(counts["at"])])
     axes[1].minorticks_off()
     axes[1].set_title("examples needed")
-    panels.layer_curve(axes[2], table[table["quantity"] == "width"], x="at", xlabel="principal components", **by)
+    panels.layer_curve(axes[2], table[table["quantity"] == "width"], x="at", xlabel="principal components", evenly=True, **by)
     axes[2].set_title("components needed")
-    null = counts[counts["quantity"] == "control"].sort_values("at").tail(1)
-    if len(null):
-        panels.reference_band(axes[2], float(null["low"].iloc[0]), float(null["high"].iloc[0]), "control: shuffled labels, all pairs")
+    null = table[table["quantity"] == "control"].assign(at=lambda d: pd.to_numeric(d["at"])).sort_values("at").tail(1)
+    if len(null):  # the table holds the distance from 0.5, either way round
+        reach = float(null["high"].iloc[0])
+        for ax in axes[1:]:
+            panels.reference_band(ax, 0.5 - reach, 0.5 + reach, "control: shuffled labels, either way round")
     panels.legend_below(fig)
     return fig
 

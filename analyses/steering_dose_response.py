@@ -345,6 +345,9 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
             panels.dose_curve(ax, part, by="of", kind="class", xlabel=doses[steering], ylabel=ylabel)
             ax.set_ylim(-0.04, 1.04)
             ax.set_xticks(sorted({round(2 * d) / 2 for d in part["dose"]}))
+            for r in part[part["of"] == RANDOM].itertuples():
+                ax.annotate("random\ndirection", (r.dose, r.high), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom",
+                            fontsize=6.5, color="#6b6b6b")  # fmt: skip
             ax.set_title(titles[steering])
     return drawn
 

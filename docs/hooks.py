@@ -1,10 +1,13 @@
-"""Pages that are generated when the site is built: from the parser, the docstrings, the registries and the model card."""
+"""Pages that are generated when the site is built: from the parser, docstrings, registries, notebooks and the model card."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib
 import io
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +30,46 @@ def on_files(files: Any, config: Any) -> Any:
         "reference/datasets.md": datasets(),
         "reference/models.md": models(),
         "cards/mini.md": card(),
+        **tutorials(),
     }
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     return files
+
+
+def tutorials() -> dict[str, str]:
+    """Every notebook as a page with its outputs, and the list of them."""
+    pages, rows = {}, ["# Notebooks\n", "Each runs in under two minutes on two cores; they lie in `notebooks/`, with their outputs.\n"]
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        title = "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ")
+        about = next((part for part in "".join(cells[0]["source"]).split("\n\n")[1:] if part.strip()), "")
+        rows.append(f"- [{title}]({path.stem}.md): {' '.join(about.split())}")
+        pages[f"tutorials/{path.stem}.md"] = "\n\n".join(_cell_page(cell) for cell in cells) + "\n"
+    return {"tutorials/index.md": "\n".join(rows) + "\n", **pages}
+
+
+def _cell_page(cell: dict[str, Any]) -> str:
+    """A cell of a notebook as Markdown: its source, and of its outputs pictures, tables and text."""
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return source
+    parts = [f"```python\n{source}\n```"]
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        if "image/png" in data:
+            parts.append(f'<img alt="figure of the cell above" src="data:image/png;base64,{"".join(data["image/png"].split())}">')
+        elif "image/svg+xml" in data:
+            drawn = base64.b64encode("".join(data["image/svg+xml"]).encode()).decode()
+            parts.append(f'<img alt="figure of the cell above" src="data:image/svg+xml;base64,{drawn}">')
+        elif "text/html" in data:
+            inner = re.sub(r"<style.*?</style>", "", "".join(data["text/html"]), flags=re.DOTALL)
+            parts.append("<div>" + "".join(line.strip() for line in inner.splitlines()) + "</div>")
+        elif "text/markdown" in data:
+            parts.append("".join(data["text/markdown"]))
+        elif output.get("name") != "stderr" and (text := "".join(output.get("text", data.get("text/plain", ""))).strip()):
+            parts.append(f"```text\n{text}\n```")
+    return "\n\n".join(parts)
 
 
 def paper() -> str:
@@ -108,6 +147,16 @@ def models() -> str:
         rows.append(f"| {name} | {types} | {yes[layout.vision_tower is not None]} | {yes[layout.bridge]} | {capped} | {_cell(line)} |")
     rows += ["\n## Not supported\n", "| model type | why |", "|---|---|"]
     rows += [f"| `{kind}` | {_cell(why)} |" for kind, why in OTHERWISE.items()]
+    rows += ["\n## Sites and reads by family\n",
+             "Sites are called the same on every family (`safesteer list sites`); these are the modules they are read from. `embed` is what"
+             " goes into the first layer; reads of images (`image_mean`) need a vision tower, all others every family has.\n",
+             "| family | `resid_post.N` | `attn_out.N` | `mlp_out.N` | `final_norm` | vision tower | projector |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, family in FAMILIES.items():
+        layout = family.layout
+        attn, mlp = layout.attn_adds or layout.attention, layout.mlp_adds or layout.mlp
+        paths = [f"{layout.layers}.N", f"….{attn}", f"….{mlp}", layout.final_norm, layout.vision_tower, layout.projector]
+        rows.append(f"| {name} | " + " | ".join(f"`{path}`" if path else "–" for path in paths) + " |")
     return "\n".join(rows) + "\n"
 
 

@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ import pytest
 import tyro
 
 from safesteer_interp.cli import COMMANDS
+from safesteer_interp.datasets.pairs import load_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -59,10 +61,18 @@ def test_command_lines_are_understood(page: Path) -> None:
         tyro.cli(getattr(module, words[0].capitalize()), args=words[1:], config=(tyro.conf.FlagCreatePairsOff,))
 
 
-def test_the_navigation_lists_every_page() -> None:
+def test_the_navigation_lists_every_page_and_notebook() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in PAGES:
         assert str(page.relative_to(ROOT / "docs")) in navigation, page
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"tutorials/{notebook.stem}.md" in navigation, notebook
+
+
+def test_the_data_card_counts_what_is_there() -> None:
+    pairs = Counter(str(pair.split) for pair in load_pairs())
+    card = (ROOT / "docs" / "cards" / "bundled.md").read_text(encoding="utf-8")
+    assert {split: int(n) for split, n in re.findall(r"^\| `(\w+)` \| (\d+) \|", card, re.MULTILINE)} == pairs
 
 
 @pytest.mark.slow
@@ -74,4 +84,6 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True)
     build(config)
     assert (tmp_path / "site" / "reference" / "python" / "index.html").stat().st_size > 20_000
+    assert "AUROC" in (tmp_path / "site" / "tutorials" / "01_first_look" / "index.html").read_text(encoding="utf-8")
+    assert "language_model" in (tmp_path / "site" / "reference" / "models" / "index.html").read_text(encoding="utf-8")
     assert "fit_probe" in (tmp_path / "site" / "reference" / "python" / "index.html").read_text(encoding="utf-8")

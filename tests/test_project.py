@@ -154,11 +154,12 @@ def test_readme_python_runs(tmp_path: Path, fresh_cache: Path, monkeypatch: pyte
     assert re.search(r"[01]\.\d\d \[0\.\d\d, [01]\.\d\d\] \(n = \d+, \d+ clusters\)", printed)
     assert "AlignmentVector(at final_norm, last_prompt, planted; d = " in printed and (tmp_path / "msav.safetensors").is_file()
     assert printed.count(" -> ") == 4
+    assert (tmp_path / "refusal.gguf").is_file() and names["ids"].shape[1] > names["inputs"]["input_ids"].shape[1]
     assert names["probe"].origin_.site == "final_norm" and "fit at final_norm of planted" in repr(names["probe"])
     assert list(names["table"]["request"]) == [r.id for r in names["requests"][:8]] and set(names["table"]["defense"]) == {"preface"}
     assert set(names["table"]["outcome"]) <= {"comply", "refuse", "degenerate"}
 
 
 def test_every_task_of_the_readme_takes_at_most_eight_lines() -> None:
-    assert len(PYTHON) == 5
+    assert len(PYTHON) == 6
     assert max(len([line for line in body.splitlines() if line.strip()]) for body in PYTHON) <= 8

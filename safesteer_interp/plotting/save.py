@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from safesteer_interp.files import write_bytes
+from safesteer_interp.plotting.fit import fit_words
 from safesteer_interp.plotting.letters import find_letters, let_powers_be_formulas, quietly
 from safesteer_interp.plotting.panels.shared import lift_legend
 from safesteer_interp.plotting.stamp import stamp
@@ -41,6 +42,8 @@ def save_figure(figure: Figure, folder: Path, name: str = "figure", *, words: st
     find_letters(figure)
     with quietly():
         figure.draw_without_rendering()
+        while fit_words(figure):  # what is broken is not broken again, so that this ends
+            figure.draw_without_rendering()
     if foot:
         lift_legend(figure, foot)
     engine = figure.get_layout_engine()

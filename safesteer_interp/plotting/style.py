@@ -41,30 +41,49 @@ def style(size: Size = "page") -> Iterator[None]:
         _SIZE.reset(before)
 
 
+def use_style(*, dpi: float = 120) -> None:
+    """The suite's style sheet for the rest of a session, as a notebook wants it; the display stays the notebook's own.
+
+    At 120 pixels an inch a figure of a page's width is 840 pixels wide.
+    """
+    with as_file(files("safesteer_interp.plotting") / "safesteer.mplstyle") as sheet:
+        plt.style.use(str(sheet))
+    mpl.rcParams["figure.dpi"] = dpi
+
+
 def in_column() -> bool:
     """True while figures are drawn for one column."""
     return _SIZE.get() == "column"
 
 
 def new_figure(
-    rows: int = 1, cols: int = 1, *, width: Literal["full", "column"] = "full", height: float = 3.0, **options: Any
+    rows: int = 1,
+    cols: int = 1,
+    *,
+    width: Literal["full", "column"] = "full",
+    height: float = 3.0,
+    lowest: float = LOWEST,
+    **options: Any,
 ) -> tuple[Figure, Any]:
     """A figure of a standard width (inches: full 7.0, column 3.4) and its axes, as `plt.subplots` returns them.
 
     While figures are drawn for a column the panels of a full one stand below one another, in reading order; the array of axes has the
-    same shape. The figure is not registered with pyplot, so it is freed when the caller lets go of it.
+    same shape; a panel gets at least `lowest` inches there. The figure is not registered with pyplot, so it is freed when the caller lets
+    go of it.
     """
     spacing = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.05, wspace=0.04, hspace=0.06)
     if width == "full" and in_column():
-        return _stacked(rows, cols, height, spacing, options)
+        return _stacked(rows, cols, height, lowest, spacing, options)
     figure = Figure(figsize=(WIDTHS[width], height), layout=spacing)
     return figure, figure.subplots(rows, cols, **options)
 
 
-def _stacked(rows: int, cols: int, height: float, spacing: ConstrainedLayoutEngine, options: dict[str, Any]) -> tuple[Figure, Any]:
+def _stacked(
+    rows: int, cols: int, height: float, lowest: float, spacing: ConstrainedLayoutEngine, options: dict[str, Any]
+) -> tuple[Figure, Any]:
     """The panels of a page's figure in one column, each about as high as on the page."""
     shares = np.repeat(np.asarray(options.get("height_ratios") or [1.0] * rows, dtype=float), cols)
-    panel = max(LOWEST, min(height / rows, TALLEST / (rows * cols)))
+    panel = max(lowest, min(height / rows, TALLEST / (rows * cols)))
     figure = Figure(figsize=(WIDTHS["column"], panel * rows * cols), layout=spacing)
     grid = figure.add_gridspec(rows * cols, 1, height_ratios=shares)
     axes = np.empty((rows, cols), dtype=object)

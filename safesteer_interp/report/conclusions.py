@@ -26,7 +26,7 @@ class Sentence:
     finding: str
     claim: str = ""
     shown: str = ""
-    """Number and interval."""
+    """Number and interval, and the edge of what is claimed where that is not zero."""
     counted: str = ""
 
     @property
@@ -70,7 +70,8 @@ def _sentences(point: Point, claims: Claims) -> list[Sentence]:
 
 
 def _sentence(finding: str, claim: Mapping[str, Any], words: str) -> Sentence:
-    shown = f"{claim['shown']} {claim['unit']}".strip()
+    edge = "" if claim["threshold"] == 0 else f"; claimed: {claim['edge'].removesuffix(claim['unit']).strip()}"
+    shown = f"{claim['shown']} {claim['unit']}".strip() + edge
     return Sentence(words, claim["verdict"], finding, claim["id"], shown, claim["counted"])
 
 
@@ -86,17 +87,22 @@ def _missing(point: Point, claims: Claims) -> Sentence:
 
 
 def _elsewhere(answers: Sequence[Answer], claims: Claims, others: Mapping[str, Claims]) -> list[Sentence]:
-    """How many of the claims used above have the same verdict on each other model, and which do not."""
+    """How many of the claims used above have the same verdict on each other model, and which do not.
+
+    Contradicted where one is turned into its opposite; what one of the two leaves undecided is no contradiction.
+    """
     used = [s for a in answers for s in a.sentences if s.claim]
     if not others:
         return [Sentence("Only one model was run.", "missing", "")]
     found = []
     for model, theirs in others.items():
-        shared = [(s, theirs[s.finding][s.claim]) for s in used if s.claim in theirs.get(s.finding, {})]
-        differ = [f"{s.finding}, {s.claim} ({s.verdict} here, {c['verdict']} there)" for s, c in shared if c["verdict"] != s.verdict]
-        same = len(shared) - len(differ)
-        tail = f" Others: {'; '.join(differ)}." if differ else ""
-        verdict = "undecided" if not shared else "contradicted" if differ else "supported"
+        shared = [(s, theirs[s.finding][s.claim]["verdict"]) for s in used if s.claim in theirs.get(s.finding, {})]
+        differ = [
+            (f"{s.finding}, {s.claim} ({s.verdict} here, {there} there)", {s.verdict, there}) for s, there in shared if there != s.verdict
+        ]
+        same, turned = len(shared) - len(differ), any(both == {"supported", "contradicted"} for _, both in differ)
+        tail = f" Others: {'; '.join(words for words, _ in differ)}." if differ else ""
+        verdict = "contradicted" if turned else "undecided" if differ or not shared else "supported"
         text = f"On {model}, {same} of the {len(shared)} claims above that were measured there have the same verdict.{tail}"
         if not shared:
             text = f"On {model}, none of the claims above was measured."

@@ -1,6 +1,8 @@
 """What a reader wants to know, which claims answer it, and how each of their verdicts reads in plain words.
 
-The words are fixed before anything is measured: one wording per verdict, and no number. What comes out decides which is shown.
+The words are fixed before anything is measured: one wording per verdict, and no number. What comes out decides which is shown. A claim is
+contradicted where its whole interval lies on the other side of its edge, so that its wording is the opposite, not the absence, of an effect
+whose edge is zero; edges that are not zero are told behind the sentence.
 """
 
 from __future__ import annotations
@@ -38,23 +40,23 @@ QUESTIONS = (
             Point(
                 "prefill_separability",
                 "separable_text",
-                "Before the first answer token, harmful requests in plain text can be told from harmless ones.",
-                "Before the first answer token, harmful requests in plain text cannot be told from harmless ones well enough.",
-                "It is open how well harmful requests in plain text can be told from harmless ones before the first answer token.",
+                "Before the first answer token, harmful requests in plain text are told well from harmless ones.",
+                "Before the first answer token, harmful requests in plain text are not told well from harmless ones.",
+                "It is open how well harmful requests in plain text are told from harmless ones before the first answer token.",
             ),
             Point(
                 "prefill_separability",
                 "separable_sd",
-                "Harmful requests shown as pictures can be told from harmless ones there as well.",
-                "Harmful requests shown as pictures are not told from harmless ones well enough there.",
-                "It is open whether harmful requests shown as pictures are told from harmless ones well enough there.",
+                "Harmful requests shown as pictures are told well from harmless ones there, too.",
+                "Harmful requests shown as pictures are not told well from harmless ones there.",
+                "It is open whether harmful requests shown as pictures are told well from harmless ones there.",
             ),
             Point(
                 "layer_choice",
                 "onset_later_typo",
-                "Typed into an image, harm becomes readable in later layers than in plain text.",
-                "Typed into an image, harm becomes readable no later than in plain text.",
-                "It is open whether harm typed into an image becomes readable in later layers than in plain text.",
+                "At the layer where harm in plain text becomes readable, the same harm typed into an image is less readable yet.",
+                "At the layer where harm in plain text becomes readable, the same harm typed into an image is more readable already.",
+                "It is open whether harm typed into an image is less readable at the layer where harm in plain text becomes readable.",
             ),
         ),
     ),
@@ -73,7 +75,7 @@ QUESTIONS = (
                 "modality_stealth",
                 "stealthier_sd",
                 "On the probe's axis its state lies nearer to the harmless requests as well, by more than along random directions.",
-                "On the probe's axis its state lies no nearer to the harmless requests.",
+                "On the probe's axis its state lies farther from the harmless requests.",
                 "Whether its state also lies nearer to the harmless requests for reasons of harm is open.",
             ),
         ),
@@ -100,7 +102,7 @@ QUESTIONS = (
                 "refusal_lens",
                 "image_silences_refusal_sd",
                 "As a picture, a harmful request gives refusal words less probability at the first answer token.",
-                "As a picture, a harmful request gives refusal words no less probability at the first answer token.",
+                "As a picture, a harmful request gives refusal words more probability at the first answer token.",
                 "It is open whether a harmful picture gives refusal words less probability at the first answer token.",
             ),
         ),
@@ -120,7 +122,7 @@ QUESTIONS = (
                 "alignment_controls",
                 "lowers_not_refused",
                 "Turned towards text and of unit length, it gets more harmful pictures refused than random vectors do.",
-                "Turned towards text and of unit length, it does not get more harmful pictures refused.",
+                "Turned towards text and of unit length, it gets fewer harmful pictures refused.",
                 "It is open whether, turned towards text and of unit length, it gets more harmful pictures refused than random vectors do.",
             ),
             Point(
@@ -153,9 +155,9 @@ QUESTIONS = (
             Point(
                 "defense_ablation",
                 "beats_strings_and_bias",
-                "SafeSteer at its best setting does better than refusal strings and than a bias on refusal words, which look at no state.",
-                "SafeSteer at its best setting does worse than refusal strings or a bias on refusal words, which look at no state.",
-                "SafeSteer at its best setting is not shown to do better than refusal strings and a bias on refusal words.",
+                "SafeSteer as calibrated does better than refusal strings and than a bias on refusal words, which look at no state.",
+                "SafeSteer as calibrated does worse than the better of refusal strings and a bias on refusal words.",
+                "SafeSteer as calibrated is not shown to do better than refusal strings and a bias on refusal words.",
             ),
         ),
     ),
@@ -173,7 +175,7 @@ QUESTIONS = (
             Point(
                 "defense_comparison",
                 "safesteer_lets_least_through",
-                "SafeSteer lets fewer harmful pictures through than every other defense compared.",
+                "SafeSteer lets fewer harmful pictures through than every other defense compared, by every list of refusals.",
                 "SafeSteer does not let the fewest harmful pictures through: another defense lets through less.",
                 "It is open which defense lets the fewest harmful pictures through: SafeSteer is not clear of the best other.",
             ),

@@ -1,6 +1,6 @@
-"""The conclusions and the replication table as Markdown: a part of the README between two marks, and figures/README.md.
+"""The conclusions and the replication table as Markdown: parts of the README between marks, and figures/README.md.
 
-The marked part is never edited by hand; a test holds that it is what the committed results say.
+The marked parts are never edited by hand; a test holds that they are what the committed results say.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from safesteer_interp.report.tables import escape_markdown
 
 BEGIN = "<!-- what was learned: written by `safesteer report --readme`, not by hand -->"
 END = "<!-- end of what was learned -->"
+PICTURE_BEGIN = "<!-- what the picture shows: written by `safesteer report --readme`, not by hand -->"
+PICTURE_END = "<!-- end of what the picture shows -->"
+PICTURE = "slips"
+"""The question that the picture at the head of the README answers; its marks may be left out."""
 SHORT = 2
 """Sentences per question in the README; the gallery has all."""
 
@@ -33,20 +37,31 @@ def write_readme(readme: Path, figures: Path) -> bool:
         raise InputError(f"{readme} is not readable ({cause.strerror}).") from None
     if BEGIN not in old or END not in old.partition(BEGIN)[2]:
         raise InputError(f'{readme} has no place for the conclusions; put the lines "{BEGIN}" and "{END}" where they belong.')
-    before, _, rest = old.partition(BEGIN)
-    new = f"{before}{BEGIN}\n\n{short_form(figures)}\n{END}{rest.partition(END)[2]}"
+    new = _between(old, BEGIN, END, short_form(figures))
+    if PICTURE_BEGIN in new:
+        new = _between(new, PICTURE_BEGIN, PICTURE_END, takeaway(figures))
     if new == old:
         return False
     write_text(readme, new)
     return True
 
 
+def _between(text: str, begin: str, end: str, words: str) -> str:
+    """The text with other words between two marks."""
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n\n{words}\n{end}{rest.partition(end)[2]}"
+
+
+def takeaway(figures: Path) -> str:
+    """What the picture at the head of the README shows, said from claims: sentences of one question. Raises as `Results` does."""
+    results, model = _first(figures)
+    answer = next(a for a in results.answers(model) if a.id == PICTURE)
+    return "**" + " ".join(sentence.text for sentence in answer.sentences) + "**\n"
+
+
 def short_form(figures: Path) -> str:
     """The conclusions on the first model, a line per question, then the findings with their verdicts. Raises as `Results` does."""
-    results = Results(figures)
-    if not results.models:
-        raise InputError(f"no finding on a real model below {figures}; make some with `safesteer run --all`.")
-    model = results.models[0]
+    results, model = _first(figures)
     lines = [answer_line(answer, "figures/", model) for answer in results.answers(model)]
     return "\n".join([*lines, "", *finding_table(results.findings, model, "figures/")]) + "\n"
 
@@ -108,12 +123,17 @@ def replication_table(rows: Sequence[Row], root: str | None, model: str) -> list
 
 def paper_page(figures: Path) -> str:
     """The replication table as a page of its own, without links to results: for the documentation. Raises as `Results` does."""
+    results, model = _first(figures)
+    about = f"SafeSteer (arXiv 2605.11716) on {escape_markdown(model)}, from the claims of this checkout. The gallery has every model."
+    return "\n".join(["# The paper, item by item", "", about, "", *replication_table(results.replication(model), None, model)]) + "\n"
+
+
+def _first(figures: Path) -> tuple[Results, str]:
+    """All results, and the model that is told of first."""
     results = Results(figures)
     if not results.models:
         raise InputError(f"no finding on a real model below {figures}; make some with `safesteer run --all`.")
-    model = results.models[0]
-    about = f"SafeSteer (arXiv 2605.11716) on {escape_markdown(model)}, from the claims of this checkout. The gallery has every model."
-    return "\n".join(["# The paper, item by item", "", about, "", *replication_table(results.replication(model), None, model)]) + "\n"
+    return results, results.models[0]
 
 
 def _link(root: str | None, finding: str, model: str) -> str:

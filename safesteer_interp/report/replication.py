@@ -41,7 +41,8 @@ def keys_of(words: str) -> list[str]:
     """
     if "SafeSteer" not in words and ARXIV not in words:
         return []
-    named = [match[0].lower() for match in _NAMED.finditer(words)]
+    spelled = re.sub(r"(Fig\. \d+)([a-z])\b", r"\1(\2)", words)  # "Fig. 2a" is the paper's Fig. 2(a)
+    named = [match[0].lower() for match in _NAMED.finditer(spelled)]
     known = [item.key for item in ITEMS]
     exact = {key.lower() for key in known}
     return [key for name in named for key in known if key.lower() == name or (name not in exact and key.lower().split("(")[0] == name)]

@@ -188,10 +188,14 @@ def test_hostile_text_is_shown_as_text(page: Any, figures: Path) -> None:
     assert page.locator("main script, main img[src='x']").count() == 0
 
 
-def test_a_word_is_explained_on_focus(page: Any, figures: Path) -> None:
+def test_a_word_is_explained_on_focus_and_on_hover(page: Any, figures: Path) -> None:
     page.goto(f"file://{figures}/modality_stealth/index.html")
     page.locator("details.claim summary").first.click()
     word = page.locator("main a.term:visible").first
     word.focus()
     assert len(page.evaluate("(e) => getComputedStyle(e, '::after').content", word.element_handle())) > 20
     assert word.get_attribute("aria-description") == word.get_attribute("data-tip")
+    words = page.locator(".term:visible")
+    for number in range(min(words.count(), 8)):
+        words.nth(number).hover()
+        assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"], "the meaning stays on the page"

@@ -15,7 +15,7 @@ from safesteer_interp.files import read_json
 from safesteer_interp.report.claims import seen
 from safesteer_interp.report.conclusions import conclude
 from safesteer_interp.report.questions import QUESTIONS, Point, Question
-from safesteer_interp.report.readme import BEGIN, END, short_form, write_readme
+from safesteer_interp.report.readme import BEGIN, END, PICTURE_BEGIN, PICTURE_END, short_form, takeaway, write_readme
 from safesteer_interp.runner.claim_record import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,9 @@ def told(verdict: str, **more: Any) -> dict[str, Any]:
 def test_the_verdict_chooses_the_sentence_and_the_claim_its_numbers(verdict: str, words: str) -> None:
     sentence = conclude(told(verdict), questions=ASKED)[0].sentences[0]
     assert (sentence.text, sentence.verdict, sentence.finding, sentence.claim) == (words, verdict, "finding", "c")
-    assert sentence.numbers == f"0.90 [0.80, 1.00] AUROC, n = 40, 20 pairs, {verdict}"
+    assert sentence.numbers == f"0.90 [0.80, 1.00] AUROC; claimed: above 0.50, n = 40, 20 pairs, {verdict}"
+    at_zero = conclude({"finding": {"c": seen(claim(verdict, threshold=0.0))}}, questions=ASKED)[0].sentences[0]
+    assert at_zero.shown == "0.90 [0.80, 1.00] AUROC", "the sentence itself says on which side of zero"
 
 
 def test_what_is_missing_is_said_to_be() -> None:
@@ -52,10 +54,11 @@ def test_a_finding_without_a_named_claim_speaks_in_its_own_words_decided_ones_fi
 
 
 def test_it_says_how_many_verdicts_hold_on_every_other_model() -> None:
-    there = (told("supported"), told("undecided"), {})
-    same, unlike, empty = (conclude(told("supported"), {"m": other}, ASKED)[-1].sentences[0] for other in there)
+    there = (told("supported"), told("undecided"), told("contradicted"), {})
+    same, open_there, turned, empty = (conclude(told("supported"), {"m": other}, ASKED)[-1].sentences[0] for other in there)
     assert same.text == "On m, 1 of the 1 claims above that were measured there have the same verdict." and same.verdict == "supported"
-    assert unlike.verdict == "contradicted" and "finding, c (supported here, undecided there)" in unlike.text
+    assert open_there.verdict == "undecided" and "finding, c (supported here, undecided there)" in open_there.text
+    assert turned.verdict == "contradicted" and "finding, c (supported here, contradicted there)" in turned.text
     assert "none of the claims above was measured" in empty.text
     assert conclude(told("supported"), {}, ASKED)[-1].sentences[0].text == "Only one model was run."
 
@@ -65,6 +68,31 @@ def test_every_point_has_a_wording_for_each_verdict() -> None:
         words = [getattr(point, f.name) for f in dataclasses.fields(point) if f.name in ("supported", "contradicted", "undecided")]
         assert all(words) if point.claim else not any(words)
         assert len(set(words)) == (3 if point.claim else 1)
+
+
+OPPOSITES = ("not", "less", "lower", "fewer", "worse", "farther", "away", "more", "no ", "costs", "least", "used")
+"""Words by which one sentence says the opposite of another."""
+
+
+@pytest.mark.parametrize("verdict", ["supported", "contradicted", "undecided"])
+@pytest.mark.parametrize("model", ["mini", "somebody/else-7B", "planted"])
+def test_whatever_the_verdicts_and_the_model_every_sentence_says_its_verdict_and_number(verdict: str, model: str) -> None:
+    claims: dict[str, dict[str, Any]] = {}
+    for point in (p for q in QUESTIONS for p in q.points):
+        claims.setdefault(point.finding, {})[point.claim] = seen(claim(verdict, id=point.claim, threshold=0.0))
+    answers = conclude(claims, {model: claims})
+    told_of = [s for a in answers[:-1] for s in a.sentences]
+    assert len(told_of) == sum(len(q.points) for q in QUESTIONS) and {s.verdict for s in told_of} == {verdict}
+    for sentence in told_of:
+        assert sentence.text.endswith(".") and sentence.text[0].isupper() and "mini" not in sentence.text and sentence.shown
+        assert (verdict == "undecided") == any(w in sentence.text for w in ("open", "not shown to")), sentence.text
+        assert not any(c.isdigit() for c in sentence.text.replace("10 points", "")), "numbers come from claims"
+    assert answers[-1].sentences[0].text.startswith(f"On {model}, {len(told_of)} of the {len(told_of)} claims")
+
+
+def test_what_is_contradicted_is_told_as_the_opposite() -> None:
+    for point in (p for q in QUESTIONS for p in q.points):
+        assert any((word in point.contradicted) != (word in point.supported) for word in OPPOSITES), point
 
 
 def test_every_claim_the_conclusions_name_is_one_of_its_finding() -> None:
@@ -79,6 +107,8 @@ def test_the_readme_says_what_the_committed_results_say() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     held = text.partition(BEGIN)[2].partition(END)[0].strip()
     assert held == short_form(ROOT / "figures").strip(), "run `safesteer report --readme README.md`"
+    picture = text.partition(PICTURE_BEGIN)[2].partition(PICTURE_END)[0].strip()
+    assert picture == takeaway(ROOT / "figures").strip() and picture.startswith("**") and picture.count("**") == 2
 
 
 def test_only_the_marked_part_of_a_readme_is_written(tmp_path: Path) -> None:
@@ -91,8 +121,11 @@ def test_only_the_marked_part_of_a_readme_is_written(tmp_path: Path) -> None:
     assert write_readme(readme, figures) and not write_readme(readme, figures)
     text = readme.read_text()
     assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "stale words" not in text
-    assert "can be told from harmless ones (0.90 [0.80, 1.00] AUROC, n = 40, 20 pairs; **supported**" in text
+    assert "are told well from harmless ones (0.90 [0.80, 1.00] AUROC; claimed: above 0.50, n = 40, 20 pairs; **supported**" in text
     assert "(figures/prefill_separability/mini)" in text and "was not measured on this model" in text
+    readme.write_text(f"{PICTURE_BEGIN}\nstale\n{PICTURE_END}\n{BEGIN}\n{END}\n")
+    assert write_readme(readme, figures) and "was not measured on this model" in readme.read_text().partition(PICTURE_END)[0]
+    assert "stale" not in readme.read_text()
     readme.write_text("no marks")
     with pytest.raises(InputError, match="has no place for the conclusions"):
         write_readme(readme, figures)

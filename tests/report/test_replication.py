@@ -19,6 +19,7 @@ from safesteer_interp.report.replication import keys_of, replication_rows, tally
         ("arXiv:2605.11716 section 3", []),
         ("SafeSteer section 3, finding 2", ["section 3, finding 2"]),
         ("arXiv:2605.11716 Fig. 2", ["Fig. 2(a)", "Fig. 2(b)"]),
+        ("arXiv:2605.11716 section 3, Fig. 2a", ["Fig. 2(a)"]),
         ("CARE Fig. 2", []),
         ("", []),
     ],

@@ -292,3 +292,12 @@ def test_signs_are_enumerated_where_there_are_few() -> None:
     assert s.sign_flip_test(np.ones(6), np.arange(6)) == pytest.approx(2 / 64)
     assert s.sign_flip_test(np.ones(12), np.arange(12)) == pytest.approx(2 / 4096)
     assert s.sign_flip_test(np.zeros(6), np.arange(6)) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_auroc_of_twins_that_score_alike_is_chance_with_an_interval(seed: int) -> None:
+    """Their influences differ from zero by rounding only, which no variance can be divided by."""
+    pairs = np.repeat(np.arange(33), 2)
+    lengths = np.random.default_rng(seed).integers(20, 40, 33).repeat(2).astype(float)
+    found = s.cluster_auroc(lengths, np.tile([True, False], 33), pairs, against=0.5)
+    assert found.value == pytest.approx(0.5) and 0.3 < found.low < 0.5 < found.high < 0.7

@@ -28,14 +28,19 @@ def layer_curve(
     reference_label: str = "chance",
     legend: bool = True,
     markers: bool = True,
+    evenly: bool = False,
 ) -> None:
     """One line per entity over `x`, with the interval as a band (as bars where an entity has a single point).
 
-    Text values of `x` become ticks of their own: "embed" before the numbers, anything else ("final_norm", "all") after them. Raises
-    ValueError for a missing column or an empty table.
+    Text values of `x` become ticks of their own: "embed" before the numbers, anything else ("final_norm", "all") after them. `evenly`
+    sets all values side by side at equal distances, as suits widths of 1, 2, 4, 8, ... Raises ValueError for a missing column or an
+    empty table.
     """
     need(table, [x, y, low, high, *([by] if by else [])], "layer_curve")
     places, ticks = _positions(table[x])
+    if evenly:
+        order = sorted(places, key=lambda name: places[name])
+        places, ticks = {name: float(i) for i, name in enumerate(order)}, {float(i): name for i, name in enumerate(order)}
     place = table[x].map(lambda v: places[str(v)])
     for rows, look in groups_of(table.assign(_x=place), by, kind):
         rows = rows.sort_values("_x")

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from safesteer_interp.plotting.palette import DIVERGING, ENTITIES, INK, SEQUENTIAL
 from safesteer_interp.plotting.panels.shared import need
+from safesteer_interp.plotting.style import in_column
 
 
 def layer_step_heatmap(
@@ -75,21 +76,24 @@ def transfer_matrix(
 ) -> None:
     """Rows trained on, columns tested on; each cell holds the value and, below it, its interval; the diagonal is framed.
 
+    More cells than three abreast are too narrow for intervals in a column; the table beside the figure has them.
     Raises ValueError for a missing column or an empty table.
     """
     need(table, [row, column, value, low, high], "transfer_matrix")
     values, columns, rows = _grid(table, column, row, value, order="attack")
     lows = _grid(table, column, row, low, order="attack")[0]
     highs = _grid(table, column, row, high, order="attack")[0]
+    bounded = not (in_column() and len(columns) > 3)
     paint = _colors(values, None, vmin, vmax)
     mesh = ax.imshow(values, **paint, aspect="auto")
     for i, j in np.ndindex(values.shape):
         if np.isnan(values[i, j]):
             continue
         ink = _ink(paint["cmap"], paint["norm"], float(values[i, j]))
-        ax.text(j, i - 0.1, f"{values[i, j]:.{digits}f}", ha="center", va="center", color=ink, fontsize=8)
-        bounds = "n/a" if np.isnan(lows[i, j]) else f"{lows[i, j]:.{digits}f}–{highs[i, j]:.{digits}f}"
-        ax.text(j, i + 0.22, bounds, ha="center", va="center", color=ink, fontsize=6.5)
+        ax.text(j, i - 0.1 * bounded, f"{values[i, j]:.{digits}f}", ha="center", va="center", color=ink, fontsize=8)
+        if bounded:
+            bounds = "n/a" if np.isnan(lows[i, j]) else f"{lows[i, j]:.{digits}f}–{highs[i, j]:.{digits}f}"
+            ax.text(j, i + 0.22, bounds, ha="center", va="center", color=ink, fontsize=6.5)
         if rows[i] == columns[j]:
             ax.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=ink, linewidth=1.0))
     _tick_names(ax, columns, rows)
@@ -134,10 +138,13 @@ def _ink(colors: Colormap, norm: Normalize, value: float) -> str:
 
 
 def _tick_names(ax: Axes, columns: list[str], rows: list[str]) -> None:
-    for names, put in ((columns, ax.set_xticks), (rows, ax.set_yticks)):
-        every = max(1, int(np.ceil(len(names) / 14)))
+    """Names of columns and rows, every so many where there are too many; in a column's width those of columns break at underscores."""
+    narrow = in_column() and len(columns) > 3
+    across = [name.replace("_", "\n") for name in columns] if narrow else columns
+    for names, put, most in ((across, ax.set_xticks, 14), (rows, ax.set_yticks, 7 if in_column() else 14)):
+        every = max(1, int(np.ceil(len(names) / most)))
         put(range(0, len(names), every), names[::every])
-    if max(map(len, columns)) > 7:
+    if max(map(len, columns)) > 7 and not narrow:
         ax.tick_params(axis="x", labelrotation=30)
         for text in ax.get_xticklabels():
             text.set_horizontalalignment("right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,8 @@ from safesteer_interp.plotting.style import in_column
 _LEGEND, _GROWN = "legend-below", "_safesteer_grown"
 LEGEND_ROW = 0.155
 """Inches that one row of a legend takes."""
+LETTER, HANDLE = 0.055, 0.56
+"""Inches that a letter of a legend takes, and what stands before its words and between two columns."""
 SHAPE_ONLY = "shape-only"
 """Mark of a legend entry that explains a marker but no colour; one that explains both takes its place."""
 _KIND_OF_COLUMN = {"harmful": "class", "label": "class", "trained_on": "attack", "tested_on": "attack", "condition": "modality"}
@@ -69,7 +72,8 @@ def reference_line(ax: Axes, at: float | None, label: str, *, axis: str = "y") -
         ax.axvline(at, **line)
         if label:
             ax.annotate(label, (at, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), textcoords="offset points",
-                        ha="left", va="top", fontsize=7, color="#6b6b6b")  # fmt: skip
+                        ha="left", va="top", fontsize=7, color="#6b6b6b", zorder=5,
+                        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6})  # fmt: skip
 
 
 def reference_band(ax: Axes, low: float, high: float, label: str, *, axis: str = "y") -> None:
@@ -96,13 +100,23 @@ def legend_below(owner: Axes | FigureBase, *, columns: int = 4) -> None:
         grown += getattr(old, _GROWN, 0.0)
         old.remove()
     if entries:
-        longest = max(map(len, entries))
-        fitting = min(columns, max(1, int(figure.get_figwidth() * 17 / (longest + 6))), len(entries))
+        fitting = _columns(list(entries), figure.get_figwidth(), columns)
         legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=fitting)
         legend.set_gid(_LEGEND)
         wanted = LEGEND_ROW * -(-len(entries) // fitting) if in_column() else 0.0
         setattr(legend, _GROWN, wanted)
         figure.set_figheight(figure.get_figheight() + wanted - grown)
+
+
+def _columns(labels: list[str], width: float, most: int) -> int:
+    """How many columns of a legend fit a width (inches), filled from top to bottom as matplotlib fills them."""
+    for count in range(min(most, len(labels)), 1, -1):
+        each, more = divmod(len(labels), count)
+        starts = np.cumsum([0, *(each + (i < more) for i in range(count))])
+        longest = [max(map(len, labels[a:b])) for a, b in itertools.pairwise(starts)]
+        if sum(LETTER * n + HANDLE for n in longest) <= width:
+            return count
+    return 1
 
 
 def lift_legend(figure: Any, share: float | None) -> None:

@@ -112,6 +112,13 @@
     filters.addEventListener("submit", (event) => event.preventDefault());
     filters.addEventListener("reset", () => setTimeout(filter));
   }
+  const place = (event) => {
+    // The meaning of a word that stands near the right edge opens to the left.
+    const word = event.target.closest && event.target.closest(".term");
+    if (word) word.classList.toggle("ends", word.getBoundingClientRect().left + 340 > document.documentElement.clientWidth);
+  };
+  document.addEventListener("pointerover", place);
+  document.addEventListener("focusin", place);
   document.addEventListener("keydown", (event) => {
     const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName);
     if (event.key === "/" && filters && !typing && !event.ctrlKey && !event.metaKey) {
