@@ -231,11 +231,13 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
 def _overlays(t: dict[str, pd.DataFrame]) -> Any:
     """Picture by picture: the picture, where the pair differs, what pushes the probe, and what pushes refusal, with what tokens read as."""
     import matplotlib as mpl
+    from matplotlib.cm import ScalarMappable
 
     from safesteer_interp.plotting import new_figure, palette
+    from safesteer_interp.plotting.style import in_column
 
     keys = sorted(dict.fromkeys(zip(t["tokens"]["attack"], t["tokens"]["pair"], strict=True)))
-    fig, ax = new_figure(width="full", height=1.75 * max(len(keys), 1) + 0.3)
+    fig, ax = new_figure(width="full", height=(0.86 if in_column() else 1.72) * max(len(keys), 1) + 0.75)
     ax.remove()
     axes = fig.subplots(max(len(keys), 1), 4, squeeze=False)
     for line, (attack, pair) in zip(axes, keys, strict=True):
@@ -249,6 +251,7 @@ def _overlays(t: dict[str, pd.DataFrame]) -> Any:
             ax.set_xticks([])
             ax.set_yticks([])
             ax.grid(visible=False)
+            ax.spines[:].set_visible(False)
         line[0].imshow(picture)
         line[0].set_ylabel(attack)
         line[1].imshow(grey)
@@ -269,8 +272,12 @@ def _overlays(t: dict[str, pd.DataFrame]) -> Any:
                 cell = cells.iloc[place]
                 x, y = ((float(cell[c]) + 0.5) * size / n - 0.5 for c, n in (("column", columns), ("row", rows)))
                 ax.plot(x, y, marker="o", markersize=3.2, markerfacecolor="none", markeredgecolor=palette.INK, markeredgewidth=0.8)
-    for ax, title in zip(axes[0], ("picture", "differs", "probe", "refusal"), strict=True):
+    for ax, title in zip(axes[0], ("picture", "harm", "probe", "refusal"), strict=True):
         ax.set_title(title)
+    bar = fig.colorbar(ScalarMappable(mpl.colors.Normalize(-1, 1), palette.HARM), ax=axes, orientation="horizontal",
+                       fraction=0.05, shrink=0.5, anchor=(1.0, 0.5), aspect=30, ticks=[-0.9, 0.9])  # fmt: skip
+    bar.ax.set_xticklabels(["away", "towards it"])
+    bar.ax.tick_params(length=0)
     return fig
 
 
