@@ -183,8 +183,15 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                     direction="above",
                     threshold=CHANCE,
                     unit="AUROC over image tokens",
-                    controls=(Control("shuffled tokens", estimate_of(row(table, **where, quantity="minus shuffled")), kind="paired"),),
-                    note="Ground truth is where the pixels of the pair's two pictures differ.",
+                    controls=(
+                        Control("shuffled tokens", estimate_of(row(table, **where, quantity="minus shuffled")), kind="paired"),
+                        Control(
+                            "distance from the blank token",
+                            estimate_of(row(table, **{**where, "map": "change"}, quantity="auroc")),
+                            kind="context",
+                        ),
+                    ),
+                    note="Ground truth is where the pixels of the pair's two pictures differ: where there is anything at all.",
                 )
             )
             if not ((table["attack"] == attack) & (table["truth"] == WORDS)).any():

@@ -21,6 +21,10 @@ from ._shared import attacks_in, row
 ROLES = ("image", "user", "template", "last", "everything")
 OWN, TWIN, ANOTHER = "the same request as text", "its harmless twin", "another harmful request"
 """Whose state is put into the picture's pass."""
+TEXT, PICTURE = "the text", "the picture"
+RESTORED, BY_TWIN = "the picture with the text's last token", "the picture with the harmless text's last token"
+SAID = (TEXT, PICTURE, RESTORED, BY_TWIN)
+"""What an answer is given to."""
 WRITES = ("attn_out", "mlp_out")
 EARLY, LATE = 0.3, 0.8
 """Depths, as shares of the layers, that the claims are about: fixed beforehand."""
@@ -35,6 +39,8 @@ class Params:
     """Forms whose harm lies in the image."""
     layers: int | None = 10
     """Layers at which image, user and template tokens are patched, evenly spaced; None: all. The last token is patched at all."""
+    answer_tokens: int = 16
+    """Longest answer, in tokens, of what the model says under the strongest patch."""
     seed: int = 0
     """Seed of the intervals and of which pair stands in for another."""
 
@@ -48,13 +54,18 @@ def cost(p: Params, pairs: int, n_layers: int) -> str:
     grid = len(layer_grid(n_layers, p.layers))
     each = 2 * (4 * grid + n_layers) + len(WRITES) * n_layers + 2 * n_layers
     patches = pairs * len(p.attacks) * each
-    return f"{pairs * (3 + len(p.attacks))} recorded prompt passes, {patches} patches of a fraction of a pass each"
+    answers = pairs * len(p.attacks) * len(SAID)
+    recorded = pairs * (3 + len(p.attacks))
+    return (
+        f"{recorded} recorded prompt passes, {patches} patches of a fraction of a pass each, {answers} answers of {p.answer_tokens} tokens"
+    )
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """`table`: share of the gap between text form (donor) and picture form (receiver) by layer, token role and direction; `controls`:
-    other donors, last token; `writes`: attention's and MLP's part of the last token; `contrasts`: the numbers claimed; `cost`."""
-    cells, gaps, spent = _measured(ctx, p)
+    other donors, last token; `writes`: attention's and MLP's part of the last token; `contrasts`: the numbers claimed; `cost`;
+    `answers`: shares of answers that decline, of both forms and of pictures with a text's last token at four fifths of the depth."""
+    cells, gaps, spent, answers = _measured(ctx, p)
     seed = ctx.seed("intervals")
 
     def rows(names: list[str], part: pd.DataFrame) -> pd.DataFrame:
@@ -75,11 +86,12 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         "writes": rows(["attack", "write", "layer"], cells[cells["write"].isin(WRITES)]),
         "contrasts": _contrasts(cells, gaps, seed),
         "cost": spent,
+        "answers": _said(answers, seed),
     }
 
 
-def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Per pair: the effect of every patch, in nats towards the donor; the gap between the forms; forwards that were spent."""
+def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Per pair: the effect of every patch, in nats towards the donor; the gap between the forms; forwards that were spent; answers."""
     from safesteer_interp.interventions import Patch, record, replay
     from safesteer_interp.interventions.alignment import ROLES as EVERYTHING
     from safesteer_interp.interventions.replaying import plan_rows
@@ -101,7 +113,7 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
     writes = [one for kind in WRITES for one in patches(("last",), range(ctx.n_layers), kind)]
 
     def measured(pair: str, requests: dict[tuple[str, bool], Request]) -> Rows:
-        found: Rows = {"cells": [], "gaps": [], "cost": []}
+        found: Rows = {"cells": [], "gaps": [], "cost": [], "answers": []}
         own = record(model, requests[str(DONOR), True])
         foreign = {
             TWIN: record(model, requests[str(DONOR), False]),
@@ -109,6 +121,8 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
         }
         for attack in p.attacks:
             picture = record(model, requests[attack, True])
+            refused = _answers(ctx, p, requests, attack)
+            found["answers"] += [{"attack": attack, "pair": pair, "said": said, "refused": value} for said, value in refused.items()]
             plain = {name: measure(one.final)[0] for name, one in (("text", own), ("picture", picture))}
             gap = plain["text"] - plain["picture"]
             found["gaps"].append({"attack": attack, "pair": pair} | dict(zip(QUANTITIES, gap.tolist(), strict=True)))
@@ -127,7 +141,40 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
 
     found = pair_by_pair(ctx, "pairs", by_pair, measured)
     spent = {"patches": int(found["cost"]["patches"].sum()), "forwards": float(found["cost"]["forwards"].sum())}
-    return found["cells"], found["gaps"], pd.DataFrame([spent])
+    return found["cells"], found["gaps"], pd.DataFrame([spent]), found["answers"]
+
+
+def _answers(ctx: Context, p: Params, requests: dict[tuple[str, bool], Request], attack: str) -> dict[str, bool]:
+    """Whether the model declines, by what it is given: one batch of greedy answers. The patch acts on the prompt's pass alone."""
+    from safesteer_interp.declining import declines
+    from safesteer_interp.interventions import Patch, patched
+    from safesteer_interp.sites import Site, SiteKind
+    from safesteer_interp.tracing.tracer import Sampling
+
+    late = (Site(SiteKind.RESID_POST, at_depth(layer_grid(ctx.n_layers, p.layers), LATE)),)
+    put, left = Patch(late, ("last",)), Patch(late, ("last",), lambda h, donor: h)
+    text, twin, picture = requests[str(DONOR), True], requests[str(DONOR), False], requests[attack, True]
+    asked = [(text, left, text), (picture, left, text), (picture, put, text), (picture, put, twin)]
+    receivers, patches, donors = (list(column) for column in zip(*asked, strict=True))
+    made = patched(ctx.model, receivers, patches, donors, sampling=Sampling(p.answer_tokens)).generated
+    texts = [ctx.model.tokenizer.decode(ids, skip_special_tokens=True) for ids in made]
+    return {said: declines(answer) for said, answer in zip(SAID, texts, strict=True)}
+
+
+def _said(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Shares that decline, and paired differences to the picture as it is and to the harmless twin's state put in."""
+    from safesteer_interp.statistics import cluster_difference, cluster_rate
+
+    found = []
+    for attack, lot in answers.groupby("attack", sort=False):
+        wide = lot.pivot(index="pair", columns="said", values="refused").astype(float)
+        pairs = wide.index.to_numpy(str)
+        base: dict[str, Any] = {"attack": attack}
+        found += [base | {"said": said, "minus": ""} | cluster_rate(wide[said], pairs, seed=seed).as_row() for said in SAID]
+        for said, other in ((RESTORED, PICTURE), (RESTORED, BY_TWIN), (TEXT, PICTURE)):
+            change = cluster_difference(wide[said], wide[other], pairs, seed=seed)
+            found.append(base | {"said": said, "minus": other} | change.as_row())
+    return pd.DataFrame(found)
 
 
 def _contrasts(cells: pd.DataFrame, gaps: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -218,8 +265,32 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 f"A third of the way up the blank picture's image tokens restore less than half of what the {attack} form lost.",
                 Control("the text form's user tokens", number("image_early_minus_user"), kind="paired"),
             ),
+            _answer_claim(t["answers"], attack),
         ]
     return found
+
+
+def _answer_claim(answers: pd.DataFrame, attack: str) -> Claim:
+    """What the strongest patch does to the answer itself."""
+    answers = answers.fillna({"minus": ""})
+
+    def number(minus: str) -> Any:
+        return estimate_of(row(answers, attack=attack, said=RESTORED, minus=minus))
+
+    return Claim(
+        id=f"answers_refuse_again_{attack.lower()}",
+        statement=f"With the text form's last token at four fifths of the depth more answers to {attack} requests decline.",
+        estimate=number(PICTURE),
+        direction="above",
+        threshold=0.0,
+        unit="difference in the share of answers that decline, paired",
+        difference_to="the picture as it is",
+        controls=(
+            Control("the harmless twin's last token", number(BY_TWIN), kind="paired"),
+            Control("the text itself", estimate_of(row(answers, attack=attack, said=TEXT, minus=PICTURE)), kind="context"),
+        ),
+        note="The patch acts on the first token's pass; later tokens look back at the picture.",
+    )
 
 
 def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:

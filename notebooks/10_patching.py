@@ -10,6 +10,7 @@
 # %% tags=["parameters"]
 MODEL = "mini"
 PAIRS = 2
+FIT_PAIRS = 16  # pairs whose answers say which first tokens refuse
 EVERY = 4  # layers between those that are patched
 ATTACK = "SD"  # the form whose harm lies in the picture; TYPO: typography
 
@@ -21,19 +22,33 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # mini needs no network; remove th
 
 import numpy as np
 import pandas as pd
+import torch
 
 import safesteer_interp as si
 from safesteer_interp.interventions import Head, Knockout, Patch, patched, record, replay
 from safesteer_interp.models.head import logits
 from safesteer_interp.models.openings import refusal_token_ids
-from safesteer_interp.plotting import new_figure, palette, panels, use_style
+from safesteer_interp.plotting import new_figure, palette, panels
 from safesteer_interp.refusals import is_refusal
 from safesteer_interp.sites import Site
 from safesteer_interp.steering import refusal_score
 
-use_style()
 model = si.load_model(MODEL)
-refusing = list(refusal_token_ids(model))
+requests = si.load_requests(model.usual_dataset)
+
+# %% [markdown]
+# ## What is a refusal?
+#
+# Published openings ("Sorry", "I cannot") miss most of a model that declines in its own words. So: the first answer tokens that harmful
+# requests in plain text raise over their harmless twins, on pairs of the fit split (as in arXiv 2406.11717).
+
+# %%
+plain = [r for r in requests if r.attack == "TEXT" and r.split is si.Split.FIT][: 2 * FIT_PAIRS]
+trace = si.collect(model, plain, sites="final_norm", reads="last_prompt", logits=True)
+first = torch.from_numpy(trace.logits).softmax(-1).numpy()
+harmful, harmless = first[trace.labels.harmful].mean(0), first[~trace.labels.harmful].mean(0)
+refusing = [int(i) for i in np.flatnonzero((harmful >= 0.005) & (harmful >= 2 * harmless))] or list(refusal_token_ids(model))
+print([model.tokenizer.decode([i]) for i in refusing])
 
 
 def refusal(states):
@@ -48,9 +63,8 @@ def refusal(states):
 # so that both forms have image tokens. Pairs of the validation split, the two whose forms differ most.
 
 # %%
-requests = [r for r in si.load_requests(model.usual_dataset) if r.harmful and r.split is si.Split.VALIDATION and r.attack in ("CB", ATTACK)]
-of = {(r.pair, str(r.attack)): r for r in requests}
-text = {pair: record(model, of[pair, "CB"]) for pair in list(dict.fromkeys(r.pair for r in requests))[: 3 * PAIRS]}
+of = {(r.pair, str(r.attack)): r for r in requests if r.harmful and r.split is si.Split.VALIDATION and r.attack in ("CB", ATTACK)}
+text = {pair: record(model, of[pair, "CB"]) for pair in list(dict.fromkeys(pair for pair, _ in of))[: 5 * PAIRS]}
 picture = {pair: record(model, of[pair, ATTACK]) for pair in text}
 gaps = pd.DataFrame({form: {p: float(refusal(one.final)) for p, one in lot.items()} for form, lot in (("text", text), ("picture", picture))})
 gaps["gap"] = gaps["text"] - gaps["picture"]
@@ -165,9 +179,11 @@ pd.DataFrame(rows).pivot(index="source", columns="layers", values="log-odds")[[f
 
 # %%
 late = Patch((Site.parse(f"resid_post.{round(0.8 * (model.n_layers - 1))}"),), ("last",))
-nothing = Patch((late.places[0],), ("last",), lambda h, donor: h)
-asked = [picture[pairs[0]].request] * 2
-out = patched(model, asked, [nothing, late], [text[pairs[0]].request] * 2, sampling=si.Sampling(12))
-for name, ids in zip(("as it is", "with the text's last token"), out.generated):
+nothing = Patch(late.places, ("last",), lambda h, donor: h)
+one = {form: lot[pairs[0]].request for form, lot in (("text", text), ("picture", picture))}
+cases = {"the text": ("text", nothing), "the picture": ("picture", nothing), "the picture with the text's last token": ("picture", late)}
+out = patched(model, [one[form] for form, _ in cases.values()], [p for _, p in cases.values()], [one["text"]] * 3, sampling=si.Sampling(16))
+for name, ids, scores in zip(cases, out.generated, out.logits):
     said = model.tokenizer.decode(ids, skip_special_tokens=True)
-    print(f"{name}: {said if is_refusal(said) else '(an answer, not shown)'}")
+    odds = float(refusal_score(scores[None], refusing))
+    print(f"{name} ({odds:+.1f}): {said if is_refusal(said) else '(an answer, not shown)'}")

@@ -30,13 +30,12 @@ from safesteer_interp.interventions.image_tokens import image_states, lens, push
 from safesteer_interp.models.eyes import last_layer_used
 from safesteer_interp.models.head import logits
 from safesteer_interp.models.openings import refusal_token_ids
-from safesteer_interp.plotting import new_figure, palette, panels, use_style
+from safesteer_interp.plotting import new_figure, palette, panels
 from safesteer_interp.probes.fits import fit_prompt
 from safesteer_interp.sites import Site
 from safesteer_interp.statistics import auroc
 from safesteer_interp.steering import refusal_score
 
-use_style()
 model = si.load_model(MODEL)
 requests = [r for r in si.load_requests(model.usual_dataset) if r.attack in ("CB", "TYPO")]
 
@@ -129,11 +128,11 @@ pd.DataFrame(rows).round(2)
 # %% [markdown]
 # ## What a token reads as
 #
-# The logit lens on image tokens: the word that each token's state would say next. The static table is the first picture at one layer;
+# The logit lens on image tokens: the word that each token's state would say next. The static table is the first picture at a late layer;
 # in Jupyter the controls choose others.
 
 # %%
-def read(pair=next(iter(looked)), at=layer):
+def read(pair=next(iter(looked)), at=round(0.8 * (model.n_layers - 1))):
     """The lens' first word at every image token, as they lie in the picture."""
     one = looked[pair]
     words = lens(model, image_states(one["picture"], Site.parse(f"resid_post.{at}"))).argmax(-1)

@@ -127,6 +127,9 @@ def test_patching_finds_layer_and_token_where_harm_is_written(measured: Measured
             assert abs(value(tables["table"], **of, role="last", layer=3) - 1) < 0.01
             assert value(tables["table"], **of, role="user", layer=2) > 0.1 > abs(value(tables["table"], **of, role="user", layer=3))
             assert value(tables["table"], **of, role="everything", layer=0) > 0.7
+        said = {r.said: r.value for r in tables["answers"].fillna({"minus": ""}).itertuples() if r.attack == attack and not r.minus}
+        assert said["the picture with the text's last token"] == said["the text"] > 0.5 > said["the picture"]
+        assert said["the picture with the harmless text's last token"] < 0.2
         writes = {"attack": attack, "quantity": "refusal", "write": "attn_out"}
         assert abs(value(tables["writes"], **writes, layer=3) - 1) < 0.01 and abs(value(tables["writes"], **writes, layer=2)) < 0.01
 
