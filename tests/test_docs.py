@@ -75,6 +75,14 @@ def test_the_data_card_counts_what_is_there() -> None:
     assert {split: int(n) for split, n in re.findall(r"^\| `(\w+)` \| (\d+) \|", card, re.MULTILINE)} == pairs
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "figures/README.md"])
+def test_relative_links_lead_to_files_of_the_checkout(page: str) -> None:
+    file = ROOT / page
+    prose = re.sub(r"```.*?```", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", prose)
+    assert [link for link in links if not (file.parent / link).exists()] == []
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
