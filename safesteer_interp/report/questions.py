@@ -85,6 +85,13 @@ QUESTIONS = (
         "Where does it get lost?",
         (
             Point(
+                "harm_by_stage",
+                "decoder_makes_harm_typo",
+                "Harm typed into an image is told in the decoder only: the picture tower and the projector hand over words, not their harm.",
+                "Harm typed into an image is told no better in the decoder than in what the picture tower hands over.",
+                "It is open whether harm typed into an image is told better in the decoder than in what the picture tower hands over.",
+            ),
+            Point(
                 "patching_text_to_image",
                 "last_token_restores_sd",
                 "Late in the network, putting the last token's state of the text into the picture's run restores most of the refusal.",
