@@ -87,7 +87,7 @@ QUESTIONS = (
             Point(
                 "harm_by_stage",
                 "decoder_makes_harm_typo",
-                "Harm typed into an image is told in the decoder only: what the picture tower and the projector hand over tells it less well.",
+                "Harm typed into an image is told in the decoder only: what tower and projector hand over tells it less well.",
                 "Harm typed into an image is told no better in the decoder than in what the picture tower hands over.",
                 "It is open whether harm typed into an image is told better in the decoder than in what the picture tower hands over.",
             ),
