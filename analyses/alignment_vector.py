@@ -239,12 +239,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     from safesteer_interp.plotting import new_figure, panels
 
     layers, axes = new_figure(rows=1, cols=3, width="full", height=2.9)
-    shown = {
-        "size": ("how far", "‖μ‖ (median state norms)"),
-        "consistency": ("how alike", "mean cosine between pairs"),
-        "cosine": ("which way", "away from refusal ← cosine → towards it"),
-    }
-    for ax, (quantity, (title, label)) in zip(axes, shown.items(), strict=True):
+    shown = {"size": "‖μ‖ (median state norms)", "consistency": "mean cosine between pairs", "cosine": "cosine with refusal direction"}
+    for ax, (quantity, label), title in zip(axes, shown.items(), ("how far", "how alike", "which way"), strict=True):
         part = t["layers"][t["layers"]["quantity"] == quantity]
         panels.layer_curve(ax, part, by="of", kind="class", ylabel=label, reference=None if quantity == "size" else 0.0, reference_label="")
         ax.set_title(f"SD minus CB: {title}")

@@ -28,11 +28,12 @@ import safesteer_interp as si
 from safesteer_interp.interventions import Head, Knockout, Patch, patched, record, replay
 from safesteer_interp.models.head import logits
 from safesteer_interp.models.openings import refusal_token_ids
-from safesteer_interp.plotting import new_figure, palette, panels
+from safesteer_interp.plotting import new_figure, palette, panels, use_style
 from safesteer_interp.refusals import is_refusal
 from safesteer_interp.sites import Site
 from safesteer_interp.steering import refusal_score
 
+use_style()
 model = si.load_model(MODEL)
 requests = si.load_requests(model.usual_dataset)
 

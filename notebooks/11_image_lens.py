@@ -30,12 +30,13 @@ from safesteer_interp.interventions.image_tokens import image_states, lens, push
 from safesteer_interp.models.eyes import last_layer_used
 from safesteer_interp.models.head import logits
 from safesteer_interp.models.openings import refusal_token_ids
-from safesteer_interp.plotting import new_figure, palette, panels
+from safesteer_interp.plotting import new_figure, palette, panels, use_style
 from safesteer_interp.probes.fits import fit_prompt
 from safesteer_interp.sites import Site
 from safesteer_interp.statistics import auroc
 from safesteer_interp.steering import refusal_score
 
+use_style()
 model = si.load_model(MODEL)
 requests = [r for r in si.load_requests(model.usual_dataset) if r.attack in ("CB", "TYPO")]
 

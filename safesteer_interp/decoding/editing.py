@@ -14,15 +14,20 @@ from safesteer_interp.decoding.sharing import Way
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.sites import Role, Site, forward_order
 from safesteer_interp.tracing.hooks import visiting
-from safesteer_interp.tracing.steps import Pass
+from safesteer_interp.tracing.steps import Pass, check_edits
 from safesteer_interp.types import Hidden, Roles, States
 
 
 class Editing:
-    """The edits of several ways. Hooks are on the model only while one of its forwards runs."""
+    """The edits of several ways. Hooks are on the model only while one of its forwards runs.
+
+    Raises UsageError for an edit of the eyes, which hold no token of an answer.
+    """
 
     def __init__(self, mllm: MLLM, ways: Sequence[Way]) -> None:
         self.mllm, self.ways = mllm, ways
+        for way in ways:
+            check_edits(way.edits, eyes=False)
 
     @contextmanager
     def reading(self, batch: Encoded, member: Int[Tensor, " prompts"]) -> Iterator[None]:

@@ -152,7 +152,9 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "contradicted": Style(VERMILLION, "X", "contradicted"),
         "undecided": Style("#6b6b6b", "d", "undecided"),
     },
-    "series": {},
+    "series": {
+        "MSAV gate": Style(PURPLE, "o", "MSAV gate"),
+    },
 }
 """Kind -> name -> style. "series" is for what has no fixed look (layers, widths, seeds, other people's models).
 
@@ -199,7 +201,11 @@ def is_known(kind: str, name: str) -> bool:
 
 
 def _label(name: str) -> str:
-    """The name as a legend takes it: matplotlib leaves out labels that begin with "_", so a thin blank goes before."""
+    """The name as a legend takes it: methods joined by "+" by their own names, and as matplotlib leaves out labels that begin with "_", a
+    thin blank before those."""
+    parts = str(name).split("+")
+    if len(parts) > 1 and all(is_known("method", part) for part in parts):
+        return " + ".join(style_of("method", part).label for part in parts)
     return f"\u2009{name}" if str(name).startswith("_") else str(name)
 
 

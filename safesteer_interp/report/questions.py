@@ -92,6 +92,13 @@ QUESTIONS = (
                 "It is open how well the vision tower itself tells harm in pictures.",
             ),
             Point(
+                "harm_by_stage",
+                "decoder_makes_harm_typo",
+                "Harm typed into an image is told in the decoder only: what tower and projector hand over tells it less well.",
+                "Harm typed into an image is not told clearly better in the decoder than in what the picture tower hands over.",
+                "It is open whether harm typed into an image is told better in the decoder than in what the picture tower hands over.",
+            ),
+            Point(
                 "patching_text_to_image",
                 "last_token_restores_sd",
                 "Late in the network, putting the last token's state of the text into the picture's run restores most of the refusal.",
@@ -104,13 +111,6 @@ QUESTIONS = (
                 "What the probe reads there does not decide: along its direction alone, less than half of the refusal comes back.",
                 "What the probe reads there is used: along its direction alone, most of the refusal comes back.",
                 "It is open whether what the probe reads there is what decides.",
-            ),
-            Point(
-                "harm_by_stage",
-                "decoder_loses_harm_sd",
-                "Harm of a picture that enters the decoder is lost on the way to the last token.",
-                "Harm of a picture that enters the decoder is not lost on the way to the last token.",
-                "It is open whether harm of a picture that enters the decoder is lost on the way to the last token.",
             ),
             Point(
                 "refusal_lens",

@@ -38,6 +38,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if not self.sites:
             raise UsageError("a steering schedule needs at least one site.")
+        if blind := [site for site in self.sites if site.in_eyes]:
+            raise UsageError(f"steering acts on tokens, and {blind[0]} holds none; name a site of the decoder, e.g. embed.")
         if self.first_step < 0 or (self.last_step is not None and self.last_step < self.first_step):
             raise UsageError(f"a steering schedule cannot run from step {self.first_step} to step {self.last_step}; steps count from 0.")
         if not self.roles - {Role.PAD}:

@@ -278,10 +278,10 @@ class SteppedTracer(ABC):
                     found.states[site, read] = torch.full((rows, width_of(self.mllm, site)), torch.nan, dtype=self.mllm.dtype)
 
 
-def check_edits(edits: Sequence[Edit]) -> None:
-    """Raises UsageError for an edit of tokens at a place that holds none."""
+def check_edits(edits: Sequence[Edit], *, eyes: bool = True) -> None:
+    """Raises UsageError for an edit of tokens at a place that holds none, or (without `eyes`) for any edit of the eyes."""
     for edit in edits:
-        blind = [site for site in edit.sites if site.in_eyes] if not edit.eyes else []
+        blind = [site for site in edit.sites if site.in_eyes] if not (edit.eyes and eyes) else []
         if blind:
             raise UsageError(f'edit "{edit.name}" changes tokens, and {blind[0]} holds none; use a site of the decoder, or a patch.')
 

@@ -17,6 +17,7 @@ from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Attack, Request
 from safesteer_interp.sites import Site, parse_reads, parse_sites
+from safesteer_interp.steering.schedule import Schedule
 from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.engines import load_tracer
 from safesteer_interp.tracing.eyes import width_of
@@ -119,6 +120,8 @@ def test_what_makes_no_sense_in_the_eyes_is_refused(tiny: Tiny, planted: MLLM) -
         replay(mllm, record(mllm, batch.requests[1]), [Patch((Site.parse("projector"),), ("image",), lambda h, d: h)])
     with pytest.raises(InputError, match="its donor no picture"):
         patched(mllm, [batch.requests[1]], [Patch((Site.parse("projector"),))], [batch.requests[0]])
+    with pytest.raises(UsageError, match="steering acts on tokens, and projector holds none"):
+        Schedule(sites=(Site.parse("projector"),))
     text = tiny("llama")
     with pytest.raises(InputError, match="no eyes"):
         load_tracer("hooks", text).capture(text.encode(requests_for(text)), (Site.parse("projector"),), READS)

@@ -12,8 +12,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 from filelock import FileLock
 
@@ -127,9 +129,14 @@ def _unwritable(root: Path, cause: OSError) -> InputError:
     return InputError(f"cache folder {root} cannot be written ({cause.strerror}); free it or set SAFESTEER_CACHE to another folder.")
 
 
+def cached_language() -> Path:
+    """Where the converted language model lies, or would."""
+    return cache_dir() / "mini" / f"smollm2-{GGUF_SHA256[:12]}"
+
+
 def language_dir() -> Path:
-    """Folder of the unmodified language model as a transformers checkpoint; converted on the first call (about 25 s)."""
-    folder = cache_dir() / "mini" / f"smollm2-{GGUF_SHA256[:12]}"
+    """Folder of the unmodified language model as a transformers checkpoint; converted on the first call (about 10 s)."""
+    folder = cached_language()
     if not is_complete(folder):
         with sole_builder(folder) as missing:
             if missing:
@@ -139,21 +146,30 @@ def language_dir() -> Path:
 
 def _convert(path: Path, folder: Path) -> None:
     """The GGUF file as a checkpoint in `folder`."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
-
     staging = staging_folder(folder)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    fields = {k: v for k, v in config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
-    fields |= {"architectures": ["LlamaForCausalLM"], "dtype": "float32"}
-    model = LlamaForCausalLM(LlamaConfig(**fields))
-    _fill(model, path)
-    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
-    tokenizer.model_max_length = fields["max_position_embeddings"]
+    model, tokenizer = read_gguf(path)
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
     write_manifest(staging, GGUF_SHA256)
     publish(staging, folder)
+
+
+def read_gguf(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The language model (float32) and its tokenizer from a GGUF file, in memory."""
+    import gguf
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    once = cache(gguf.GGUFReader)  # transformers parses the file anew for each of them, two seconds a time
+    with mock.patch("gguf.GGUFReader", lambda name: once(str(name))):
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        fields = {k: v for k, v in config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+        fields |= {"architectures": ["LlamaForCausalLM"], "dtype": "float32"}
+        model = LlamaForCausalLM(LlamaConfig(**fields))
+        _fill(model, path)
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    tokenizer.model_max_length = fields["max_position_embeddings"]
+    return model, tokenizer
 
 
 def _fill(model: LlamaForCausalLM, path: Path) -> None:
@@ -178,10 +194,14 @@ def _fill(model: LlamaForCausalLM, path: Path) -> None:
 
 
 def load_language() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The unmodified language model (float32, eval mode) and its tokenizer (pads left)."""
+    """The unmodified language model (float32, eval mode) and its tokenizer (pads left), from the cache where it was converted before."""
     import torch
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    folder = language_dir()
+    folder = cached_language()
+    if not is_complete(folder):
+        model, tokenizer = read_gguf(verified_gguf())
+        tokenizer.padding_side = "left"
+        return model.eval(), tokenizer
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), tokenizer

@@ -25,7 +25,7 @@ def layer_curve(
     xlabel: str = "decoder layer",
     ylabel: str = "",
     reference: float | None = None,
-    reference_label: str = "chance",
+    reference_label: str | None = None,
     legend: bool = True,
     markers: bool = True,
     evenly: bool = False,
@@ -35,6 +35,8 @@ def layer_curve(
     Text values of `x` become ticks of their own: "embed" before the numbers, anything else ("final_norm", "all") after them. `evenly`
     sets all values side by side at equal distances, as suits widths of 1, 2, 4, 8, ... Raises ValueError for a missing column or an
     empty table.
+
+    A reference of 0.5 is named "chance" unless it is told otherwise, any other is not named.
     """
     need(table, [x, y, low, high, *([by] if by else [])], "layer_curve")
     places, ticks = _positions(table[x])
@@ -58,7 +60,7 @@ def layer_curve(
     _ticks(ax, ticks)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
-    reference_line(ax, reference, reference_label)
+    reference_line(ax, reference, ("chance" if reference == 0.5 else "") if reference_label is None else reference_label)
     if legend and by:
         legend_below(ax)
 

@@ -35,11 +35,15 @@ def layer_step_heatmap(
 ) -> None:
     """A measure over layers and steps; cells whose interval reaches across `center` are hatched, missing ones stay white.
 
+    So do cells that the data cannot place: their interval is wider than the whole range from `vmin` to `vmax`.
     Raises ValueError for a missing column or an empty table.
     """
     need(table, [x, y, value, low, high], "layer_step_heatmap")
     values, columns, rows = _grid(table, x, y, value)
     lows, highs = _grid(table, x, y, low)[0], _grid(table, x, y, high)[0]
+    if vmin is not None and vmax is not None:
+        unplaced = highs - lows > vmax - vmin
+        values, lows = np.where(unplaced, np.nan, values), np.where(unplaced, np.nan, lows)
     mesh = ax.imshow(values, **_colors(values, center, vmin, vmax), aspect="auto", origin="lower")
     if center is not None:
         for i, j in zip(*np.nonzero((lows <= center) & (highs >= center)), strict=True):

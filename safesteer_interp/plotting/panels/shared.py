@@ -99,6 +99,9 @@ def legend_below(owner: Axes | FigureBase, *, columns: int = 4) -> None:
     for old in [legend for legend in figure.legends if legend.get_gid() == _LEGEND]:
         grown += getattr(old, _GROWN, 0.0)
         old.remove()
+    for ax in figure.axes:  # what stands below stands nowhere else
+        if (own := ax.get_legend()) is not None and {text.get_text() for text in own.get_texts()} <= set(entries):
+            own.remove()
     if entries:
         fitting = _columns(list(entries), figure.get_figwidth(), columns)
         legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=fitting)
