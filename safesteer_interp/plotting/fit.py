@@ -105,10 +105,13 @@ def _lines(parts: list[str], limit: int) -> list[str]:
 
 
 def _break_names(axis: Axis, room: float) -> bool:
-    """Breaks the names of rows that are wider than the room (pixels); numbers on an axis are none."""
-    if not isinstance(axis.get_major_locator(), FixedLocator):
+    """Breaks the names of rows that are wider than the room (pixels), where rows are far enough apart; numbers on an axis are none."""
+    boxes = [(label.get_text(), label.get_window_extent()) for label in axis.get_ticklabels()]
+    if not isinstance(axis.get_major_locator(), FixedLocator) or not boxes:
         return False
-    names = [(label.get_text(), label.get_window_extent().width) for label in axis.get_ticklabels()]
+    if axis.axes.get_window_extent().height / len(boxes) < 2.2 * min(box.height for _, box in boxes):
+        return False
+    names = [(name, box.width) for name, box in boxes]
     broken = [
         break_lines(name, max(6, int(len(name) * room / wide))) if wide > room and " " in name and "\n" not in name else name
         for name, wide in names

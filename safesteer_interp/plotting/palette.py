@@ -153,7 +153,7 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "undecided": Style("#6b6b6b", "d", "undecided"),
     },
     "series": {
-        "MSAV gate": Style(PURPLE, "o", "MSAV gate"),
+        "MSAV gate": Style(PURPLE, "h", "MSAV gate"),
     },
 }
 """Kind -> name -> style. "series" is for what has no fixed look (layers, widths, seeds, other people's models).

@@ -15,6 +15,9 @@ from safesteer_interp.plotting.palette import DIVERGING, ENTITIES, INK, SEQUENTI
 from safesteer_interp.plotting.panels.shared import need
 from safesteer_interp.plotting.style import in_column
 
+LINE, AROUND = 0.125, 0.62
+"""Inches that the name of a row takes in a column, and what title, ticks and label of a panel take."""
+
 
 def layer_step_heatmap(
     ax: Axes,
@@ -145,7 +148,10 @@ def _tick_names(ax: Axes, columns: list[str], rows: list[str]) -> None:
     """Names of columns and rows, every so many where there are too many; in a column's width those of columns break at underscores."""
     narrow = in_column() and len(columns) > 3
     across = [name.replace("_", "\n") for name in columns] if narrow else columns
-    for names, put, most in ((across, ax.set_xticks, 14), (rows, ax.set_yticks, 7 if in_column() else 14)):
+    named = not all(row.isdigit() or row in ("embed", "final_norm") for row in rows)
+    if in_column() and named and len(rows) <= 14:
+        _grow(ax, LINE * len(rows) + AROUND)
+    for names, put, most in ((across, ax.set_xticks, 14), (rows, ax.set_yticks, 7 if in_column() and not named else 14)):
         every = max(1, int(np.ceil(len(names) / most)))
         put(range(0, len(names), every), names[::every])
     if max(map(len, columns)) > 7 and not narrow:
@@ -153,3 +159,11 @@ def _tick_names(ax: Axes, columns: list[str], rows: list[str]) -> None:
         for text in ax.get_xticklabels():
             text.set_horizontalalignment("right")
     ax.tick_params(length=0)
+
+
+def _grow(ax: Axes, needed: float) -> None:
+    """Makes a figure of one column tall enough for its panels to have the height that their row names need, in inches."""
+    figure = ax.get_figure(root=True)
+    if figure is not None:
+        panels = sum(other.get_label() != "<colorbar>" for other in figure.axes)
+        figure.set_figheight(max(figure.get_figheight(), needed * panels))
