@@ -237,7 +237,7 @@ def _overlays(t: dict[str, pd.DataFrame]) -> Any:
     from safesteer_interp.plotting.style import in_column
 
     keys = sorted(dict.fromkeys(zip(t["tokens"]["attack"], t["tokens"]["pair"], strict=True)))
-    fig, ax = new_figure(width="full", height=(0.86 if in_column() else 1.72) * max(len(keys), 1) + 0.75)
+    fig, ax = new_figure(width="full", height=(0.86 if in_column() else 1.72) * max(len(keys), 1) + 1.15)
     ax.remove()
     axes = fig.subplots(max(len(keys), 1), 4, squeeze=False)
     for line, (attack, pair) in zip(axes, keys, strict=True):

@@ -14,6 +14,7 @@ Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--model", "planted", "--benchmarks", "planted", "--pairs", "2", "--seeds", "0", "--max-new-tokens", "8", "--training-pairs", "8")
 
 
+@pytest.mark.slow
 def test_methods_are_compared_and_written(safesteer: Run, fresh_cache: Path, tmp_path: Path) -> None:
     chosen = (*SMALL, "--defenses", "coca:alpha=1", "conformal", "--cost-sample", "2", "--out", str(tmp_path))
     code, out, err = safesteer("compare", *chosen, "--dry-run", "--json")

@@ -89,13 +89,15 @@ CASES = [
 ]
 
 
-LONG = ("decoding_separability", "layer_choice", "modality_stealth")
-"""Findings that take longer than all others together: in the slow run."""
+LONG = ("decoding_separability", "layer_choice", "modality_stealth", "modality_transfer")
+"""Findings that take longer than all others together: in the slow run, as are most flips of the truth."""
+SHORT = ("refusal_lens",)
+"""A finding whose flip is quick."""
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "expected"),
-    [pytest.param(*case, marks=[pytest.mark.slow] if case[0] in LONG else []) for case in CASES],
+    [pytest.param(*case, marks=[pytest.mark.slow] if case[0] in LONG or (case[1] and case[0] not in SHORT) else []) for case in CASES],
     ids=[f"{n}-{'-'.join(c) or 'planted'}" for n, c, _ in CASES],
 )
 def test_verdict_equals_the_planted_truth(
@@ -105,6 +107,7 @@ def test_verdict_equals_the_planted_truth(
     assert {k: found[k] for k in expected} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prefill_separability", "layer_choice", "probe_training"])
 def test_findings_take_one_attack_without_twins(name: str, tmp_path: Path) -> None:
     """As published benchmarks are: every request stands alone, all of one form."""
@@ -121,6 +124,7 @@ def test_findings_take_one_attack_without_twins(name: str, tmp_path: Path) -> No
     assert [r.status for r in report.results] == ["done"], report.results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prefill_separability", "layer_choice", "refusal_lens", "probe_training"])
 def test_findings_about_prompts_run_on_a_text_model(name: str, tmp_path: Path) -> None:
     settings = {"model": "tiny:llama", "store": tmp_path / "traces", "progress": False}
@@ -133,7 +137,7 @@ def test_findings_about_prompts_run_on_a_text_model(name: str, tmp_path: Path) -
 
 BARS = ("value", "low", "high")
 HALF = "layer in ('3', '4', '5', 'final_norm')"
-"""The later half of the planted model, which is all that refusal_lens draws."""
+"""The later half of the planted model, which is all that refusal_lens draws, and where shifts can be placed."""
 SHOWN: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     "prefill_separability": [("table", "", BARS), ("points", "", ("score",))],
     "decoding_separability": [
@@ -160,11 +164,11 @@ SHOWN: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     ],
     "modality_gap": [
         *(("table", f"quantity == '{q}' and `class` == 'harmful'", BARS) for q in ("size", "cosine")),
-        ("table", "quantity == 'toward_harmful' and `class` == 'harmful' and high - low < 1", BARS),
+        ("table", f"quantity == 'toward_harmful' and `class` == 'harmful' and {HALF}", BARS),
     ],
     "probe_training": [
         ("loss", "", ("epoch", "loss")),
-        ("table", "quantity in ('pairs', 'control')", BARS),
+        ("table", "quantity == 'pairs'", BARS),
         ("table", "quantity == 'width'", BARS),
     ],
 }

@@ -97,6 +97,7 @@ def test_texts_in_the_style_sheet_s_font_are_left_alone(tmp_path: Path) -> None:
 any_name = st.text(st.characters(max_codepoint=0x1FFFF, exclude_categories=["Cs"]), max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.tuples(any_name, any_name))
 def test_any_name_is_drawn(names: tuple[str, str], tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def test_the_closure_of_a_finding_holds_what_it_measures_with_and_not_what_draws
     assert "safesteer_interp/defenses/safesteer.py" in names(analyses.FOLDER / "defense_ablation.py")
 
 
+@pytest.mark.slow
 def test_every_module_that_a_finding_loads_when_it_is_measured_is_in_its_closure() -> None:
     """Read from the source of every module in the closure: no import of the package leads out of it, other than to what is left out."""
     for path in sorted(analyses.FOLDER.glob("[!_]*.py")):
