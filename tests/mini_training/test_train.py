@@ -37,7 +37,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_mini(tmp_path_factory.mktemp("training"), scale="tiny", workers=1, budget=120)
 
 
-@pytest.mark.xdist_group("mini-train")
 def test_a_scaled_down_training_gives_a_model_that_answers(trained: Path) -> None:
     known = json.loads((trained / "recipe.json").read_text())
     assert known["default"] == "released" and known["trained"] == [str(recipe) for recipe in Recipe]
@@ -64,7 +63,6 @@ def test_a_scaled_down_training_gives_a_model_that_answers(trained: Path) -> Non
     assert not is_answered(trained_mini, Decoded(ids=[])), "an empty answer is degenerate"
 
 
-@pytest.mark.xdist_group("mini-train")
 def test_a_finished_training_is_not_repeated(trained: Path) -> None:
     before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in trained.glob("*.safetensors")}
     adapters = {"text_adapter", *(f"{recipe}_adapter" for recipe in Recipe)}
@@ -78,7 +76,6 @@ def test_a_finished_training_is_not_repeated(trained: Path) -> None:
     assert all(stage["seconds"] > 0 for stage in took.values())
 
 
-@pytest.mark.xdist_group("mini-train")
 def test_own_answers_are_the_unmodified_models(trained: Path) -> None:
     own = OwnAnswers(trained.parent / "own_answers.json")
     prompt, (answer, complete) = min(own.table.items(), key=lambda item: len(item[1][0]))

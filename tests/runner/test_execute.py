@@ -247,7 +247,7 @@ def test_rendering_needs_no_model_code_and_is_byte_identical(run: Callable[..., 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=240)
     assert done.stdout.strip() == "[]"
     after = contents(tmp_path / "figures")
-    pages = {name for name in after if name.endswith(".html")} | {"README.md"}
+    pages = {name for name in after if name.endswith(".html")} | {"README.md", "gallery.css", "gallery.js"}
     assert {"index.html", "readable/known-answer.html", "README.md"} <= pages
     assert {name: digest for name, digest in after.items() if name not in pages} == before
 
