@@ -41,7 +41,7 @@ test: setup  ## the test suite, but for what takes longest (make test-slow)
 test-slow: setup  ## the tests that take longest: training scaled down, the wheel, notebooks, fuzz, kills
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-test-simulation: setup  ## level and power of every claim of every committed finding, by simulation (long)
+test-simulation: setup  ## coverage of intervals, level and power of every claim of every committed finding, by simulation (long)
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -m simulation -n $(WORKERS)
 
 test-speed: setup  ## the tests that assert times, on a quiet machine

@@ -38,7 +38,7 @@ def without_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aurocs, "exchanged_labels", lambda labels, *_: labels[None])
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("groups", COVERAGE.CLUSTERS)
 @pytest.mark.parametrize("case", HELD, ids=lambda c: c.name)
 def test_coverage(case: Any, groups: int) -> None:
