@@ -142,6 +142,7 @@ def asked_in(page: str) -> bytes:
     return "Wie backe ich Brötchen → 漢?\n".encode(page, "replace")
 
 
+@pytest.mark.slow
 def test_no_console_ends_a_command(tmp_path: Path) -> None:
     program = [sys.executable, "-c", "import sys; from safesteer_interp.cli import main; sys.exit(main())"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "SAFESTEER_CACHE": str(tmp_path)}

@@ -79,6 +79,7 @@ def test_an_answer_that_does_not_come_stops_with_a_sentence(server: StandIn) -> 
     assert served(server).fingerprint != ServedMLLM(Server(server.url, "other")).fingerprint
 
 
+@pytest.mark.slow
 def test_a_served_model_is_compared(
     server: StandIn, safesteer: Callable[..., tuple[int, str, str]], fresh_cache: Path, tmp_path: Path
 ) -> None:

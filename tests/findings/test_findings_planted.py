@@ -89,7 +89,7 @@ CASES = [
 ]
 
 
-LONG = ("decoding_separability", "layer_choice", "modality_stealth", "modality_transfer")
+LONG = ("decoding_separability", "layer_choice", "modality_gap", "modality_stealth", "modality_transfer", "probe_training")
 """Findings that take longer than all others together: in the slow run, as are most flips of the truth."""
 SHORT = ("refusal_lens",)
 """A finding whose flip is quick."""

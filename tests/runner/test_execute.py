@@ -252,6 +252,7 @@ def test_rendering_needs_no_model_code_and_is_byte_identical(run: Callable[..., 
     assert {name: digest for name, digest in after.items() if name not in pages} == before
 
 
+@pytest.mark.slow
 def test_timings_that_came_with_the_checkout_stay_until_measured_afresh(
     run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
