@@ -74,7 +74,7 @@ def answered(mllm: Any, asks: list[Ask], size: int) -> list[list[int]]:
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("family", [pytest.param(name, marks=[pytest.mark.slow] if name == "llava" else []) for name in FOUR])
+@pytest.mark.parametrize("family", FOUR)
 def test_each_answer_is_what_it_would_be_alone(family: str, tiny: Callable[[str], Any], steps: list[int]) -> None:
     """Plain, guided, edited before and at the final norm, contrasted, of two seeds: all in streams of four rows."""
     mllm = tiny(family)
