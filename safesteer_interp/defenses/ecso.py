@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from safesteer_interp.defenses.asking import plain
 from safesteer_interp.defenses.defense import Response, Settings, StagedDefense, answer, greedy
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
@@ -33,7 +34,7 @@ class ECSO(StagedDefense):
         first, requests = list(responses), [response.request for response in responses]
         pictured = [i for i, request in enumerate(requests) if request.image is not None]
         asked = [
-            _asking(requests[i], TELL.format(query=requests[i].text, response=_plain(mllm, first[i].text)[: self.response_characters]))
+            _asking(requests[i], TELL.format(query=requests[i].text, response=plain(mllm, first[i].text)[: self.response_characters]))
             for i in pictured
         ]
         told = dict(zip(pictured, answer(mllm, asked, greedy(settings, 5)) if asked else [], strict=True))
@@ -48,7 +49,7 @@ class ECSO(StagedDefense):
             greedy(settings, self.caption_tokens),
         )
         blind = [
-            replace(requests[i], text=AGAIN.format(caption=_plain(mllm, caption.text), query=requests[i].text), image=None)
+            replace(requests[i], text=AGAIN.format(caption=plain(mllm, caption.text), query=requests[i].text), image=None)
             for i, caption in zip(unsafe, captions, strict=True)
         ]
         for i, caption, again in zip(unsafe, captions, answer(mllm, blind, settings), strict=True):
@@ -63,10 +64,3 @@ class ECSO(StagedDefense):
 
 def _asking(request: Request, text: str) -> Request:
     return replace(request, text=text)
-
-
-def _plain(mllm: MLLM, text: str) -> str:
-    """Generated text without the tokenizer's special tokens, which no request may contain."""
-    for token in mllm.tokenizer.all_special_tokens:
-        text = text.replace(token, "")
-    return text
