@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Two test workers with one torch thread each: the fastest setting on two cores.
+# Processes for tests and figures, with one torch thread each on two cores: the fastest setting there.
 WORKERS ?= 2
 # Which model the figures are made of, and how large the runs are (quick or full).
 MODEL ?= mini
@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-mini.txt
 	touch $@
 
 figures: setup  ## every figure, table and claim on MODEL, then the gallery figures/index.html
-	$(OFFLINE) $(BIN)/safesteer run --all --model $(MODEL) --profile $(PROFILE)
+	$(OFFLINE) $(BIN)/safesteer run --all --model $(MODEL) --profile $(PROFILE) --jobs $(WORKERS)
 	$(OFFLINE) $(BIN)/safesteer report --readme README.md
 
 test: setup  ## the test suite, but for what takes longest (make test-slow)

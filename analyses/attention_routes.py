@@ -29,6 +29,8 @@ ROUTES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Route -> (who is looked at, who looks)."""
 ALL = "all layers"
+WIDEST = 4.0
+"""Width of the widest interval that is drawn: a share of a difference that is next to nothing tells nothing (the table has it)."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
 
 def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     from safesteer_interp.plotting import new_figure, panels
+    from safesteer_interp.plotting.style import in_column
 
     windows = t["table"][t["table"]["window"] != ALL]
     attacks = attacks_in(windows)
@@ -191,15 +194,20 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
                 ylabel="",
                 colorbar=attack == attacks[-1],
             )
-            if attack != attacks[0]:
+            if attack != attacks[0] and not in_column():
                 ax.set_yticklabels([])
             ax.set_title(f"{attack}: {titles[quantity]}")
             ax.tick_params(axis="x", labelrotation=45)
     whole, ax = new_figure(rows=1, cols=2, width="full", height=3.4, squeeze=False)
     for quantity, panel in zip(("probe", "refusal"), ax[0], strict=True):
         part = t["table"][(t["table"]["window"] == ALL) & (t["table"]["quantity"] == quantity)]
-        panels.forest(panel, part.assign(label=part["attack"] + ": " + part["route"]), by="attack", kind="attack", reference=0.0,
-                      xlabel=f"{titles[quantity]}, cut in all layers (share)")  # fmt: skip
+        told = part[part["high"] - part["low"] <= WIDEST]
+        silent = [a for a in attacks_in(part) if not (told["attack"] == a).any()]
+        if not told.empty:
+            panels.forest(panel, told.assign(label=told["attack"] + ": " + told["route"]), by="attack", kind="attack", reference=0.0,
+                          xlabel=f"{titles[quantity]}, cut in all layers (share)")  # fmt: skip
+        if silent:
+            panel.set_title(f"{', '.join(silent)}: next to nothing to lose", fontsize=8)
     return {"figure": fig, "all_layers": whole}
 
 
@@ -222,6 +230,7 @@ ANALYSIS = Analysis(
         "figure": "Attention from one token role to another is cut in a window of layers. Units: the difference between harmful requests "
         "and harmless twins in the same form, in refusal log-odds of the first token or the probe's at the final norm; 1: all of it is "
         "lost. Hatched: the 95 % interval over pairs reaches across 0.",
-        "all_layers": "The same with a route cut in all layers at once.",
+        "all_layers": "The same with a route cut in all layers at once. A form whose harmful requests and twins hardly differ has "
+        "nothing to lose: shares of that are left out here and stand in the table.",
     },
 )

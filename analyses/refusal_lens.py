@@ -169,7 +169,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     return found
 
 
-def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
+def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     from safesteer_interp.plotting import new_figure, panels
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.1)
@@ -196,7 +196,12 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     axes[2].minorticks_off()
     axes[2].set_title("harmful requests, step 0")
     axes[2].set_ylim(-0.03, 1.03)
-    return fig
+    changes = t["contrasts"][t["contrasts"]["quantity"] == "log_probability"]
+    if changes.empty:
+        return {"figure": fig}
+    moved, ax = new_figure(width="full", height=2.6)
+    panels.forest(ax, changes, label="attack", by="class", reference=0.0, xlabel="log p(refusal token) minus that of the same request as TEXT, nats")
+    return {"figure": fig, "minus_text": moved}
 
 
 ANALYSIS = Analysis(
@@ -212,5 +217,9 @@ ANALYSIS = Analysis(
     data=COMPARED,
     profiles={"full": {"pairs": None}},
     order=6,
-    captions={"figure": "Final norm and LM head applied to the last prompt token's state after each layer. Bands: 95 % over pairs."},
+    captions={
+        "figure": "Final norm and LM head applied to the last prompt token's state after each layer. Bands: 95 % over pairs.",
+        "minus_text": "What a picture does to the first token's refusal: each request minus its own plain-text form, at the last layer, and "
+        "the difference of harmful requests and their harmless twins. Bars: 95 % over pairs.",
+    },
 )

@@ -3,9 +3,10 @@
     python benchmarks/answering.py [--model mini] [--requests 96] [--batch 96] [--tokens 128] [--seeds 2]
                                    [--dtypes float32,bfloat16] [--out benchmarks/answering.json]
 
-In one run, per number format: seconds to read the prompts of image requests; tokens a second of a full batch whose rows never end; and
-an evaluation as the analyses make them, of plain and of guided conditions that answer different parts of the requests, with its share of
-the full batch's rate (a guided step reads K tokens for the one it writes; tokens *read* are compared). `before`: the same evaluation in
+In one run, per number format: seconds to read the prompts of image requests; tokens a second of a full batch whose rows never end; an
+evaluation of plain and one of guided conditions that answer different parts of the requests, with its share of the full batch's rate (a
+guided step reads K tokens for the one it writes; tokens *read* are compared); and all conditions in one call, as the analyses make them,
+where only one stream runs empty. `before`: the same evaluation in
 float32, one batch drained after the other, where a batch's prompts are remembered only if one earlier batch held all of them. Gains are
 ratios of answers a second, prompts included. The agreement of the formats is over the same requests and random numbers: answers equal
 in every token, answers with the same outcome, and the difference of refusal rates with its interval over pairs.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -174,9 +176,11 @@ def parts(
                 "of_full_batch": read / taken / rate,
             }
             said += answers
-    answering = sum(found[kind]["seconds"] for kind in asks)
-    found["of_full_batch"] = sum(found[kind]["tokens_read_per_second"] * found[kind]["seconds"] for kind in asks) / answering / rate
-    found["answers_per_second"] = len(said) / (found["prompts_seconds"] + answering)
+        apart = sum(found[kind]["seconds"] for kind in asks)
+        found["of_full_batch"] = sum(found[kind]["tokens_read_per_second"] * found[kind]["seconds"] for kind in asks) / apart / rate
+        everything = [ask for own in asks.values() for ask in own]
+        found["together_seconds"] = seconds(lambda: together(mllm, everything, sampling, batch))
+    found["answers_per_second"] = len(said) / (found["prompts_seconds"] + found["together_seconds"])
     return found, said
 
 
@@ -221,8 +225,13 @@ def agreement(ours: Sequence[Decoded], theirs: Sequence[Decoded], pairs: np.ndar
         "same_tokens": float(np.mean([a.ids == b.ids for a, b in zip(ours, theirs, strict=True)])),
         "same_outcome": float((refused[0] == refused[1]).mean()),
         "refused": [float(side.mean()) for side in refused],
-        "difference": {"value": difference.value, "low": difference.low, "high": difference.high, "pairs": len(set(pairs))},
+        "difference": {"value": difference.value, "low": _finite(difference.low), "high": _finite(difference.high), "pairs": len(set(pairs))},
     }
+
+
+def _finite(edge: float) -> float | None:
+    """JSON has no NaN: the interval of a difference that is the same in every pair."""
+    return edge if math.isfinite(edge) else None
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -239,7 +248,7 @@ def show(record: dict[str, Any]) -> None:
     table = Table("", *record["formats"], title=heading)
     rows: list[tuple[str, ...]] = [("prompts_seconds",), ("full_batch_tokens_per_second",)]
     rows += [(kind, part) for kind in ("plain", "guided") for part in ("tokens_mean", "tokens_read_per_second", "of_full_batch")]
-    rows += [("of_full_batch",), ("answers_per_second",), ("gain_over_before",)]
+    rows += [("of_full_batch",), ("together_seconds",), ("answers_per_second",), ("gain_over_before",)]
     for path in rows:
         found: list[Any] = list(record["formats"].values())
         for step in path:
@@ -250,10 +259,11 @@ def show(record: dict[str, Any]) -> None:
     console.print(f"before: {record['before']['answers_per_second']:.2f} answers a second")
     for name, part in record["agreement"].items():
         gap = part["difference"]
+        interval = ", no pair differs" if gap["low"] is None else f" [{gap['low']:+.3f}, {gap['high']:+.3f}]"
         console.print(
             f"{name}: {part['same_tokens']:.0%} of answers equal in every token, {part['same_outcome']:.1%} in outcome; refused "
             f"{part['refused'][0]:.3f} against {part['refused'][1]:.3f}, "
-            f"difference {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]"
+            f"difference {gap['value']:+.3f}{interval}"
         )
 
 

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 from safesteer_interp.lazy import attach
 
 if TYPE_CHECKING:
+    from safesteer_interp.runner.attempt import Renderer
     from safesteer_interp.runner.discovery import discover
-    from safesteer_interp.runner.execute import Renderer, plan, run
+    from safesteer_interp.runner.execute import plan, run
     from safesteer_interp.runner.results import AnalysisResult, RunReport
     from safesteer_interp.runner.schedule import PlanReport
     from safesteer_interp.runner.session import RunSettings, Session
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "attempt": ("Renderer",),
         "discovery": ("discover",),
-        "execute": ("plan", "run", "Renderer"),
+        "execute": ("plan", "run"),
         "results": ("AnalysisResult", "RunReport"),
         "schedule": ("PlanReport",),
         "session": ("Session", "RunSettings"),

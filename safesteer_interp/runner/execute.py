@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
-from safesteer_interp import files
-from safesteer_interp.errors import BadRequestError, NotApplicableError, SafeSteerError, UsageError
-from safesteer_interp.paths import cache_dir
+from safesteer_interp.errors import BadRequestError, SafeSteerError, UsageError
 from safesteer_interp.runner import provenance as origin
-from safesteer_interp.runner import source
-from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.context import Context
+from safesteer_interp.runner.attempt import Renderer, attempt, skip, unchanged
 from safesteer_interp.runner.discovery import discover, is_own
-from safesteer_interp.runner.folders import RECORD, STATUS_FILES, remove_stale, written_files
-from safesteer_interp.runner.measure import measure
+from safesteer_interp.runner.parallel import Errand, Processes, threads_of
 from safesteer_interp.runner.rehearsal import rehearse
-from safesteer_interp.runner.remote import running_nowhere
 from safesteer_interp.runner.results import MEASURE_ERRORS, AnalysisResult, RunReport
 from safesteer_interp.runner.schedule import Job, PlanReport, TimeLeft, make_jobs
 from safesteer_interp.runner.session import RunSettings, Session
-from safesteer_interp.runner.tables import table_text
 from safesteer_interp.tracing.demand import Want
-
-Renderer = Callable[[Analysis, Path], list[Path]]
-"""Draws a result folder from its tables: `report.render_folder`. Handed in, since the stages import one way only."""
 
 FIGURES = Path("figures")
 
@@ -50,6 +36,7 @@ def run(
     render: Renderer | None = None,
     session: Session | None = None,
     rehearsal: bool = True,
+    jobs: int = 1,
     **settings: Any,
 ) -> RunReport:
     """Runs the analyses asked for (none asked: all) and writes `out/<analysis>/<model>/`.
@@ -60,36 +47,77 @@ def run(
     that cannot be used. `folder` holds analyses of your own, besides the shipped ones and those in ./analyses; `subfolder` is a
     further folder below the model's (sweeps). With `rehearsal` your own analyses are first tried on the known-answer model.
 
-    Raises UsageError for an unknown analysis, parameter or profile, InputError for a model that cannot be loaded.
+    `jobs` processes share the work (`runner.parallel`); what is timed runs by itself afterwards. Each loads the model by its name, and
+    a script that asks for them has its calls under `if __name__ == "__main__"`.
+
+    Raises UsageError for an unknown analysis, parameter or profile, and for several jobs with a session handed in; InputError for a
+    model that cannot be loaded.
     """
     started = time.monotonic()
+    if jobs != 1 and session is not None:
+        raise UsageError(f"jobs={jobs}: every process loads the model itself; give its name and settings, not a session.")
     session = session or Session(RunSettings(**settings))
+    threads = threads_of(jobs)
     known, wanted = discover(folder), list(ids)
-    jobs = make_jobs(session, known.choose(wanted), profile, out, overrides or {}, subfolder)
+    planned = make_jobs(session, known.choose(wanted), profile, out, overrides or {}, subfolder)
     say = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False) if session.settings.progress else Console(quiet=True)
     results = [_no_analysis(path, cause, say) for path, cause in known.failing(wanted).items()]
-    git = origin.git_state(jobs[0].analysis.source.parent) if jobs else {}
-    due = [job for job in jobs if not job.excuse and (fresh or not job.is_finished())]
+    git = origin.git_state(planned[0].analysis.source.parent) if planned else {}
+    due = [job for job in planned if not job.excuse and (fresh or not job.is_finished())]
     if rehearsal and not session.known_answer:
         _rehearse(due, say)
-    _trace(session, due, say)
-    guess = TimeLeft(jobs)
+    shared = [job for job in due if job.broken is None and not job.analysis.timed] if jobs > 1 else []
+    done: dict[str, AnalysisResult] = {}
+    if shared:
+        names = tuple(job.analysis.id for job in planned)
+        errand = Errand(session.settings, profile, out, dict(overrides or {}), folder, subfolder, git, render, names, threads)
+        done = _share_out(session, due, shared, min(jobs, len(shared)), errand, say)
+    else:
+        _trace(session, due, say)
+    guess = TimeLeft(planned)
+    rest = [job for job in planned if job.analysis.id not in done]
     with session.sharing_prompts():
-        for number, job in enumerate(jobs, start=1):
+        for number, job in enumerate(rest, start=1):
             begun = time.monotonic()
-            say.print(f"[{number}/{len(jobs)}] {job.analysis.id}", markup=False)
+            say.print(f"[{len(done) + number}/{len(planned)}] {job.analysis.id}", markup=False)
             if job.excuse:
-                result = _skip(job, job.excuse)
+                result = skip(job, job.excuse)
             elif job not in due:
-                result = _unchanged(job, render)
+                result = unchanged(job, render)
             else:
-                result = _attempt(job, profile, git, render)
-            seconds = time.monotonic() - begun
-            results.append(result.taking(seconds))
-            left = guess.left(jobs[number:], due)
-            told = "; ".join(filter(None, (result.reason, result.note)))
-            say.print(f"  {result.status}{f' ({told})' if told else ''}, {seconds:.1f} s{left}", markup=False)
+                result = attempt(job, profile, git, render)
+            done[job.analysis.id] = result = result.taking(time.monotonic() - begun)
+            say.print(f"  {_told(result)}{guess.left(rest[number:], due)}", markup=False)
+    results += [done[job.analysis.id] for job in planned]
     return RunReport(tuple(results), time.monotonic() - started, out, tuple(map(str, session.bad)))
+
+
+def _share_out(
+    session: Session, due: Sequence[Job], shared: Sequence[Job], n: int, errand: Errand, say: Console
+) -> dict[str, AnalysisResult]:
+    """Traces and analyses by several processes; the results by id."""
+    done: dict[str, AnalysisResult] = {}
+    with Processes(n, errand) as processes:
+        shards = processes.trace([job.analysis.id for job in due if job.broken is None])
+        if shards:
+            say.print(f"traced by {n} processes: {shards} shards", markup=False)
+        _trace(session, due, say)
+        guess, left = TimeLeft(shared), list(shared)
+        for job, ended in processes.attempts(shared):
+            left.remove(job)
+            done[job.analysis.id] = ended.result
+            for error in ended.left_out:
+                if str(error) not in map(str, session.bad):
+                    session.bad.append(error)
+            say.print(f"[{len(done)}/{len(shared)}, {n} at once] {job.analysis.id}", markup=False)
+            say.print(f"  {_told(ended.result)}{guess.left(left, due)}", markup=False)
+    return done
+
+
+def _told(result: AnalysisResult) -> str:
+    """One line about how an analysis ended."""
+    told = "; ".join(filter(None, (result.reason, result.note)))
+    return f"{result.status}{f' ({told})' if told else ''}, {result.seconds:.1f} s"
 
 
 def plan(
@@ -158,126 +186,6 @@ def _make(session: Session, group: Want, say: Console) -> None:
             group = group.without(cause.request_id)
 
 
-def _attempt(job: Job, profile: str, git: Mapping[str, Any], render: Renderer | None) -> AnalysisResult:
-    """One analysis from traces to files; an error becomes a "failed" result and what lay there before stays."""
-    while True:
-        try:
-            return _measured(job, profile, git, render)
-        except BadRequestError as cause:
-            try:
-                job.session.leave_out(cause)
-            except BadRequestError:
-                return _fail(job, cause)
-            job.ask_again()
-        except NotApplicableError as cause:
-            return _skip(job, str(cause))
-        except MEASURE_ERRORS as cause:
-            return _fail(job, cause)
-
-
-def _measured(job: Job, profile: str, git: Mapping[str, Any], render: Renderer | None) -> AnalysisResult:
-    begun = time.monotonic()
-    if job.broken is not None:
-        raise job.broken
-    ctx = Context(job.session, job.analysis, job.p, cache_dir() / "work" / job.analysis.id / job.key[:16])
-    ctx.work_dir.mkdir(parents=True, exist_ok=True)
-    with running_nowhere(ctx.model) if job.session.settings.remote else nullcontext():
-        tables, record = measure(ctx)
-    note = _replaced(job)
-    measured = _write(job, ctx, tables, record, profile)
-    origin.note_run(ctx, job.place, key=job.key, seconds=time.monotonic() - begun, git=git)
-    if render is not None:
-        render(job.analysis, job.folder)
-    _finish(job, measured)
-    shutil.rmtree(ctx.work_dir, ignore_errors=True)
-    return AnalysisResult(job.analysis.id, "done", job.folder, verdicts=_verdicts(record), note=note)
-
-
-def _replaced(job: Job) -> str:
-    """Says so when the result that lies there is one of other weights or other requests."""
-    try:
-        old = files.read_json(job.folder / RECORD)
-        other = [
-            *(["weights"] if old["model"]["fingerprint"] != job.session.model.fingerprint else []),
-            *(["requests"] if old["data"]["name"] != job.session.usual_dataset and old["data"]["requests"] != job.data else []),
-        ]
-    except (SafeSteerError, LookupError, TypeError):
-        return ""
-    return f"replaces the result of other {' and '.join(other)} in {job.folder}" if other else ""
-
-
-def _write(job: Job, ctx: Context, tables: Mapping[str, pd.DataFrame], record: Mapping[str, Any], profile: str) -> list[str]:
-    """Writes tables, claims and provenance; returns what was measured. Pictures of an earlier run stay until they are drawn again."""
-    old = written_files(job.folder)
-    measured = [*(f"{name}.csv" for name in tables), "claims.json"]
-    for name, table in tables.items():
-        files.write_text(job.folder / f"{name}.csv", table_text(table))
-    gone = {name for name in old if name.endswith(".csv")} - set(measured)
-    remove_stale(job.folder, gone, ())
-    files.write_json(job.folder / "claims.json", record)
-    rows = {name: len(t) for name, t in tables.items()}
-    listed = {*measured, *(old - gone)}
-    files.write_json(job.folder / RECORD, origin.provenance(ctx, key=job.key, data=job.data, profile=profile, rows=rows, files=listed))
-    for name in STATUS_FILES:
-        (job.folder / name).unlink(missing_ok=True)
-    return measured
-
-
-def _finish(job: Job, measured: Sequence[str]) -> None:
-    """Leaves the mark that lets the next run pass over this analysis: last of all, so that a killed run leaves none."""
-    drawn = sorted(written_files(job.folder) - set(measured))
-    files.write_json(
-        job.marker,
-        {
-            "measured": {name: files.sha256_of(job.folder / name) for name in measured},
-            "drawn": {name: files.sha256_of(job.folder / name) for name in drawn if (job.folder / name).is_file()},
-            "drawing": source.drawing_code(),
-        },
-    )
-
-
-def _unchanged(job: Job, render: Renderer | None) -> AnalysisResult:
-    """Nothing to measure; pictures are drawn again only when one is missing or the drawing code has changed."""
-    marker = files.read_json(job.marker)
-    status = "unchanged"
-    if render is not None and not (
-        marker.get("drawn") and marker.get("drawing") == source.drawing_code() and files.files_of(job.folder, marker["drawn"])
-    ):
-        try:
-            render(job.analysis, job.folder)
-        except MEASURE_ERRORS as cause:
-            return _fail(job, cause)
-        _finish(job, list(marker["measured"]))
-        status = "redrawn"
-    return AnalysisResult(job.analysis.id, status, job.folder, verdicts=_verdicts(files.read_json(job.folder / "claims.json")))
-
-
 def _no_analysis(path: Path, cause: SafeSteerError, say: Console) -> AnalysisResult:
     say.print(f"{cause}", markup=False)
     return AnalysisResult(path.stem, "failed", path, str(cause), exit_code=cause.exit_code)
-
-
-def _skip(job: Job, reason: str) -> AnalysisResult:
-    _leave_note(job, "skipped.json", reason)
-    return AnalysisResult(job.analysis.id, "skipped", job.folder, reason)
-
-
-def _fail(job: Job, cause: BaseException) -> AnalysisResult:
-    reason = str(cause) or type(cause).__name__
-    if not isinstance(cause, SafeSteerError):
-        frame = traceback.extract_tb(cause.__traceback__)[-1]
-        reason = f"{type(cause).__name__}: {reason} ({Path(frame.filename).name}, line {frame.lineno})"
-    _leave_note(job, "failed.json", reason)
-    code = cause.exit_code if isinstance(cause, SafeSteerError) else SafeSteerError.exit_code
-    detail = "" if isinstance(cause, SafeSteerError) else "".join(traceback.format_exception(cause))
-    return AnalysisResult(job.analysis.id, "failed", job.folder, reason, exit_code=code, detail=detail)
-
-
-def _leave_note(job: Job, name: str, reason: str) -> None:
-    s = job.session
-    about = {"model": str(s.model.name), "dataset": s.dataset, "known_answer": s.known_answer}
-    files.write_json(job.folder / name, {"analysis": origin.about(job.analysis), **about, "reason": reason})
-
-
-def _verdicts(record: Mapping[str, Any]) -> dict[str, str]:
-    return {c["id"]: c["verdict"] for c in record["claims"]}

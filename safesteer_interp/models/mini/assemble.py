@@ -100,6 +100,7 @@ def build(recipe: str, weights: Path = WEIGHTS) -> tuple[LlavaForConditionalGene
     import torch
     from safetensors.torch import load_file
     from transformers import AddedToken, GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers.initialization import no_init_weights
 
     from safesteer_interp.models.mini.lora import merge_adapter
     from safesteer_interp.models.mini.tower import SafesteerTowerConfig
@@ -127,7 +128,8 @@ def build(recipe: str, weights: Path = WEIGHTS) -> tuple[LlavaForConditionalGene
         vision_feature_select_strategy="full",
         tie_word_embeddings=True,
     )
-    model = LlavaForConditionalGeneration(config).float()
+    with no_init_weights():  # every weight is read below; drawing them first takes seconds
+        model = LlavaForConditionalGeneration(config).float()
     state = {f"model.language_model.{k.removeprefix('model.')}": v for k, v in text.model.state_dict(prefix="model.").items()}
     state["model.language_model.embed_tokens.weight"] = torch.cat([rows, rows[unused : unused + 1]])
     state["lm_head.weight"] = state["model.language_model.embed_tokens.weight"]

@@ -158,6 +158,7 @@ def read_gguf(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The language model (float32) and its tokenizer from a GGUF file, in memory."""
     import gguf
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers.initialization import no_init_weights
 
     once = cache(gguf.GGUFReader)  # transformers parses the file anew for each of them, two seconds a time
     with mock.patch("gguf.GGUFReader", lambda name: once(str(name))):
@@ -165,8 +166,10 @@ def read_gguf(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         fields = {k: v for k, v in config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
         fields |= {"architectures": ["LlamaForCausalLM"], "dtype": "float32"}
-        model = LlamaForCausalLM(LlamaConfig(**fields))
+        with no_init_weights():
+            model = LlamaForCausalLM(LlamaConfig(**fields))
         _fill(model, path)
+    model.tie_weights()
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
     tokenizer.model_max_length = fields["max_position_embeddings"]
     return model, tokenizer
