@@ -200,7 +200,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     if changes.empty:
         return {"figure": fig}
     moved, ax = new_figure(width="full", height=2.6)
-    panels.forest(ax, changes, label="attack", by="class", reference=0.0, xlabel="log p(refusal token) minus that of the same request as TEXT, nats")
+    xlabel = "log p(refusal token) minus that of the same request as TEXT, nats"
+    panels.forest(ax, changes, label="attack", by="class", reference=0.0, xlabel=xlabel)
     return {"figure": fig, "minus_text": moved}
 
 
@@ -219,7 +220,7 @@ ANALYSIS = Analysis(
     order=6,
     captions={
         "figure": "Final norm and LM head applied to the last prompt token's state after each layer. Bands: 95 % over pairs.",
-        "minus_text": "What a picture does to the first token's refusal: each request minus its own plain-text form, at the last layer, and "
-        "the difference of harmful requests and their harmless twins. Bars: 95 % over pairs.",
+        "minus_text": "What a picture does to the first token's refusal: each request minus its own plain-text form, at the last layer, "
+        "and the difference of harmful requests and their harmless twins. Bars: 95 % over pairs.",
     },
 )

@@ -225,7 +225,12 @@ def agreement(ours: Sequence[Decoded], theirs: Sequence[Decoded], pairs: np.ndar
         "same_tokens": float(np.mean([a.ids == b.ids for a, b in zip(ours, theirs, strict=True)])),
         "same_outcome": float((refused[0] == refused[1]).mean()),
         "refused": [float(side.mean()) for side in refused],
-        "difference": {"value": difference.value, "low": _finite(difference.low), "high": _finite(difference.high), "pairs": len(set(pairs))},
+        "difference": {
+            "value": difference.value,
+            "low": _finite(difference.low),
+            "high": _finite(difference.high),
+            "pairs": len(set(pairs)),
+        },
     }
 
 

@@ -204,6 +204,18 @@ def sha256_of(path: Path) -> str:
     return found.hexdigest()
 
 
+_known: dict[tuple[int, int, int, int], str] = {}
+
+
+def file_digest(path: Path) -> str:
+    """`sha256_of`, remembered in this process for the file, its size and modification time; a file that was renamed is still known."""
+    stat = path.stat()
+    key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if key not in _known:
+        _known[key] = sha256_of(path)
+    return _known[key]
+
+
 def digest(record: Any) -> str:
     """Hex SHA-256 of what JSON can hold, independent of the order of keys.
 

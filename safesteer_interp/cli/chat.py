@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safesteer_interp.cli.command import emit_json_line, emit_table, harmless_on_a_terminal, parse, say
 from safesteer_interp.cli.inputs import choose_requests
 from safesteer_interp.cli.loading import Loading, LoadingFlags
+from safesteer_interp.collector import uncollected
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.requests import Attack, ImageFile, Request, Split
 
@@ -62,9 +63,10 @@ class Chat:
 
     def run(self) -> int:
         """Answers the request, or every line until the end of input."""
-        from safesteer_interp.defenses.defense import Settings
-        from safesteer_interp.defenses.registry import choose
-        from safesteer_interp.tracing.tracer import Sampling
+        with uncollected():  # imports of three seconds
+            from safesteer_interp.defenses.defense import Settings
+            from safesteer_interp.defenses.registry import choose
+            from safesteer_interp.tracing.tracer import Sampling
 
         self._check()
         choice = choose(self.defense, self.set)

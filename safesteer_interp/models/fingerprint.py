@@ -14,22 +14,11 @@ from transformers import PreTrainedModel
 
 from safesteer_interp.content_digest import record_of
 from safesteer_interp.errors import InputError
-from safesteer_interp.files import sha256_of
+from safesteer_interp.files import file_digest
 
 UNSTABLE = ("_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "_persistent_id")
 """Entries of a config or a processor that say where and with what it was loaded (the last: that nnsight has sent it), not what it does."""
 SCALARS = (str, int, float, bool)
-
-_files: dict[tuple[str, int, int], str] = {}
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, streamed; remembered for this process by path, size and modification time."""
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    if key not in _files:
-        _files[key] = sha256_of(path)
-    return _files[key]
 
 
 def state_digest(model: nn.Module) -> str:

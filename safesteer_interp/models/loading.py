@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from safesteer_interp.environment import has
+from safesteer_interp.collector import uncollected
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models import adapters, hub
 from safesteer_interp.models.casting import cast
@@ -80,6 +81,7 @@ def mini_variants() -> list[str]:
     return [recipe for recipe in known["trained"] if recipe != known["default"]]
 
 
+@uncollected()
 def load_model(
     name: str,
     *,

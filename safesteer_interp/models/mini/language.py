@@ -11,16 +11,18 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import numpy as np
 from filelock import FileLock
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.files import sha256_of, write_json
+from safesteer_interp.files import file_digest, sha256_of, write_json
 from safesteer_interp.paths import cache_dir
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def verified_gguf() -> Path:
 
 def write_manifest(folder: Path, key: str) -> None:
     """Record the SHA-256 of every file in `folder`, and the key it was built from."""
-    files = {p.name: sha256_of(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST}
+    files = {p.name: file_digest(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST}
     write_json(folder / MANIFEST, {"key": key, "files": files}, indent=1)
 
 
@@ -157,11 +159,16 @@ def _convert(path: Path, folder: Path) -> None:
 def read_gguf(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The language model (float32) and its tokenizer from a GGUF file, in memory."""
     import gguf
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, modeling_gguf_pytorch_utils
     from transformers.initialization import no_init_weights
 
-    once = cache(gguf.GGUFReader)  # transformers parses the file anew for each of them, two seconds a time
-    with mock.patch("gguf.GGUFReader", lambda name: once(str(name))):
+    # transformers parses the file anew for tokenizer and config, and numpy makes an object of every slice of a mapped file
+    once, fields_of = cache(gguf.GGUFReader), cache(modeling_gguf_pytorch_utils.load_gguf_checkpoint)
+    with (
+        mock.patch("gguf.gguf_reader.np", _PlainNumpy()),
+        mock.patch("gguf.GGUFReader", lambda name: once(str(name))),
+        mock.patch.object(modeling_gguf_pytorch_utils, "load_gguf_checkpoint", lambda path, **options: fields_of(str(path), **options)),
+    ):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         fields = {k: v for k, v in config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
@@ -173,6 +180,17 @@ def read_gguf(path: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
     tokenizer.model_max_length = fields["max_position_embeddings"]
     return model, tokenizer
+
+
+class _PlainNumpy:
+    """numpy, but a mapped file is a plain array."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def memmap(path: str, mode: Any = "r") -> np.ndarray:
+        return np.asarray(np.memmap(path, mode=mode))
 
 
 def _fill(model: LlamaForCausalLM, path: Path) -> None:
@@ -187,11 +205,12 @@ def _fill(model: LlamaForCausalLM, path: Path) -> None:
     config = model.config.to_dict()
     names, order = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"]), TENSOR_PROCESSORS["llama"](config=config)
     theirs = {f"{names.get_name(name.removesuffix('.weight'))}.weight": name for name in model.state_dict()}
+    tensors = [tensor for tensor in GGUFReader(path).tensors if tensor.name in theirs]  # not the table of rotary frequencies
     state = {}
-    for tensor in GGUFReader(path).tensors:
-        if tensor.name in theirs:  # not the table of rotary frequencies
-            found = order.process(weights=dequantize(tensor.data, tensor.tensor_type), name=tensor.name)
-            state[theirs[tensor.name]] = torch.from_numpy(found.weights.copy())
+    with ThreadPoolExecutor() as pool:
+        for tensor, values in zip(tensors, pool.map(lambda t: dequantize(t.data, t.tensor_type), tensors), strict=True):
+            found = order.process(weights=values, name=tensor.name)
+            state[theirs[tensor.name]] = torch.from_numpy(np.ascontiguousarray(found.weights))
     state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
     model.load_state_dict(state)
 
