@@ -18,8 +18,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from safesteer_interp.environment import has
 from safesteer_interp.collector import uncollected
+from safesteer_interp.environment import has
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models import adapters, hub
 from safesteer_interp.models.casting import cast

@@ -18,6 +18,8 @@ from safesteer_interp.errors import UsageError
 from safesteer_interp.files import sha256_of
 
 TOYS = ("readable", "lengths")
+MEASURING = "    counts = trace"
+"""Where `lengths` measures."""
 
 
 def start(folder: Path, out: Path, *words: str) -> subprocess.Popen[str]:
@@ -61,8 +63,22 @@ def test_a_process_that_dies_is_said_and_the_same_command_goes_on(fresh_cache: P
     folder = write_toys(tmp_path, *TOYS)
     toy = folder / "lengths.py"
     whole = toy.read_text()
+    toy.write_text(whole.replace(MEASURING, f"    import os, signal\n    os.kill(os.getpid(), signal.SIGKILL)\n{MEASURING}"))
+    code, said = ended(start(folder, tmp_path / "figures", "--jobs", "2"))
+    assert code != 0 and "ended without a word" in said and "Traceback" not in said, said
+    assert "ended without a word" in json.loads((tmp_path / "figures" / "lengths" / "planted" / "failed.json").read_text())["reason"]
+    toy.write_text(whole)
+    code, said = ended(start(folder, tmp_path / "figures", "--jobs", "2"))
+    assert code == 0 and "failed" not in said, said
+    assert (tmp_path / "figures" / "readable" / "planted" / "claims.json").is_file()
+
+
+@pytest.mark.slow
+def test_processes_end_with_a_run_that_is_killed(fresh_cache: Path, tmp_path: Path) -> None:
+    folder = write_toys(tmp_path, *TOYS)
+    toy, begun = folder / "lengths.py", tmp_path / "begun"
     waiting = f"    import time; open({str(begun)!r}, 'w').close(); time.sleep(600)\n"
-    toy.write_text(toy.read_text().replace("    counts = trace", f"{waiting}    counts = trace"))
+    toy.write_text(toy.read_text().replace(MEASURING, f"{waiting}{MEASURING}"))
     process = start(folder, tmp_path / "figures", "--jobs", "2")
     deadline = time.monotonic() + 200
     while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
