@@ -19,7 +19,7 @@ little until some have had time to be long."""
 
 
 @dataclass
-class _Speed:
+class Speed:
     """Seconds that so many units of one kind of work took."""
 
     seconds: float = 0.0
@@ -50,9 +50,9 @@ class Pace:
     """Tokens, by method."""
     ended: Counter[Hashable] = field(default_factory=Counter)
     """Answers that have ended, by method."""
-    reading: _Speed = field(default_factory=_Speed)
-    stepping: _Speed = field(default_factory=_Speed)
-    opening: defaultdict[tuple[int, int], _Speed] = field(default_factory=lambda: defaultdict(_Speed))
+    reading: Speed = field(default_factory=Speed)
+    stepping: Speed = field(default_factory=Speed)
+    opening: defaultdict[tuple[int, int], Speed] = field(default_factory=lambda: defaultdict(Speed))
 
     def expect(self, prompts: Iterable[Hashable], methods: Sequence[Hashable], guided: Sequence[tuple[int, int]]) -> None:
         """More work: prompts to read, and for every answer its method and its (candidates, guided steps)."""

@@ -30,6 +30,7 @@ from safesteer_interp.evaluation.judges import (
     perplexity_limit,
     repetition_rate,
 )
+from safesteer_interp.evaluation.outlook import Outlook
 from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.evaluation.store import ResponseStore, missing, record_of, response_fields
 from safesteer_interp.models.mllm import MLLM
@@ -170,16 +171,26 @@ def _parts(mllm: MLLM, conditions: Sequence[Condition], settings: Settings, root
 def _complete(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[..., None]) -> None:
     """Generates and stores what the parts lack; `tell(n, left=seconds)` whenever n answers have ended."""
     staged = [part for part in parts if part.todo and _staged(part.defense)]
-    _answer_together(mllm, [part for part in staged if not _prepares(part)], settings, tell)
-    for some in _by_and_by([part for part in staged if _prepares(part)], settings.batch_size):
-        _answer_together(mllm, some, settings, tell)
-    for part in (part for part in parts if not _staged(part.defense)):
+    prepared, apart = [part for part in staged if _prepares(part)], [part for part in parts if not _staged(part.defense)]
+    outlook = Outlook()
+    outlook.later.update({"prepared": sum(len(part.todo) for part in prepared), "apart": sum(len(part.todo) for part in apart)})
+
+    def told(n: int, in_hand: float | None) -> None:
+        outlook.ended += n
+        tell(n, left=outlook.left(in_hand))
+
+    _answer_together(mllm, [part for part in staged if not _prepares(part)], settings, told, outlook)
+    for some in _by_and_by(prepared, settings.batch_size):
+        with outlook.group("prepared", sum(len(part.todo) for part in some)):
+            _answer_together(mllm, some, settings, told, outlook)
+    for part in apart:
         for places in by_length([part.requests[i] for i in part.todo], settings.batch_size):
             batch = [part.todo[p] for p in places]
             started = time.perf_counter()
-            responses = part.defense.respond(mllm, [part.requests[i] for i in batch], part.settings)
-            part.add(batch, responses, (time.perf_counter() - started) / len(batch))
-            tell(len(batch))
+            with outlook.group("apart", len(batch)):
+                responses = part.defense.respond(mllm, [part.requests[i] for i in batch], part.settings)
+                part.add(batch, responses, (time.perf_counter() - started) / len(batch))
+            told(len(batch), 0.0)
 
 
 def _staged(defense: Defense) -> TypeGuard[StagedDefense]:
@@ -202,13 +213,16 @@ def _by_and_by(parts: Sequence[_Part], size: int) -> Iterator[list[_Part]]:
             yield [replace(part, todo=[place for place in part.todo if part.keys[place] in some]) for part in own]
 
 
-def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[..., None]) -> None:
-    """What staged defenses lack, in batches that several of them share."""
+def _answer_together(
+    mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[[int, float | None], None], outlook: Outlook
+) -> None:
+    """What staged defenses lack, in batches that several of them share; `tell(n, seconds that the answers in hand still take)`."""
     owners: list[tuple[int, int]] = []
     asks: list[Ask] = []
     by_defense: dict[int, list[int]] = {}
     for number, part in enumerate(parts):
         by_defense.setdefault(id(part.defense), []).append(number)
+        outlook.unreviewed[id(part.defense)] += len(part.todo)
     for numbers in by_defense.values():  # one set of policy and edits for all seeds of a defense
         own = [(number, place) for number in numbers for place in parts[number].todo]
         defense = parts[numbers[0]].defense
@@ -220,7 +234,7 @@ def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tel
     options: dict[str, Any] = {"batch_size": settings.batch_size, "explain": settings.explain, "stop": settings.stop}
     answers = answer_asks(mllm, asks, settings.sampling, **options, pace=pace)
     started = time.perf_counter()
-    for places, decoded in _gathered(answers, settings.batch_size, lambda n: tell(n, left=pace.left)):
+    for places, decoded in _gathered(answers, settings.batch_size, lambda n: tell(n, pace.left)):
         share = (time.perf_counter() - started) / len(places)
         mine: dict[int, list[tuple[int, Decoded]]] = {}
         for ask, one in zip(places, decoded, strict=True):
@@ -229,7 +243,8 @@ def _answer_together(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tel
         for number, found in mine.items():
             part = parts[number]
             assert isinstance(part.defense, StagedDefense)
-            responses = part.defense.review(mllm, [response_of(part.requests[i], one) for i, one in found], part.settings)
+            with outlook.reviews(id(part.defense), len(found)):
+                responses = part.defense.review(mllm, [response_of(part.requests[i], one) for i, one in found], part.settings)
             part.add([i for i, _ in found], responses, share)
         started = time.perf_counter()
 
