@@ -210,7 +210,7 @@ def _fill(model: LlamaForCausalLM, path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         for tensor, values in zip(tensors, pool.map(lambda t: dequantize(t.data, t.tensor_type), tensors), strict=True):
             found = order.process(weights=values, name=tensor.name)
-            state[theirs[tensor.name]] = torch.from_numpy(np.ascontiguousarray(found.weights))
+            state[theirs[tensor.name]] = torch.from_numpy(np.require(found.weights, requirements=("C", "W")))
     state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
     model.load_state_dict(state)
 
