@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from safesteer_interp.errors import BadRequestError, SafeSteerError, UsageError
+from safesteer_interp.progress import progress_bar
 from safesteer_interp.runner import provenance as origin
 from safesteer_interp.runner.attempt import Renderer, attempt, skip, unchanged
 from safesteer_interp.runner.discovery import discover, is_own
-from safesteer_interp.runner.parallel import Errand, Processes, threads_of
+from safesteer_interp.runner.parallel import PIECES, Errand, Processes, threads_of
 from safesteer_interp.runner.rehearsal import rehearse
 from safesteer_interp.runner.results import MEASURE_ERRORS, AnalysisResult, RunReport
 from safesteer_interp.runner.schedule import Job, PlanReport, TimeLeft, make_jobs
@@ -98,9 +100,11 @@ def _share_out(
     """Traces and analyses by several processes; the results by id."""
     done: dict[str, AnalysisResult] = {}
     with Processes(n, errand) as processes:
-        shards = processes.trace([job.analysis.id for job in due if job.broken is None])
-        if shards:
-            say.print(f"traced by {n} processes: {shards} shards", markup=False)
+        sound = _sound(session, due)
+        if session.missing([spec for job in sound for spec in job.specs]):
+            about = f"tracing {session.model.name} in {n} processes, parts"
+            with progress_bar(about, n * PIECES, enabled=session.settings.progress) as advance:
+                processes.trace([job.analysis.id for job in sound], advance)
         _trace(session, due, say)
         guess, left = TimeLeft(shared), list(shared)
         for job, ended in processes.attempts(shared):
@@ -150,13 +154,7 @@ def _rehearse(due: Sequence[Job], say: Console) -> None:
 
 def _trace(session: Session, due: Sequence[Job], say: Console) -> None:
     """Makes the traces of all jobs. A group that cannot be traced is left to the analyses that need it, which then say why."""
-    specs = []
-    for job in (job for job in due if job.broken is None):
-        try:
-            session.missing(job.specs)
-        except SafeSteerError:
-            continue
-        specs += job.specs
+    specs = [spec for job in _sound(session, due) for spec in job.specs]
     groups = session.missing(specs)
     for number, group in enumerate(groups, start=1):
         d = group.demand
@@ -172,6 +170,16 @@ def _trace(session: Session, due: Sequence[Job], say: Console) -> None:
             say.print(f"  could not be traced: {cause}", markup=False)
     for job in due:
         job.ask_again()
+
+
+def _sound(session: Session, due: Sequence[Job]) -> list[Job]:
+    """The jobs whose traces can be asked for."""
+    found = []
+    for job in (job for job in due if job.broken is None):
+        with suppress(SafeSteerError):
+            session.missing(job.specs)
+            found.append(job)
+    return found
 
 
 def _make(session: Session, group: Want, say: Console) -> None:

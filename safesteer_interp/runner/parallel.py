@@ -11,10 +11,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
@@ -35,6 +35,9 @@ DIED = (
     "a process of this run ended without a word before it was finished (killed, or out of memory); give the same command again, with "
     "fewer --jobs where memory was short."
 )
+
+PIECES = 4
+"""Shares of the traces that a process makes one after the other, so that there is something to see and none waits long for another."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +82,16 @@ class Processes:
         self.lifeline.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
-    def trace(self, ids: Sequence[str]) -> int:
+    def trace(self, ids: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> int:
         """Leaves the missing traces of some analyses in parts, for the caller to take over; returns the number of shards.
 
-        What a process fails at is left to the caller, who meets it again and says so.
+        `advance(1)` is called `PIECES` times a process. What a process fails at is left to the caller, who meets it again and says so.
         """
-        shares = [self.pool.submit(_trace_share, tuple(ids), Share(i, self.n)) for i in range(self.n)]
-        made = 0
-        for share in shares:
-            try:
+        n, made = self.n * PIECES, 0
+        for share in as_completed([self.pool.submit(_trace_share, tuple(ids), Share(i, n)) for i in range(n)]):
+            with suppress(SafeSteerError, BrokenProcessPool):
                 made += share.result()
-            except (SafeSteerError, BrokenProcessPool):
-                continue
+            advance(1)
         return made
 
     def attempts(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Ended]]:
