@@ -7,12 +7,14 @@ analyses that were not finished; the same command goes on from there.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -29,6 +31,7 @@ from safesteer_interp.runner.provenance import seconds_taken
 from safesteer_interp.runner.results import AnalysisResult
 from safesteer_interp.runner.schedule import Job, make_jobs
 from safesteer_interp.runner.session import RunSettings, Session
+from safesteer_interp.runner.typical import AFTER, SECONDS
 from safesteer_interp.tracing.parts import Share
 
 DIED = (
@@ -72,6 +75,8 @@ class Processes:
         spawning = get_context("spawn")  # a fork would copy the threads' locks, and cannot use a GPU that is in use
         theirs, self.lifeline = spawning.Pipe(duplex=False)
         self.pool = ProcessPoolExecutor(n, mp_context=spawning, initializer=_begin, initargs=(errand, spawning.Value("i", 0), theirs))
+        for _ in range(n):
+            self.pool.submit(_get_ready)
 
     def __enter__(self) -> Processes:
         return self
@@ -95,19 +100,23 @@ class Processes:
         return made
 
     def attempts(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Ended]]:
-        """Jobs as they end, the longest begun first."""
+        """Jobs as they end, the longest begun first; what uses the answers of another (`typical.AFTER`) waits until that has ended."""
+        waiting = sorted(jobs, key=_longest_first)
         running: dict[Future[Ended], Job] = {}
-        for job in sorted(jobs, key=_longest_first):
-            try:
-                running[self.pool.submit(_attempt, job.analysis.id)] = job
-            except BrokenProcessPool:
-                yield job, Ended(fail(job, UsageError(DIED)))
-        for future in as_completed(running):
-            job = running[future]
-            try:
-                yield job, future.result()
-            except BrokenProcessPool:
-                yield job, Ended(fail(job, UsageError(DIED)))
+        while waiting or running:
+            open_jobs = {job.analysis.id for job in (*waiting, *running.values())}
+            for job in [job for job in waiting if not open_jobs & set(AFTER.get(job.analysis.id, ()))][: self.n - len(running)]:
+                waiting.remove(job)
+                try:
+                    running[self.pool.submit(_attempt, job.analysis.id)] = job
+                except BrokenProcessPool:
+                    yield job, Ended(fail(job, UsageError(DIED)))
+            for future in wait_for(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                try:
+                    yield job, future.result()
+                except BrokenProcessPool:
+                    yield job, Ended(fail(job, UsageError(DIED)))
 
 
 def threads_of(jobs: int) -> int:
@@ -119,10 +128,10 @@ def threads_of(jobs: int) -> int:
     return max(1, torch.get_num_threads() // jobs)
 
 
-def _longest_first(job: Job) -> tuple[float, bool]:
-    """By what an analysis took here the last time; one that never ran first, and of those what computes beyond its traces."""
+def _longest_first(job: Job) -> float:
+    """By what an analysis took here the last time, else by what it usually takes; one of which nothing is known comes first."""
     known = seconds_taken(job.analysis.id, job.place)
-    return (float("-inf") if known is None else -known, job.analysis.cost is None)
+    return -(known if known is not None else SECONDS.get(job.analysis.id, math.inf))
 
 
 class _Process:
@@ -160,6 +169,11 @@ def _begin(errand: Errand, numbers: Any, lifeline: Connection) -> None:
     torch.set_num_threads(errand.threads)
     threadpool_limits(errand.threads)
     _process = _Process(errand)
+
+
+def _get_ready() -> None:
+    """Loads the model and plans, so that the processes do it together and not one after the other."""
+    _ = _process.jobs
 
 
 def _trace_share(ids: tuple[str, ...], share: Share) -> int:

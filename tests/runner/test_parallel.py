@@ -16,6 +16,7 @@ from support.analysis_toys import bench_on, write_toys
 from safesteer_interp import runner
 from safesteer_interp.errors import UsageError
 from safesteer_interp.files import sha256_of
+from safesteer_interp.runner.typical import AFTER, SECONDS
 
 TOYS = ("readable", "lengths")
 MEASURING = "    counts = trace"
@@ -89,3 +90,10 @@ def test_processes_end_with_a_run_that_is_killed(fresh_cache: Path, tmp_path: Pa
     process.communicate()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive, alive
+
+
+def test_every_typical_time_is_of_a_shipped_finding_and_no_finding_waits_for_itself() -> None:
+    shipped = {analysis.id for analysis in runner.discover().choose([])}
+    assert set(SECONDS) | {"throughput"} == shipped, "a finding that is new or gone: what is timed runs by itself and needs none"
+    assert set(AFTER) <= shipped and all(set(others) <= shipped - {name} for name, others in AFTER.items())
+    assert not set(AFTER) & {other for others in AFTER.values() for other in others}, "chains would need an order"
