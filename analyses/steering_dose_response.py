@@ -240,7 +240,7 @@ def _first_token(ctx: Context, p: Params, vector: Any, direction: Any, tokens: t
         "refusal": list(along),
     }
     randomly = {
-        "msav": [vector.random(i).apply(states[torch.from_numpy(harmful)], CORRECTED_RULE, p.dose) for i in drawn],
+        "msav": [vector.random(i).apply(states[torch.tensor(harmful)], CORRECTED_RULE, p.dose) for i in drawn],
         "refusal": list(others),
     }
     found: list[dict[str, Any]] = []
