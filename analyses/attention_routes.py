@@ -30,7 +30,7 @@ ROUTES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """Route -> (who is looked at, who looks)."""
 ALL = "all layers"
 WIDEST = 4.0
-"""Width of the widest interval that is drawn: a share of a difference that is next to nothing tells nothing (the table has it)."""
+"""Half of a form's intervals are wider than this where its shares tell nothing; they stand in the table alone."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,13 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     fig, axes = new_figure(rows=2, cols=len(attacks), width="full", height=4.6, squeeze=False)
     titles = {"probe": "harm lost", "refusal": "refusal lost"}
     for quantity, line in zip(("probe", "refusal"), axes, strict=True):
+        silent = _silent(t["table"], quantity)
         for attack, ax in zip(attacks, line, strict=True):
+            if attack in silent:
+                ax.set_axis_off()
+                ax.set_title(f"{attack}: {titles[quantity]}")
+                ax.text(0.5, 0.5, "next to nothing to lose", ha="center", va="center", transform=ax.transAxes)
+                continue
             part = windows[(windows["attack"] == attack) & (windows["quantity"] == quantity)]
             panels.layer_step_heatmap(
                 ax,
@@ -201,14 +207,20 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     whole, ax = new_figure(rows=1, cols=2, width="full", height=3.4, squeeze=False)
     for quantity, panel in zip(("probe", "refusal"), ax[0], strict=True):
         part = t["table"][(t["table"]["window"] == ALL) & (t["table"]["quantity"] == quantity)]
-        told = part[part["high"] - part["low"] <= WIDEST]
-        silent = [a for a in attacks_in(part) if not (told["attack"] == a).any()]
+        silent = _silent(t["table"], quantity)
+        told = part[~part["attack"].isin(silent)]
         if not told.empty:
             panels.forest(panel, told.assign(label=told["attack"] + ": " + told["route"]), by="attack", kind="attack", reference=0.0,
                           xlabel=f"{titles[quantity]}, cut in all layers (share)")  # fmt: skip
         if silent:
-            panel.set_title(f"{', '.join(silent)}: next to nothing to lose", fontsize=8)
+            panel.set_title(f"{', '.join(silent)}: next to nothing to lose")
     return {"figure": fig, "all_layers": whole}
+
+
+def _silent(table: pd.DataFrame, quantity: str) -> list[str]:
+    """Forms of which most shares tell nothing: harmful requests and their twins hardly differ, and a share is one of that difference."""
+    part = table[table["quantity"] == quantity]
+    return [attack for attack in attacks_in(part) if (part["high"] - part["low"])[part["attack"] == attack].median() > WIDEST]
 
 
 ANALYSIS = Analysis(
