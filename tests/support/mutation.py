@@ -144,8 +144,12 @@ def draw_again(estimate: Estimate, centre: float, against: Against, claim: Claim
     spread = deviation(estimate)
     if not math.isfinite(spread):
         return estimate
-    # Outcomes of one answer differ by -1, 0 or 1; anything else is drawn as normal.
+    # Outcomes of one answer differ by -1, 0 or 1, the mean over a cluster's m answers by steps of 1 / m; anything else is drawn as normal.
     square, shares = spread**2 + centre**2, any(word in claim.unit for word in ("share", "rate"))
+    answers = round(estimate.n / groups)
+    if shares and answers > 1:
+        values = np.clip(np.round(rng.normal(centre, spread, groups) * answers) / answers, -1, 1)
+        return replace(cluster_mean(values, within, against=against, bounds=(-1, 1)), n=estimate.n, kind=estimate.kind)
     if shares and abs(centre) <= square <= 1:
         up, down = (square + centre) / 2, (square - centre) / 2
         values = rng.choice([1.0, -1.0, 0.0], size=groups, p=[up, down, 1 - up - down])
@@ -218,6 +222,7 @@ def _same(one: Estimate, two: Estimate) -> bool:
 HOOKS: dict[tuple[str, str], Hook] = {
     ("defense_comparison", "lowers_*"): siblings("contrasts", "first", "second", "measure"),
     ("defense_comparison", "safesteer_lets_least_through"): siblings("contrasts", "first", "measure"),
+    ("judge_agreement", "lists_agree"): siblings("kappa", "measure"),
 }
 """(analysis, pattern of claim ids) -> how its tables are mutated, where the generic way does not fit."""
 
