@@ -41,6 +41,8 @@ class Train:
     """Where to train, e.g. "cuda"."""
     workers: int = 0
     """Processes that draw images and turns; what they draw does not depend on how many they are."""
+    jobs: int = 1
+    """Processes that run stages beside one another, each with its part of the threads; two on two cores."""
     budget: float | None = None
     """Seconds that training may take: every stage runs its schedule to the end within its share of what is left."""
 
@@ -50,7 +52,8 @@ class Train:
         from safesteer_interp.paths import cache_dir
 
         folder = self.folder or cache_dir() / "mini" / "train"
-        weights = train_mini(folder, scale=self.scale, recipes=self.recipes, device=self.device, workers=self.workers, budget=self.budget)
+        how = {"device": self.device, "workers": self.workers, "budget": self.budget, "jobs": self.jobs}
+        weights = train_mini(folder, scale=self.scale, recipes=self.recipes, **how)
         print(weights)
         say("Copy these files to safesteer_interp/models/mini/weights to make them the mini that `load_model` gives.")
         return 0

@@ -7,8 +7,9 @@ weights in `<folder>/weights` and a record of what it took beside them; the same
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from safesteer_interp.mini_training.reading import ReadingRecipe, train_reading
 from safesteer_interp.mini_training.recall import RecallRecipe, cell_accuracy, fit_classifier, grounded_projector, with_recall
 from safesteer_interp.mini_training.resume import Report
 from safesteer_interp.mini_training.scenes import Scenes
+from safesteer_interp.mini_training.stages import ALIGNMENT, ANSWERS, TOWER, WEIGHTS, run_apart, seconds_of
 from safesteer_interp.mini_training.texts import OwnAnswers, answered_phrases, lines_of, question_of
 from safesteer_interp.mini_training.words import word_lists
+from safesteer_interp.models.dtypes import multiplies_bfloat16
 from safesteer_interp.models.loading import load_folder
 from safesteer_interp.models.mini.assemble import tower_state
 from safesteer_interp.models.mini.language import language_dir, load_language
@@ -37,8 +40,6 @@ from safesteer_interp.models.placement import Placement
 
 DEFAULT = Recipe.RELEASED
 """The recipe that `load_model("mini")` gives."""
-WEIGHTS_OF_TIME: dict[str, float] = {"answers": 1.0, "tower": 6.0, "alignment": 3.0, **dict.fromkeys(Recipe, 1.8), DEFAULT: 3.0}
-"""How a time budget is divided: what is left of it when a stage begins, in proportion to this stage and those to come."""
 GROUNDING_SHARE, READING_SHARE = 0.58, 0.30
 """Of the tower's seconds; the rest is for its recall and for measuring it."""
 
@@ -94,12 +95,14 @@ def train_mini(
     device: str = "cpu",
     workers: int = 0,
     budget: float | None = None,
+    jobs: int = 1,
 ) -> Path:
     """Run or resume all stages in `folder`; the folder `folder/weights` then holds what `assemble.build` takes.
 
-    `workers` processes draw images and turns; what they draw does not depend on how many they are. With a `budget`, in seconds, every
-    stage runs its schedule to the end within its share of the time that is left, however fast the machine is.
-    Raises UsageError for an unknown scale, recipe or device, or no time; InputError when peft (the extra `train`) or the language
+    `workers` processes draw images and turns; what they draw does not depend on how many they are. `jobs` processes run stages that do
+    not wait for one another, each with its part of the threads. With a `budget`, in seconds, every stage runs its schedule to the end
+    within its share of the time that is left, however fast the machine is.
+    Raises UsageError for an unknown scale, recipe or device, no time or no job; InputError when peft (the extra `train`) or the language
     model's wheel is missing.
     """
     if scale not in SCALES:
@@ -109,6 +112,8 @@ def train_mini(
         raise UsageError(f"--recipes {' '.join(unknown)}: use one or more of {', '.join(Recipe)}.")
     if budget is not None and budget <= 0:
         raise UsageError(f"--budget {budget}: give the seconds that training may take, or leave the flag out.")
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs} does nothing; give 1 or more.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError("--device cuda: this PyTorch sees no GPU; leave the flag out to train on the CPU.")
     try:
@@ -116,46 +121,55 @@ def train_mini(
     except ImportError:
         raise InputError("training mini needs peft; install it with `pip install 'safesteer-interp[train]'`.") from None
     prepare(device)
-    return Training(folder, SCALES[scale], device, workers, budget).run([Recipe(r) for r in recipes])
+    return Training(folder, scale, device, workers, budget).run([Recipe(r) for r in recipes], jobs)
+
+
+def _stage(folder: Path, scale: str, device: str, workers: int, name: str, seconds: float | None) -> None:
+    """One stage in a process of its own."""
+    prepare(device)
+    Training(folder, scale, device, workers).stage(name, seconds)
 
 
 class Training:
     """One training run in one folder."""
 
-    def __init__(self, folder: Path, scale: Scale, device: str, workers: int = 0, budget: float | None = None) -> None:
-        self.folder, self.scale, self.device, self.workers = folder, scale, device, workers
+    def __init__(self, folder: Path, scale: str, device: str, workers: int = 0, budget: float | None = None) -> None:
+        self.folder, self.scale, self.device, self.workers = folder, SCALES[scale], device, workers
+        self._told = (folder, scale, device, workers)
         self.weights = folder / "weights"
         self.weights.mkdir(parents=True, exist_ok=True)
         self.ends = None if budget is None else time.monotonic() + budget
 
-    def run(self, recipes: Sequence[Recipe]) -> Path:
-        """All stages in order; a stage that was finished is not run again."""
-        stages: dict[str, Callable[[float | None], None]] = {
-            "answers": self.own_answers,
-            "tower": self.tower,
-            "alignment": self.alignment,
-            **{str(recipe): lambda seconds, recipe=recipe: self.instruction(recipe, seconds) for recipe in recipes},  # type: ignore[misc]
-        }
-        todo = [name for name in stages if not self._record(name).is_file()]
+    def run(self, recipes: Sequence[Recipe], jobs: int = 1) -> Path:
+        """All stages in order, `jobs` at a time; a stage that was finished is not run again."""
+        todo = [name for name in (ANSWERS, TOWER, ALIGNMENT, *map(str, recipes)) if not self._record(name).is_file()]
+        if jobs > 1:
+            run_apart(todo, partial(_stage, *self._told), jobs, self._left, lambda _: self._describe())
+            return self.weights
         while todo:
-            name, seconds = todo[0], self._seconds(todo)
-            started = time.monotonic()
-            stages[name](seconds)
-            took = round(time.monotonic() - started, 1)
-            write_json(self._record(name), {"seconds": took, "device": self._device_name(), "workers": self.workers})
+            left = self._left()
+            self.stage(todo[0], None if left is None else max(1.0, seconds_of(todo, left) * WEIGHTS[todo[0]]))
             self._describe()
             todo = todo[1:]
         return self.weights
 
+    def stage(self, name: str, seconds: float | None) -> None:
+        """One stage, and the record of what it took."""
+        started = time.monotonic()
+        if name in (ANSWERS, TOWER, ALIGNMENT):
+            {ANSWERS: self.own_answers, TOWER: self.tower, ALIGNMENT: self.alignment}[name](seconds)
+        else:
+            self.instruction(Recipe(name), seconds)
+        took = round(time.monotonic() - started, 1)
+        record = {"seconds": took, "device": self._device_name(), "workers": self.workers, "threads": torch.get_num_threads()}
+        write_json(self._record(name), record)
+
     def _record(self, stage: str) -> Path:
         return self.folder / "stages" / f"{stage}.json"
 
-    def _seconds(self, todo: Sequence[str]) -> float | None:
-        """What the first of the stages still to run may take."""
-        if self.ends is None:
-            return None
-        weights = [WEIGHTS_OF_TIME[name] for name in todo]
-        return max(1.0, (self.ends - time.monotonic()) * weights[0] / sum(weights))
+    def _left(self) -> float | None:
+        """Seconds of the budget that are left."""
+        return None if self.ends is None else self.ends - time.monotonic()
 
     def _device_name(self) -> str:
         return torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device
@@ -169,8 +183,8 @@ class Training:
             prompts = prompts[::step]
         if set(prompts) - set(answers.table):
             report = Report("own answers", len(prompts))
-            # bfloat16 would say other words now and then; on a GPU that is as good an answer, and twice as fast
-            dtype = "bfloat16" if self.device.startswith("cuda") else "float32"
+            # bfloat16 says other words now and then; that is as good an answer, and twice as fast where the hardware has it
+            dtype = "bfloat16" if self.device.startswith("cuda") or multiplies_bfloat16() else "float32"
             model = load_folder(language_dir(), placement=Placement(self.device), dtype=dtype)
             answers.ensure(prompts, model, batch=self.scale.answer_batch, report=lambda done, _: report(done))
 

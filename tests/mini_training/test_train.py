@@ -34,7 +34,7 @@ def assembled(recipe: str, weights: Path) -> MLLM:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_mini(tmp_path_factory.mktemp("training"), scale="tiny", workers=1, budget=120)
+    return train_mini(tmp_path_factory.mktemp("training"), scale="tiny", workers=1, budget=120, jobs=2)
 
 
 def test_a_scaled_down_training_gives_a_model_that_answers(trained: Path) -> None:

@@ -1,0 +1,90 @@
+"""The stages of a training: what each waits for, what share of a time budget it gets, and how several processes run them.
+
+A model this small leaves the second core half idle (two threads train 1.3 times as fast as one), so that processes of one thread each, on
+stages that do not wait for one another, make more of the same hours.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+
+import torch
+
+from safesteer_interp.mini_training.instruction import Recipe
+
+ANSWERS, TOWER, ALIGNMENT = "answers", "tower", "alignment"
+WEIGHTS: Mapping[str, float] = {
+    ANSWERS: 1.0, TOWER: 6.0, ALIGNMENT: 4.0, **dict.fromkeys(map(str, Recipe), 1.8), str(Recipe.RELEASED): 3.4
+}  # fmt: skip
+"""How a time budget is divided among the stages."""
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    ANSWERS: (),
+    TOWER: (),
+    ALIGNMENT: (ANSWERS,),
+    **dict.fromkeys(map(str, Recipe), (TOWER, ALIGNMENT)),
+    str(Recipe.UNALIGNED): (TOWER, ANSWERS),
+}
+"""Stage -> those that must be finished before it begins."""
+
+
+def seconds_of(todo: Sequence[str], left: float, running: Mapping[str, float] = {}, processes: int = 1) -> float:
+    """Seconds that one unit of weight may take, so that the stages to do end in time: with `left` seconds, those `running` (stage ->
+    seconds it still has) ahead of them, and so many processes."""
+    low, high = 0.0, max(left, 1.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if makespan(todo, middle, running, processes) <= left else (low, middle)
+    return low
+
+
+def makespan(todo: Sequence[str], unit: float, running: Mapping[str, float], processes: int) -> float:
+    """Seconds until the last stage ends where each takes its weight times `unit` and begins as soon as it may and a process is free."""
+    ends = dict(running)
+    waiting, now = list(todo), 0.0
+    while waiting:
+        active = [end for end in ends.values() if end > now]
+        ready = [s for s in waiting if all(ends.get(need, 0.0) <= now for need in NEEDS[s] if need in ends or need in todo)]
+        ready = [s for s in ready if not any(need in waiting for need in NEEDS[s])]
+        if ready and len(active) < processes:
+            ends[ready[0]] = now + WEIGHTS[ready[0]] * unit
+            waiting.remove(ready[0])
+        else:
+            now = min(active)
+    return max(ends.values(), default=0.0)
+
+
+def run_apart(
+    stages: Sequence[str], work: Callable[[str, float | None], None], processes: int, left: Callable[[], float | None],
+    done: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Runs stages in processes of their own, each as soon as those before it have ended.
+
+    Args:
+        stages: in order of preference.
+        work: called in the process with the stage and the seconds it may take; a function that can be sent there.
+        left: seconds until the end of the budget, or None.
+        done: told when a stage has ended.
+
+    An error of a stage is raised here once those that run beside it have ended.
+    """
+    todo, running, until = list(stages), dict[Future[None], str](), dict[str, float]()
+    threads = max(1, torch.get_num_threads() // processes)
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawning, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        while todo or running:
+            ready = [s for s in todo if not any(need in todo or need in running.values() for need in NEEDS[s])]
+            if ready and len(running) < processes:
+                stage, rest = ready[0], left()
+                seconds = None
+                if rest is not None:
+                    still = {s: max(0.0, rest - end) for s, end in until.items() if s in running.values()}
+                    seconds = max(1.0, seconds_of(todo, rest, still, processes) * WEIGHTS[stage])
+                    until[stage] = rest - seconds
+                todo.remove(stage)
+                running[pool.submit(work, stage, seconds)] = stage
+                continue
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                future.result()
+                done(running.pop(future))

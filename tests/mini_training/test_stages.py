@@ -1,0 +1,55 @@
+"""The stages of a training: shares of a time budget, the order that several processes keep, and an error that is not lost."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from safesteer_interp.mini_training.instruction import Recipe
+from safesteer_interp.mini_training.stages import ALIGNMENT, ANSWERS, NEEDS, TOWER, WEIGHTS, makespan, run_apart, seconds_of
+
+ALL = (ANSWERS, TOWER, ALIGNMENT, *map(str, Recipe))
+
+
+def note(folder: Path, stage: str, seconds: float | None) -> None:
+    """A stage that takes a moment and writes down when."""
+    begun = time.time()
+    time.sleep(0.2)
+    (folder / f"{stage}.json").write_text(json.dumps({"begun": begun, "ended": time.time(), "seconds": seconds}))
+    if stage == "grounded" and (folder / "fail").exists():
+        raise ValueError("grounded fails")
+
+
+def test_one_process_divides_what_is_left_by_weight() -> None:
+    unit = seconds_of(ALL, 1000.0)
+    assert sum(WEIGHTS[stage] * unit for stage in ALL) == pytest.approx(1000.0, rel=1e-3)
+    assert seconds_of(ALL[-1:], 90.0) * WEIGHTS[ALL[-1]] == pytest.approx(90.0, rel=1e-3)
+
+
+def test_two_processes_get_more_out_of_a_budget_and_still_end_in_time() -> None:
+    one, two = seconds_of(ALL, 1000.0), seconds_of(ALL, 1000.0, {}, 2)
+    assert 1.4 * one < two <= 2 * one
+    assert makespan(ALL, two, {}, 2) == pytest.approx(1000.0, rel=1e-3)
+    late = seconds_of(ALL[2:], 500.0, {TOWER: 400.0}, 2)
+    assert makespan(ALL[2:], late, {TOWER: 400.0}, 2) == pytest.approx(500.0, rel=1e-3), "recipes wait for the tower that runs"
+    assert late * WEIGHTS[str(Recipe.RELEASED)] < 100.0
+
+
+def test_processes_keep_the_order_that_the_stages_need(tmp_path: Path) -> None:
+    ended: list[str] = []
+    run_apart(ALL, partial(note, tmp_path), 2, lambda: 100.0, ended.append)
+    times = {stage: json.loads((tmp_path / f"{stage}.json").read_text()) for stage in ALL}
+    assert sorted(ended) == sorted(ALL)
+    assert all(times[need]["ended"] <= times[stage]["begun"] for stage in ALL for need in NEEDS[stage])
+    assert all(1.0 <= times[stage]["seconds"] < 100.0 for stage in ALL)
+
+
+def test_a_stage_that_fails_is_raised_and_nothing_begins_after_it(tmp_path: Path) -> None:
+    (tmp_path / "fail").touch()
+    with pytest.raises(ValueError, match="grounded fails"):
+        run_apart(["grounded", "unaligned", "lm_loss"], partial(note, tmp_path), 1, lambda: None, lambda _: None)
+    assert not (tmp_path / "unaligned.json").exists()
