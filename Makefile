@@ -65,7 +65,7 @@ notebooks: setup  ## execute the notebooks, written as .py, into .ipynb with the
 	$(OFFLINE) $(BIN)/python notebooks/execute.py
 
 mini: setup  ## retrain the embedded model (at most three hours) and evaluate it
-	$(OFFLINE) $(BIN)/safesteer mini train --budget 10500
+	$(OFFLINE) $(BIN)/safesteer mini train --budget 9000 --jobs $(WORKERS)
 	$(OFFLINE) $(BIN)/safesteer mini evaluate
 
 clean:  ## remove the environment and build products (figures and the user cache stay)
