@@ -176,10 +176,9 @@ def parts(
                 "of_full_batch": read / taken / rate,
             }
             said += answers
-        apart = sum(found[kind]["seconds"] for kind in asks)
-        found["of_full_batch"] = sum(found[kind]["tokens_read_per_second"] * found[kind]["seconds"] for kind in asks) / apart / rate
         everything = [ask for own in asks.values() for ask in own]
-        found["together_seconds"] = seconds(lambda: together(mllm, everything, sampling, batch))
+        found["together_seconds"] = taken = seconds(lambda: together(mllm, everything, sampling, batch))
+        found["of_full_batch"] = sum(found[kind]["tokens_read_per_second"] * found[kind]["seconds"] for kind in asks) / taken / rate
     found["answers_per_second"] = len(said) / (found["prompts_seconds"] + found["together_seconds"])
     return found, said
 
