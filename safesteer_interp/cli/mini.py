@@ -52,8 +52,15 @@ class Train:
         from safesteer_interp.paths import cache_dir
 
         folder = self.folder or cache_dir() / "mini" / "train"
-        how = {"device": self.device, "workers": self.workers, "budget": self.budget, "jobs": self.jobs}
-        weights = train_mini(folder, scale=self.scale, recipes=self.recipes, **how)
+        weights = train_mini(
+            folder,
+            scale=self.scale,
+            recipes=self.recipes,
+            device=self.device,
+            workers=self.workers,
+            budget=self.budget,
+            jobs=self.jobs,
+        )
         print(weights)
         say("Copy these files to safesteer_interp/models/mini/weights to make them the mini that `load_model` gives.")
         return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from scipy import stats
 
 from safesteer_interp.runner.claim import Claim
@@ -58,8 +59,9 @@ def power_of(claim: Claim, family: int, alpha: float, enough: int) -> float:
     effect = assumed_effect(claim)
     spread = error_at(claim.estimate, effect)
     edges = claim.threshold if isinstance(claim.threshold, tuple) else (claim.threshold,)
-    missed = [1 - _clear(claim.estimate, effect, edge, alpha / family) for edge in edges]
-    missed += [1 - _clear(c, LARGE * deviation(c), 0.0, alpha / family) for c in paired if math.isfinite(error(c))]
+    shares = any(word in claim.unit for word in ("share", "rate"))
+    missed = [1 - _clear(claim.estimate, effect, edge, alpha / family, shares=shares) for edge in edges]
+    missed += [1 - _clear(c, LARGE * deviation(c), 0.0, alpha / family, shares=shares) for c in paired if math.isfinite(error(c))]
     for control in claim.controls:
         if control.kind == "null" and claim.direction != "within":
             reach = control.estimate.high if control.absolute or claim.direction == "above" else control.estimate.low
@@ -97,9 +99,16 @@ def _plain_variance(estimate: Estimate, value: float) -> float:
     return auroc_variance(value, groups, groups) if estimate.kind == "auroc" else value * (1 - value) / groups
 
 
-def _clear(estimate: Estimate, effect: float, edge: float, alpha: float) -> float:
-    """Power of the two-sided test at `alpha` against `edge` where the truth is `effect`, on the right side."""
+def _clear(estimate: Estimate, effect: float, edge: float, alpha: float, *, shares: bool = False) -> float:
+    """Power of the two-sided test at `alpha` against `edge` where the truth is `effect`, on the right side.
+
+    `shares`: the estimate is of shares of answers; with one answer a cluster its difference is -1, 0 or 1 and its test a sign test.
+    """
     distance, groups = abs(effect - edge), units(estimate)
+    if shares and estimate.kind not in ("rate", "auroc") and estimate.n == groups and edge == 0:
+        differ = deviation(estimate) ** 2 + effect**2
+        if abs(effect) <= differ <= 1:
+            return _sign_test_power(groups, differ, distance, alpha)
     spread, under_edge = error_at(estimate, effect), error_at(estimate, edge)
     bar = float(stats.t.ppf(1 - alpha / 2, groups - 1))
     if spread <= 0 or distance / spread > 25:  # beyond, the noncentral t loses its digits, and the answer is plain
@@ -107,3 +116,14 @@ def _clear(estimate: Estimate, effect: float, edge: float, alpha: float) -> floa
     if estimate.kind in ("rate", "auroc"):  # score tests: the error under the edge sets the bar, that at the effect the chance to reach it
         return float(stats.norm.cdf((distance - bar * under_edge) / spread))
     return float(stats.nct.sf(bar, groups - 1, distance / spread))
+
+
+def _sign_test_power(groups: int, differ: float, mean: float, alpha: float) -> float:
+    """Power of the two-sided sign test on outcomes of which the share `differ` is not 0 and the mean is `mean` > 0."""
+    some = np.arange(1, groups + 1)
+    found = 0.0
+    for n, chance in zip(some, stats.binom.pmf(some, groups, differ), strict=True):
+        against = np.arange(n // 2 + 1)
+        clear = 2 * stats.binom.cdf(against, n, 0.5) <= alpha
+        found += chance * float(stats.binom.pmf(against[clear], n, (differ - mean) / 2 / differ).sum())
+    return found

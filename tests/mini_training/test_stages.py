@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
+from support.stage_toys import note
 
 from safesteer_interp.mini_training.instruction import Recipe
 from safesteer_interp.mini_training.stages import ALIGNMENT, ANSWERS, NEEDS, TOWER, WEIGHTS, makespan, run_apart, seconds_of
 
 ALL = (ANSWERS, TOWER, ALIGNMENT, *map(str, Recipe))
-
-
-def note(folder: Path, stage: str, seconds: float | None) -> None:
-    """A stage that takes a moment and writes down when."""
-    begun = time.time()
-    time.sleep(0.2)
-    (folder / f"{stage}.json").write_text(json.dumps({"begun": begun, "ended": time.time(), "seconds": seconds}))
-    if stage == "grounded" and (folder / "fail").exists():
-        raise ValueError("grounded fails")
 
 
 def test_one_process_divides_what_is_left_by_weight() -> None:

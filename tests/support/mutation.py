@@ -148,7 +148,8 @@ def draw_again(estimate: Estimate, centre: float, against: Against, claim: Claim
     square, shares = spread**2 + centre**2, any(word in claim.unit for word in ("share", "rate"))
     answers = round(estimate.n / groups)
     if shares and answers > 1:
-        values = np.clip(np.round(rng.normal(centre, spread, groups) * answers) / answers, -1, 1)
+        # rounded up or down by chance: to the nearest step, a small spread would vanish and the mean be off
+        values = np.clip(np.floor(rng.normal(centre, spread, groups) * answers + rng.random(groups)) / answers, -1, 1)
         return replace(cluster_mean(values, within, against=against, bounds=(-1, 1)), n=estimate.n, kind=estimate.kind)
     if shares and abs(centre) <= square <= 1:
         up, down = (square + centre) / 2, (square - centre) / 2
