@@ -144,13 +144,8 @@ def draw_again(estimate: Estimate, centre: float, against: Against, claim: Claim
     spread = deviation(estimate)
     if not math.isfinite(spread):
         return estimate
-    # Outcomes of one answer differ by -1, 0 or 1, the mean over a cluster's m answers by steps of 1 / m; anything else is drawn as normal.
+    # Outcomes of one answer differ by -1, 0 or 1; anything else is drawn as normal.
     square, shares = spread**2 + centre**2, any(word in claim.unit for word in ("share", "rate"))
-    answers = round(estimate.n / groups)
-    if shares and answers > 1:
-        # rounded up or down by chance: to the nearest step, a small spread would vanish and the mean be off
-        values = np.clip(np.floor(rng.normal(centre, spread, groups) * answers + rng.random(groups)) / answers, -1, 1)
-        return replace(cluster_mean(values, within, against=against, bounds=(-1, 1)), n=estimate.n, kind=estimate.kind)
     if shares and abs(centre) <= square <= 1:
         up, down = (square + centre) / 2, (square - centre) / 2
         values = rng.choice([1.0, -1.0, 0.0], size=groups, p=[up, down, 1 - up - down])
