@@ -31,8 +31,7 @@ class Run(RunFlags):
     no_render: bool = False
     """Compute tables and claims only; draw later with `safesteer render`."""
     jobs: int = 1
-    """Processes that share the work, each with the model and its part of the threads. On two cores two make mini's figures in about
-    half the time."""
+    """Processes that share the work, each with the model and its part of the threads: for models that are small for the machine."""
     part: str = ""
     """Make only this part of the traces, e.g. 2/8, and stop: for several processes or machines that share --store. The same command
     without --part then takes over what they made (`safesteer submit` does both)."""

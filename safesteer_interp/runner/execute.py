@@ -81,7 +81,7 @@ def run(
     with session.sharing_prompts():
         for number, job in enumerate(rest, start=1):
             begun = time.monotonic()
-            say.print(f"[{len(done) + number}/{len(planned)}] {job.analysis.id}", markup=False)
+            say.print(f"[{len(done) + 1}/{len(planned)}] {job.analysis.id}", markup=False)
             if job.excuse:
                 result = skip(job, job.excuse)
             elif job not in due:

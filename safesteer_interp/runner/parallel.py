@@ -24,11 +24,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from safesteer_interp.errors import BadRequestError, SafeSteerError, UsageError
+from safesteer_interp.errors import BadRequestError, UsageError
 from safesteer_interp.runner.attempt import Renderer, attempt, fail
 from safesteer_interp.runner.discovery import discover
 from safesteer_interp.runner.provenance import seconds_taken
-from safesteer_interp.runner.results import AnalysisResult
+from safesteer_interp.runner.results import MEASURE_ERRORS, AnalysisResult
 from safesteer_interp.runner.schedule import Job, make_jobs
 from safesteer_interp.runner.session import RunSettings, Session
 from safesteer_interp.runner.typical import AFTER, SECONDS
@@ -93,10 +93,11 @@ class Processes:
         `advance(1)` is called `PIECES` times a process. What a process fails at is left to the caller, who meets it again and says so.
         """
         n, made = self.n * PIECES, 0
-        for share in as_completed([self.pool.submit(_trace_share, tuple(ids), Share(i, n)) for i in range(n)]):
-            with suppress(SafeSteerError, BrokenProcessPool):
-                made += share.result()
-            advance(1)
+        with suppress(BrokenProcessPool):
+            for share in as_completed([self.pool.submit(_trace_share, tuple(ids), Share(i, n)) for i in range(n)]):
+                with suppress(*MEASURE_ERRORS):
+                    made += share.result()
+                advance(1)
         return made
 
     def attempts(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Ended]]:
