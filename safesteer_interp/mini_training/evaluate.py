@@ -238,7 +238,7 @@ def evaluate_model(
     with progress_bar("evaluating mini", None, enabled=progress) as advance:
         found, said = refusal_measures(mllm, size.pairs, size.batch, advance, split)
         for measure, asked in sights.items():
-            answers = answers_of(mllm, [a.request for a in asked], max_new_tokens=20, batch=size.batch, report=advance)
+            answers = answers_of(mllm, [a.request for a in asked], max_new_tokens=32, batch=size.batch, report=advance)
             texts = [text_of(mllm, answer) for answer in answers]
             found[measure] = rate([ok for a, text in zip(asked, texts, strict=True) for ok in words_right(text, a.words)])
             said |= {a.request.id: text for a, text in zip(asked, texts, strict=True)}

@@ -174,10 +174,12 @@ class Scenes:
         return self.shown(names, rng), rng.choice(NAME_ALL), "The image shows " + ", ".join(f"a {n}" for n in names) + ".", True
 
     def count(self, rng: random.Random) -> tuple[Image.Image, str, str, bool]:
-        """How many pictures, or whether one is there."""
+        """How many pictures, or whether one is there. They are named before they are counted: the number alone was right in 0.63 of
+        new scenes, since nothing in a single token's pass adds up what lies in a hundred cells."""
         names = self.combination(rng, (1, 2, 3))
         if rng.random() < 0.5:
-            return self.shown(names, rng), rng.choice(COUNT), f"{COUNT_WORDS[len(names) - 1]}.", True
+            named = ", ".join(f"a {name}" for name in names)
+            return self.shown(names, rng), rng.choice(COUNT), f"{named[:1].upper()}{named[1:]}. {COUNT_WORDS[len(names) - 1]}.", True
         there = rng.random() < 0.5
         asked = rng.choice(names) if there else rng.choice([n for n in self.calm_pictures if n not in names])
         return self.shown(names, rng), rng.choice(PRESENT).format(asked), "Yes." if there else "No.", True
