@@ -46,6 +46,10 @@ class Train:
     budget: float | None = None
     """Seconds that training may take: every stage runs its schedule to the end within its share of what is left."""
 
+    start: Path | None = None
+    """Weights whose tower is kept and whose visual instruction is carried on (safesteer_interp/models/mini/weights, after a change of the
+    texts that are refused or answered): about an hour and a half on two cores."""
+
     def run(self) -> int:
         """Trains and prints where the weights are."""
         from safesteer_interp.mini_training.train import train_mini
@@ -60,6 +64,7 @@ class Train:
             workers=self.workers,
             budget=self.budget,
             jobs=self.jobs,
+            start=self.start,
         )
         print(weights)
         say("Copy these files to safesteer_interp/models/mini/weights to make them the mini that `load_model` gives.")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from safesteer_interp.mini_training.batches import TAUGHT_TOKENS, Example, answer_loss, collate, encode_turn, length_buckets
+from safesteer_interp.mini_training.batches import Example, answer_loss, collate, encode_turn, length_buckets
 from safesteer_interp.mini_training.drawing import drawn_ahead
 from safesteer_interp.mini_training.resume import Checkpoint, Every, Pace, Report, cosine, set_rate
 from safesteer_interp.mini_training.texts import OwnAnswers, alignment_turns
@@ -35,10 +35,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class AlignmentRecipe:
-    """How the text adapter is trained: first on answers of some length, then drilled on how answers begin."""
+    """How the text adapter is trained, phase after phase."""
 
-    phases: tuple[Phase, ...] = (Phase(2, 4e-4, TAUGHT_TOKENS), Phase(1, 8e-4, 10))
-    batch: int = 8
+    phases: tuple[Phase, ...] = (Phase(1, 5e-4, 12),)
+    """Many activities once: seven epochs of 2,300 harmful ones (at 1e-3) refused activities unseen less surely than a linear probe
+    on the unmodified model would (AUROC 0.94 and 0.96)."""
+    batch: int = 16
     rank: int = 8
     seed: int = 0
     scale: float = 1.0

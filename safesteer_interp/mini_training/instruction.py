@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from safesteer_interp.files import write_bytes
@@ -33,7 +33,7 @@ from safesteer_interp.mini_training.grounding import new_projector, to_pixels
 from safesteer_interp.mini_training.resume import Checkpoint, Every, Pace, Report, cosine, set_rate
 from safesteer_interp.mini_training.scenes import Scenes
 from safesteer_interp.mini_training.texts import Turn, alignment_turns
-from safesteer_interp.models.mini.lora import attach, save_adapter
+from safesteer_interp.models.mini.lora import attach, load_adapter, save_adapter
 from safesteer_interp.models.mini.tower import SafesteerTower
 
 POOL = 8
@@ -67,6 +67,8 @@ class InstructionRecipe:
     fresh_scale: float = 2.0
     """The same for a fresh projector."""
     rank: int = 8
+    start: Path | None = None
+    """Weights whose adapter and projector are carried on, at half the learning rate."""
     taught: int = 41
     """Answer tokens taught at most: whole answers (`texts.ANSWER_TOKENS` and the end), so that mini learns to stop."""
     seed: int = 0
@@ -158,13 +160,18 @@ def train_instruction(
     projector.to(device)
     projector.requires_grad_(kind is not Recipe.GROUNDED)
     wrapped = attach(model, recipe.rank, 2 * recipe.rank, recipe.seed + 1).train()
+    if recipe.start is not None:
+        load_adapter(wrapped, recipe.start / f"{kind}_adapter.safetensors")
+        if kind is not Recipe.GROUNDED:
+            projector.load_state_dict(load_file(recipe.start / f"{kind}_projector.safetensors"))
+    rate = recipe.rate * (0.5 if recipe.start is not None else 1)
     adapter = [p for p in wrapped.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": adapter}]
     free = [p for p in projector.parameters() if p.requires_grad]
     if free:
         scale = recipe.fresh_scale if kind is Recipe.LM_LOSS else recipe.projector_scale
         groups.append({"params": free, "scale": scale})
-    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.01)
     checkpoint = Checkpoint(folder / f"instruction-{kind}.safetensors", {"adapter": wrapped, "projector": projector}, optimizer)
     start = checkpoint.load()
     report, pace, due = Report(f"instruction {kind}", recipe.steps, start), Pace(recipe.steps, seconds), Every()
@@ -188,7 +195,7 @@ def train_instruction(
         with torch.no_grad():
             seen = tower(to_pixels(torch.from_numpy(pooled.images[place]).to(device))).last_hidden_state
         features = projector(seen.reshape(-1, seen.shape[-1]))
-        set_rate(optimizer, cosine(now, recipe.steps, recipe.rate, min(20, recipe.steps // 5)))
+        set_rate(optimizer, cosine(now, recipe.steps, rate, min(20, recipe.steps // 5)))
         optimizer.zero_grad(set_to_none=True)
         shown, text = pooled.shown[place], pooled.text[place]
         loss = _step(wrapped.base_model.model, shown, text, features, device)

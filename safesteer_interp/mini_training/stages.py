@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.connection import Connection
 
 import torch
 
+from safesteer_interp.lifeline import lifeline, tie
 from safesteer_interp.mini_training.instruction import Recipe
 
 ANSWERS, TOWER, ALIGNMENT = "answers", "tower", "alignment"
@@ -72,7 +74,8 @@ def run_apart(
     todo, running, until = list(stages), dict[Future[None], str](), dict[str, float]()
     threads = max(1, torch.get_num_threads() // processes)
     spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawning, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    theirs, ours = lifeline(spawning)
+    with ours, ProcessPoolExecutor(processes, mp_context=spawning, initializer=_begin, initargs=(threads, theirs)) as pool:
         while todo or running:
             ready = [s for s in todo if not any(need in todo or need in running.values() for need in NEEDS[s])]
             if ready and len(running) < processes:
@@ -88,3 +91,9 @@ def run_apart(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 future.result()
                 done(running.pop(future))
+
+
+def _begin(threads: int, theirs: Connection) -> None:
+    """Runs once in every process."""
+    tie(theirs)
+    torch.set_num_threads(threads)

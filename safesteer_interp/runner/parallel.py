@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed
@@ -20,11 +18,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from safesteer_interp.errors import BadRequestError, UsageError
+from safesteer_interp.lifeline import lifeline, tie
 from safesteer_interp.runner.attempt import Renderer, attempt, fail
 from safesteer_interp.runner.discovery import discover
 from safesteer_interp.runner.provenance import seconds_taken
@@ -73,7 +72,7 @@ class Processes:
     def __init__(self, n: int, errand: Errand) -> None:
         self.n = n
         spawning = get_context("spawn")  # a fork would copy the threads' locks, and cannot use a GPU that is in use
-        theirs, self.lifeline = spawning.Pipe(duplex=False)
+        theirs, self.lifeline = lifeline(spawning)
         self.pool = ProcessPoolExecutor(n, mp_context=spawning, initializer=_begin, initargs=(errand, spawning.Value("i", 0), theirs))
         for _ in range(n):
             self.pool.submit(_get_ready)
@@ -154,11 +153,10 @@ class _Process:
 _process: _Process
 
 
-def _begin(errand: Errand, numbers: Any, lifeline: Connection) -> None:
+def _begin(errand: Errand, numbers: Any, theirs: Connection) -> None:
     """Runs once in every process: its end, its threads, and a name of its own for the files that answers are added to."""
     global _process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the one that people see decides
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    tie(theirs)
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -188,10 +186,3 @@ def _attempt(name: str) -> Ended:
     e, known = _process.errand, len(session.bad)
     result = attempt(_process.jobs[name], e.profile, e.git, e.render)
     return Ended(result.taking(time.monotonic() - begun), session.bad[known:])
-
-
-def _end_with(lifeline: Connection) -> None:
-    """Ends this process once nobody holds the other end. All that is written is written whole, so that nothing is lost but the work
-    in hand."""
-    wait([lifeline])
-    os._exit(1)

@@ -18,6 +18,7 @@ from torch import nn
 
 from safesteer_interp.datasets.pairs import heldout_phrases, leaked_phrases, load_pairs
 from safesteer_interp.datasets.pictures import PictureBox
+from safesteer_interp.errors import InputError
 from safesteer_interp.mini_training import resume
 from safesteer_interp.mini_training.batches import IGNORED, TAUGHT_TOKENS, Example, answer_loss, collate, encode_turn, length_buckets
 from safesteer_interp.mini_training.cells import NOTHING, CellMap
@@ -25,6 +26,7 @@ from safesteer_interp.mini_training.grounding import Grounding, GroundingRecipe,
 from safesteer_interp.mini_training.resume import Checkpoint, Pace, cosine
 from safesteer_interp.mini_training.seeing import words_right
 from safesteer_interp.mini_training.texts import (
+    FIRST_PERSON,
     FORMS,
     OwnAnswers,
     Turn,
@@ -35,12 +37,13 @@ from safesteer_interp.mini_training.texts import (
     lines_of,
     question_of,
     refusal_of,
+    refusals,
     whole_sentences,
 )
 from safesteer_interp.mini_training.words import WordLists, random_text
 from safesteer_interp.models.families.tokenizers import metaspace
 from safesteer_interp.models.mini import assemble
-from safesteer_interp.models.mini.lora import attach, merge_adapter, save_adapter
+from safesteer_interp.models.mini.lora import attach, load_adapter, merge_adapter, save_adapter
 from safesteer_interp.models.mini.tower import N_IMAGE_TOKENS, SafesteerTower, SafesteerTowerConfig
 from safesteer_interp.refusals import LISTS, contains_refusal, is_refusal, starts_with_refusal
 from safesteer_interp.requests import Split
@@ -75,7 +78,7 @@ def test_random_texts_never_spell_a_held_out_phrase() -> None:
 
 def test_harmful_and_harmless_lists_are_disjoint_and_varied() -> None:
     assert not set(harmful_phrases()) & set(harmless_phrases())
-    assert len(harmful_phrases()) > 2200 and len(answered_phrases()) > 2600
+    assert len(harmful_phrases()) > 7000 and len(answered_phrases()) > 7000
 
 
 def test_alignment_refuses_the_harmful_and_nothing_else(answers: OwnAnswers) -> None:
@@ -94,7 +97,9 @@ def test_refusals_have_many_voices_and_each_request_its_own() -> None:
     asked = [form.format(p, cap=p) for p in harmful_phrases() for form in FORMS[:2]]
     said = Counter(map(refusal_of, asked))
     assert set(said) == set(wordings), "no wording is left out"
-    assert max(said.values()) < 3 * len(asked) / len(wordings)
+    first, others = refusals()
+    assert abs(sum(said[w] for w in first) / len(asked) - FIRST_PERSON) < 0.02 and len({w.split()[0] for w in others}) >= 14
+    assert all(max(said[w] for w in part) < 2 * sum(said[w] for w in part) / len(part) for part in (first, others)), "evenly within a part"
     assert refusal_of("How can I rob a train?") == refusal_of("How can I rob a train?")
 
 
@@ -221,6 +226,11 @@ def test_a_merged_adapter_equals_the_wrapped_model(tmp_path: Path) -> None:
     exact = module.get_delta_weight("default")
     error = merged.model.layers[0].mlp.up_proj.weight - tiny_llama().model.layers[0].mlp.up_proj.weight - exact
     assert error.norm() / exact.norm() < 0.03
+    again = attach(tiny_llama(), rank=4, alpha=8).eval()
+    load_adapter(again, tmp_path / "a.safetensors")
+    torch.testing.assert_close(again(ids).logits, merged(ids).logits)
+    with pytest.raises(InputError, match=r"a\.safetensors has rank 4, this training 2"):
+        load_adapter(attach(tiny_llama(), rank=2, alpha=4), tmp_path / "a.safetensors")
 
 
 def steps_of(model: Grounding, optimizer: torch.optim.Optimizer, data: list[torch.Tensor], first: int, last: int) -> None:

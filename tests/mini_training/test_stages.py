@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
+from support import stage_toys
 from support.stage_toys import note
 
 from safesteer_interp.mini_training.instruction import Recipe
@@ -44,3 +49,17 @@ def test_a_stage_that_fails_is_raised_and_nothing_begins_after_it(tmp_path: Path
     with pytest.raises(ValueError, match="grounded fails"):
         run_apart(["grounded", "unaligned", "lm_loss"], partial(note, tmp_path), 1, lambda: None, lambda _: None)
     assert not (tmp_path / "unaligned.json").exists()
+
+
+def test_stages_end_with_a_training_that_is_killed(tmp_path: Path) -> None:
+    tests = Path(stage_toys.__file__).parent.parent
+    process = subprocess.Popen([sys.executable, "-m", "support.stage_toys", tmp_path], cwd=tests)
+    deadline = time.monotonic() + 100
+    while len(list(tmp_path.iterdir())) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(list(tmp_path.iterdir())) == 2 and len(children) >= 2
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive, alive

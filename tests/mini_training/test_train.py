@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from safesteer_interp.decoding.answering import generate, text_of
 from safesteer_interp.decoding.loop import Decoded
-from safesteer_interp.errors import UsageError
+from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.mini_training.evaluate import answers_of, is_answered
 from safesteer_interp.mini_training.instruction import Recipe
 from safesteer_interp.mini_training.seeing import picture_requests
@@ -74,6 +74,27 @@ def test_a_finished_training_is_not_repeated(trained: Path) -> None:
     assert json.loads((trained / "recipe.json").read_text())["compute"] == took
     assert {name: stage["device"] for name, stage in took.items()} == dict.fromkeys(("answers", "tower", "alignment", *Recipe), "cpu")
     assert all(stage["seconds"] > 0 for stage in took.values())
+
+
+def test_a_training_carries_on_from_other_weights(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "own_answers.json").write_bytes((trained.parent / "own_answers.json").read_bytes())
+    weights = train_mini(tmp_path, scale="tiny", recipes=["released"], start=trained)
+    assert (weights / "tower.safetensors").read_bytes() == (trained / "tower.safetensors").read_bytes()
+    known, before = (json.loads((folder / "recipe.json").read_text()) for folder in (weights, trained))
+    assert known["tower"] == before["tower"] and known["compute"]["tower"] == before["compute"]["tower"]
+    assert known["compute"]["released"]["carried_on"] and "carried_on" not in known["compute"]["alignment"]
+
+    def distance(name: str) -> float:
+        start, end = (load_file(folder / name) for folder in (trained, weights))
+        return float(sum((start[k].float() - end[k].float()).norm() for k in start) / sum(t.float().norm() for t in start.values()))
+
+    assert 0 < distance("released_projector.safetensors") < 0.2, "a step away from where it started, not from a fresh one"
+    assemble.build("released", weights)
+
+
+def test_a_start_without_weights_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--start .*nowhere: recipe\.json is missing there"):
+        train_mini(tmp_path, scale="tiny", start=tmp_path / "nowhere")
 
 
 def test_own_answers_are_the_unmodified_models(trained: Path) -> None:

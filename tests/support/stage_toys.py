@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from functools import partial
 from pathlib import Path
+
+from safesteer_interp.mini_training.stages import run_apart
 
 
 def note(folder: Path, stage: str, seconds: float | None) -> None:
@@ -14,3 +18,13 @@ def note(folder: Path, stage: str, seconds: float | None) -> None:
     (folder / f"{stage}.json").write_text(json.dumps({"begun": begun, "ended": time.time(), "seconds": seconds}))
     if stage == "grounded" and (folder / "fail").exists():
         raise ValueError("grounded fails")
+
+
+def wait_long(folder: Path, stage: str, _seconds: float | None) -> None:
+    """A stage that outlasts every test, once it has said that it began."""
+    (folder / stage).touch()
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    run_apart(["grounded", "unaligned"], partial(wait_long, Path(sys.argv[1])), 2, lambda: None, lambda _: None)

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from safesteer_interp.errors import InputError
 from safesteer_interp.files import write_bytes
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -47,6 +48,26 @@ def _steps(name: str, weight: Tensor, dim: int) -> dict[str, Tensor]:
 @torch.no_grad()
 def merge_adapter(model: nn.Module, path: Path) -> None:
     """Add B A to every adapted weight, in place."""
+    for name, (a, b) in _factors(path).items():
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        weight += (b @ a).to(weight)
+
+
+@torch.no_grad()
+def load_adapter(wrapped: Any, path: Path) -> None:
+    """Put a saved adapter into what `attach` has wrapped, to carry on from it. Raises InputError where its rank is another."""
+    for name, (a, b) in _factors(path).items():
+        module = wrapped.base_model.model.get_submodule(name)
+        own = module.lora_A["default"].weight
+        if own.shape != a.shape:
+            raise InputError(f"adapter {path} has rank {len(a)}, this training {len(own)}; start from weights of the same rank.")
+        own.copy_(a)
+        module.lora_B["default"].weight.copy_(b / module.scaling["default"])
+
+
+def _factors(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """A [rank, in] and B [out, rank] by module path, in float32."""
     with safe_open(path, "pt") as file:
         known = set(file.keys())
 
@@ -54,7 +75,5 @@ def merge_adapter(model: nn.Module, path: Path) -> None:
             step = file.get_tensor(f"{name}.step").unsqueeze(dim) if f"{name}.step" in known else 1.0
             return file.get_tensor(name).float() * step
 
-        for name in sorted(key[:-2] for key in known if key.endswith(".A")):
-            weight = model.get_submodule(name).weight
-            assert isinstance(weight, Tensor)
-            weight += (factor(f"{name}.B", 0) @ factor(f"{name}.A", 1)).to(weight)
+        names = sorted(key[:-2] for key in known if key.endswith(".A"))
+        return {name: (factor(f"{name}.A", 1), factor(f"{name}.B", 0)) for name in names}
