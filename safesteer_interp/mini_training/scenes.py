@@ -177,7 +177,7 @@ class Scenes:
         """How many pictures, or whether one is there. They are named before they are counted: the number alone was right in 0.63 of
         new scenes, since nothing in a single token's pass adds up what lies in a hundred cells."""
         names = self.combination(rng, (1, 2, 3))
-        if rng.random() < 0.5:
+        if rng.random() < 0.75:
             named = ", ".join(f"a {name}" for name in names)
             return self.shown(names, rng), rng.choice(COUNT), f"{named[:1].upper()}{named[1:]}. {COUNT_WORDS[len(names) - 1]}.", True
         there = rng.random() < 0.5
