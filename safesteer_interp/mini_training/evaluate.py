@@ -76,11 +76,12 @@ class EvaluationSize:
 
 def rate(outcomes: Sequence[bool]) -> Row:
     """Share of true outcomes with Wilson's interval."""
-    return wilson(sum(map(bool, outcomes)), len(outcomes)).as_row()
+    return row(wilson(sum(map(bool, outcomes)), len(outcomes)))
 
 
 def row(estimate: Estimate) -> Row:
-    return estimate.as_row()
+    """What the card keeps of an estimate: JSON knows no NaN, which is what a rate has for a p."""
+    return {k: v for k, v in estimate.as_row().items() if k in ("value", "low", "high", "n", "clusters")}
 
 
 def answers_of(
