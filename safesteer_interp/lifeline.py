@@ -11,7 +11,7 @@ from multiprocessing.context import BaseContext
 
 def lifeline(context: BaseContext) -> tuple[Connection, Connection]:
     """(the end that goes to the processes, for `tie`; the end that their starter holds and may close to end them)."""
-    return context.Pipe(duplex=False)  # type: ignore[return-value]
+    return context.Pipe(duplex=False)
 
 
 def tie(theirs: Connection) -> None:
