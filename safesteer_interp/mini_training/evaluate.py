@@ -272,6 +272,7 @@ def evaluate_mini(
         measures, said = evaluate_model(mllm, part, progress=progress)
         card["recipes"][recipe] = measures
         write_json(output.with_name(f"{output.stem}-{recipe}-answers.json"), said, indent=0, sort_keys=True)
+        write_json(output, card, indent=1, sort_keys=True)  # an hour's work is not kept in memory alone
         del mllm
     card["unmodified_text_utility"] = unmodified_text_utility()
     card["loading"] = loading_cost()

@@ -32,7 +32,7 @@ from safesteer_interp.mini_training.texts import OwnAnswers, answered_phrases, l
 from safesteer_interp.mini_training.words import word_lists
 from safesteer_interp.models.dtypes import multiplies_bfloat16
 from safesteer_interp.models.loading import load_folder
-from safesteer_interp.models.mini.assemble import tower_state
+from safesteer_interp.models.mini.assemble import tower_state, weight_files
 from safesteer_interp.models.mini.language import language_dir, load_language
 from safesteer_interp.models.mini.lora import merge_adapter
 from safesteer_interp.models.mini.tower import SafesteerTower, SafesteerTowerConfig
@@ -146,8 +146,8 @@ class Training:
 
     def run(self, recipes: Sequence[Recipe], jobs: int = 1) -> Path:
         """All stages in order, `jobs` at a time; a stage that was finished is not run again."""
-        if self.start is not None and not self._record(TOWER).is_file():
-            self._keep_tower(self.start)
+        if self.start is not None:
+            self._keep_tower(self.start, recipes)
         todo = [name for name in (ANSWERS, TOWER, ALIGNMENT, *map(str, recipes)) if not self._record(name).is_file()]
         if jobs > 1:
             run_apart(todo, partial(_stage, *self._told), jobs, self._left, lambda _: self._describe())
@@ -171,11 +171,14 @@ class Training:
         record |= {"carried_on": True} if self.start is not None and name in set(Recipe) else {}
         write_json(self._record(name), record)
 
-    def _keep_tower(self, start: Path) -> None:
-        """Takes the tower of other weights, with the record of what it took."""
-        for path in (start / "recipe.json", start / "tower.safetensors"):
-            if not path.is_file():
-                raise InputError(f"--start {start}: {path.name} is missing there; give a folder of mini's weights.")
+    def _keep_tower(self, start: Path, recipes: Sequence[Recipe]) -> None:
+        """Takes the tower of other weights, with the record of what it took, once all that the recipes carry on from is there."""
+        if not (start / "recipe.json").is_file():
+            raise InputError(f"--start {start} holds no recipe.json; give a folder of mini's weights.")
+        for recipe in recipes:
+            weight_files(recipe, start)
+        if self._record(TOWER).is_file():
+            return
         known = read_json(start / "recipe.json")
         write_bytes(self.weights / "tower.safetensors", (start / "tower.safetensors").read_bytes())
         write_json(self.folder / "tower.json", {"shape": known["tower"], "cells": known["tower_cells"]})

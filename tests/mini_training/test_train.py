@@ -93,8 +93,13 @@ def test_a_training_carries_on_from_other_weights(trained: Path, tmp_path: Path)
 
 
 def test_a_start_without_weights_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--start .*nowhere: recipe\.json is missing there"):
+    with pytest.raises(InputError, match=r"--start .*nowhere holds no recipe\.json"):
         train_mini(tmp_path, scale="tiny", start=tmp_path / "nowhere")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "recipe.json").write_text("{}")
+    with pytest.raises(InputError, match=r"half/text_adapter\.safetensors is missing"):
+        train_mini(tmp_path, scale="tiny", start=tmp_path / "half")
+    assert not (tmp_path / "stages").exists(), "said before anything is done"
 
 
 def test_own_answers_are_the_unmodified_models(trained: Path) -> None:

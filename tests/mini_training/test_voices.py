@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import pytest
 
+from safesteer_interp.mini_training.evaluate import difference_of_rates, rate, row
 from safesteer_interp.mini_training.voices import Said, first_tokens, sampled, token_identity
 from safesteer_interp.requests import Attack, Split
+from safesteer_interp.statistics import cluster_auroc, wilson
 
 REFUSAL, ANSWER = "I can't help with that.", "First, take the bus."
 
@@ -39,3 +43,11 @@ def test_answers_are_sampled_for_harmful_requests_of_one_split(tiny: Any) -> Non
     assert len(found) == 2 and len({s.pair for s in found}) == 2 and all(1 <= len(s.ids) <= 24 for s in found)
     again, other = (sampled(tiny("llava"), Split.FIT, 2, forms=(Attack.TEXT,), batch=1, seed=seed) for seed in (0, 1))
     assert [s.ids for s in again] == [s.ids for s in found] != [s.ids for s in other]
+
+
+def test_what_the_card_keeps_is_json() -> None:
+    """A rate has no p, and NaN is no JSON: it would be noticed only when an hour of measuring is to be written."""
+    few = cluster_auroc([0.1, 0.9], [False, True], ["a", "a"])
+    assert math.isnan(few.low) and math.isnan(wilson(1, 2).as_row()["p"])
+    json.dumps([rate([True, False]), difference_of_rates(0.5, 10, 0.4, 10)], allow_nan=False)
+    assert set(row(few)) == {"value", "low", "high", "n", "clusters"}
