@@ -1,6 +1,6 @@
 """What limits how well mini tells harmful requests from twins: a linear probe on the unmodified language model, by number of examples.
 
-    python benchmarks/mini_limit.py                 # a table, and benchmarks/mini_limit.json (about six minutes on two cores)
+    python benchmarks/mini_limit.py                 # a table, and benchmarks/mini_limit.json (a quarter of an hour on one core)
     python benchmarks/mini_limit.py --shares 1.0    # with all activities only
 
 The probe is fitted on the activities that mini's text adapter is trained on (states of the last prompt token, layer chosen on the
@@ -61,7 +61,7 @@ def main(options: Options) -> None:
     def states(requests: list[Request]) -> np.ndarray:
         sites = ",".join(f"resid_post.{layer}" for layer in options.layers)
         trace = collect(mllm, requests, sites=sites, reads="last_prompt", batch_size=32, store=None)
-        assert list(trace.index["id"]) == [r.id for r in requests]
+        assert list(trace.index["request"]) == [r.id for r in requests]
         return trace.stack("last_prompt")
 
     seen, labels = states(asked), np.array([r.harmful for r in asked])
@@ -83,7 +83,7 @@ def main(options: Options) -> None:
             | {"auroc": found.value, "auroc_low": found.low, "auroc_high": found.high, "pairs": found.clusters}
             | {"refused_at_5%": caught.value, "low": caught.low, "high": caught.high}
         )
-        print(pd.DataFrame(rows[-1:]).round(3).to_string(index=False, header=len(rows) == 1))
+    print(pd.DataFrame(rows).round(3).to_string(index=False))
     write_json(Path(__file__).with_suffix(".json"), {"probe": "smollm2, last prompt token, test pairs, text", "rows": rows}, indent=1)
 
 
