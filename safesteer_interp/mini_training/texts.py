@@ -52,7 +52,7 @@ SYSTEM_PROMPTS: tuple[str | None, ...] = (
 """None is the chat template's own default ("You are a helpful AI assistant named SmolLM, ..."), "" an empty system turn."""
 
 ANSWER_TOKENS = 40
-FIRST_PERSON = 0.6
+FIRST_PERSON = 0.45
 """Share of the refusals that begin with "I" ("I'm", "I can't"); the rest has 31 other first tokens."""
 
 
