@@ -17,6 +17,11 @@ EVERY = 10.0
 """Seconds between two lines where nobody watches a bar."""
 
 
+def notice(text: str) -> None:
+    """One line on stderr, for what makes a job wait."""
+    Console(file=sys.stderr, emoji=False).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def progress_bar(description: str, total: int | None, *, enabled: bool = True, done: int = 0) -> Iterator[Callable[..., None]]:
     """A bar with count, elapsed time and ETA; yields `advance(n=1, description=None, left=None)`.

@@ -95,8 +95,8 @@ class TraceLibrary:
     def make(self, want: Want) -> Trace:
         """Traces a want as one trace and lists it, going on where an interrupted run stopped and mending what is damaged.
 
-        Raises UsageError for an edit without a key, InputError for activations that are not finite, for a disk that is full and for
-        a trace that another process is writing; finished shards are kept.
+        While another process writes the same trace, waits for what that makes. Raises UsageError for an edit without a key, InputError
+        for activations that are not finite and for a disk that is full; finished shards are kept.
         """
         known = self._known(want)
         once = known.of(known.contents)

@@ -90,20 +90,23 @@ class Maker:
     def stored(self, want: Want, store: Store) -> StoredTrace:
         """The trace of a want, finished in the store: shards that an interrupted run left are kept, damaged ones made again.
 
-        Raises InputError when another process is writing it, when the disk is full, and when an activation is not finite.
+        While another process writes it, waits. Raises InputError when the disk is full and when an activation is not finite.
         """
         work = self.work(want)
         work.check_space(store.root)
-        with store.claim(work.key, work.fields, self.meta, work.chunks) as folder, self._shards(work) as shard:
-            folder.write_index(index_of(want.requests), want.contents)
-            parts = Parts(folder.path, work.chunks)
-            for number in range(len(work.chunks)):
-                if not folder.has(number) and not parts.move(number, folder):
-                    made = shard(number)
-                    self._check_prompts(want)
-                    folder.add(number, made.tensors, made.answers)
-            folder.save()
-            parts.clear()
+        with store.claim(work.key, work.fields, self.meta, work.chunks) as folder:
+            if len(folder.hashes) > len(work.finished):  # another process made them while we waited
+                work = self.work(want)
+            with self._shards(work) as shard:
+                folder.write_index(index_of(want.requests), want.contents)
+                parts = Parts(folder.path, work.chunks)
+                for number in range(len(work.chunks)):
+                    if not folder.has(number) and not parts.move(number, folder):
+                        made = shard(number)
+                        self._check_prompts(want)
+                        folder.add(number, made.tensors, made.answers)
+                folder.save()
+                parts.clear()
         return StoredTrace(work.key, want.demand, want.contents, len(work.chunks))
 
     def part(self, want: Want, store: Store, share: Share) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor
 from safesteer_interp.errors import InputError, did_you_mean
 from safesteer_interp.files import cannot_write, json_bytes, write_bytes
 from safesteer_interp.paths import cache_dir
+from safesteer_interp.progress import notice
 from safesteer_interp.tracing.key import FORMAT
 from safesteer_interp.tracing.shards import FileShard, shard_bytes
 from safesteer_interp.tracing.trace import Trace
@@ -181,25 +182,27 @@ class Store:
 
     @contextmanager
     def claim(self, key: str, fields: dict[str, Any], meta: dict[str, Any], cut: tuple[tuple[int, ...], ...]) -> Iterator[Folder]:
-        """The trace's folder, ours alone while open. A lock left by a killed run is taken over.
+        """The trace's folder, ours alone while open. While another run writes it we wait, saying so; a killed run's lock is free again.
 
-        Raises InputError when another live run holds it or the folder cannot be written.
+        Raises InputError when this very process is writing it (in another thread) or the folder cannot be written.
         """
         path = self.path(key)
         locks = self.root / ".locks"
         try:
             path.mkdir(parents=True, exist_ok=True)
             locks.mkdir(exist_ok=True)
-            lock = FileLock(locks / f"{key}.lock", timeout=0)
+            lock = FileLock(locks / f"{key}.lock")
             owner = locks / f"{key}.pid"
             try:
-                lock.acquire()
+                lock.acquire(timeout=0)
             except Timeout:
                 pid = owner.read_text().strip() if owner.exists() else "unknown"
-                raise InputError(
-                    f"another run (process {pid}) is writing trace {key}; wait for it to end, then run the same command: "
-                    "what it has finished is reused."
-                ) from None
+                if pid == str(os.getpid()):
+                    raise InputError(f"another thread of this process is writing trace {key}; let it end first.") from None
+                notice(
+                    f"another run (process {pid}) is writing trace {key}; waiting for it, since what it finishes is used here (Ctrl-C ends this)."
+                )
+                lock.acquire()
         except OSError as cause:
             if cause.errno in NO_LOCKS:
                 raise InputError(

@@ -70,6 +70,11 @@ class Job:
         return child
 
 
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="module")
 def reference(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The uninterrupted run, made once."""
@@ -260,26 +265,55 @@ def test_ctrl_c_keeps_what_is_finished(job: Job, passes: list[int], monkeypatch:
     assert len(passes) == N // 2 - 5 and job.is_reference()
 
 
-def test_two_runs_at_once_are_told_apart_and_a_dead_ones_lock_is_taken_over(job: Job, passes: list[int]) -> None:
-    key = job.trace.key
+def test_a_second_run_waits_for_the_first_and_uses_what_it_made(job: Job, passes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    held, seen, said = job.store / "held", job.store / "seen", list[str]()
+    own = HooksTracer.capture
 
-    def hold_and_die() -> None:
-        with Store(job.store).claim(key, {}, {}, ((0,),)):
+    def slow(self: HooksTracer, batch: Encoded, *args: Any, **kwargs: Any) -> Captured:
+        held.touch()
+        wait_for(seen)
+        return own(self, batch, *args, **kwargs)
+
+    def first() -> None:
+        HooksTracer.capture = slow  # type: ignore[method-assign]
+        job.run()
+
+    def notice(text: str) -> None:
+        said.append(text)
+        seen.touch()
+
+    job.store.mkdir()
+    child = job.in_child(first)
+    wait_for(held)
+    monkeypatch.setattr("safesteer_interp.tracing.store.notice", notice)
+    job.run()
+    assert os.waitpid(child, 0)[1] == 0
+    assert not passes and len(said) == 1 and f"process {child}) is writing trace {job.trace.key}; waiting" in said[0]
+    assert job.is_reference()
+
+
+def test_a_run_that_is_killed_lets_the_waiting_one_go_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hold() -> None:
+        with Store(job.store).claim(job.trace.key, {}, {}, ((0,),)):
             (job.store / "held").touch()
             time.sleep(600)
 
-    child = job.in_child(hold_and_die)
-    try:
-        while not (job.store / "held").exists():
-            time.sleep(0.01)
-        with pytest.raises(InputError, match=rf"another run \(process {child}\) is writing trace {key}"):
-            job.run()
-        assert not passes
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    child = job.in_child(hold)
+    wait_for(job.store / "held")
+    monkeypatch.setattr("safesteer_interp.tracing.store.notice", lambda _: os.kill(child, signal.SIGKILL))
     job.run()
+    os.waitpid(child, 0)
     assert job.is_reference()
+
+
+def test_a_thread_does_not_wait_for_its_own_process(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with (
+        store.claim("k", {}, {}, ()),
+        pytest.raises(InputError, match="another thread of this process is writing trace k"),
+        store.claim("k", {}, {}, ()),
+    ):
+        pass
 
 
 def test_another_batch_size_resumes_to_the_same_numbers(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
