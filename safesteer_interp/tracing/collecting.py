@@ -65,8 +65,8 @@ def collect(
     nnsight for a `remote` run.
 
     Raises UsageError for names that mean nothing and for an edit without a key that would be stored, InputError for unreadable images,
-    for activations that are not finite (naming model, site and request) and for a disk that is full; nothing
-    finished is lost.
+    for activations that are not finite (naming model, site and request) and for a disk that is full; nothing finished
+    is lost.
     """
     library = TraceLibrary(model, store_of(store), tracer=tracer, batch_size=batch_size, progress=progress, remote=remote)
     return library.collect(requests, sites=sites, reads=reads, sampling=sampling, edits=edits, logits=logits)

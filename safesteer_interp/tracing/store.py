@@ -200,7 +200,7 @@ class Store:
                 if pid == str(os.getpid()):
                     raise InputError(f"another thread of this process is writing trace {key}; let it end first.") from None
                 notice(
-                    f"another run (process {pid}) is writing trace {key}; waiting for it, since what it finishes is used here (Ctrl-C ends this)."
+                    f"another run (process {pid}) is writing trace {key}; waiting, since what it finishes is used here (Ctrl-C ends this)."
                 )
                 lock.acquire()
         except OSError as cause:
