@@ -15,7 +15,7 @@ OFFLINE := PIP_NO_INDEX=1 UV_OFFLINE=1 HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup docs figures test test-slow test-simulation test-speed test-gpu lint format notebooks mini clean
+.PHONY: help setup docs figures test test-slow test-long test-simulation test-speed test-gpu lint format notebooks mini clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -38,8 +38,11 @@ figures: setup  ## every figure, table and claim on MODEL, then the gallery figu
 test: setup  ## the test suite, but for what takes longest (make test-slow)
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-test-slow: setup  ## the tests that take longest: training scaled down, the wheel, notebooks, fuzz, kills
-	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+test-slow: setup  ## tests that take longer: training scaled down, the wheel, a few notebooks, fuzz
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -m "slow and not long and not gpu" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+test-long: setup  ## the tests that take longest: every notebook, kills, clusters, further families; before a release
+	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -m "long and not gpu" -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test-simulation: setup  ## coverage of intervals, level and power of every claim of every committed finding, by simulation (long)
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -m simulation -n $(WORKERS)

@@ -28,8 +28,8 @@ for name, value in {
 settings.register_profile("any machine", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("any machine")
 
-FURTHER = frozenset({"gemma3_text", "glm4v", "internvl", "llava_next", "llava_onevision", "qwen2_vl"})
-"""Families that resemble others in all that decoding does: every test of families takes them too, but in the slow run."""
+FURTHER = {"internvl": "slow", "qwen2_vl": "slow", **dict.fromkeys(("gemma3_text", "glm4v", "llava_next", "llava_onevision"), "long")}
+"""Families that resemble others in all that decoding does: every test of families takes them too, but in the slow or the long run."""
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,12 +44,12 @@ LONGEST = ("findings", "runner", "tracing", "cli")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker a file, so that what a file's tests share (planted models, their traces and answers) is made once and not by both.
 
-    Tests of a further family join the slow run; `-m` selects after this.
+    Tests of a further family join the slow or the long run; `-m` selects after this.
     """
     for item in items:
         spec = getattr(item, "callspec", None)
         if spec is not None and spec.params.get("family") in FURTHER:
-            item.add_marker(pytest.mark.slow)
+            item.add_marker(FURTHER[spec.params["family"]])
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}/{item.path.name}"))
     place = {name: number for number, name in enumerate(LONGEST)}

@@ -32,8 +32,14 @@ def command_lines(page: Path) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("safesteer ")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(p, marks=pytest.mark.long if p.stem == "patching" else pytest.mark.slow, id=p.stem)
+        for p in PAGES
+        if blocks(p, "python")
+    ],
+)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     module = ModuleType("docs_page")

@@ -12,7 +12,7 @@ import pytest
 from support.modules import script
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_six_kills_lose_and_double_nothing(root: Path) -> None:
     words = [sys.executable, str(root / "benchmarks" / "kills.py"), "--kills", "6", "--only", "trace,run", "--seed", "1"]
     done = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=600, check=False)

@@ -18,6 +18,8 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 CELL_SECONDS = 240
 FEWER = {"01": 6, "02": 6, "03": 8, "04": 8, "07": 24}
 """Pairs with which notebooks on mini are run here: fewer than they are committed with, as `PAIRS` lets any reader choose."""
+QUICK = {"01", "06", "08"}
+"""Notebooks that run in seconds: the first look, writing a finding, tracers."""
 DRAWS = re.compile(r"^fig\w*,.*new_figure\(", re.MULTILINE)
 
 
@@ -30,8 +32,9 @@ def without_plots(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     return [source.splitlines()[0] for source, shown in shows.items() if not shown]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=pytest.mark.slow if p.stem[:2] in QUICK else pytest.mark.long, id=p.stem) for p in NOTEBOOKS]
+)
 def test_notebook_runs(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")

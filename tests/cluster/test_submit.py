@@ -95,8 +95,9 @@ def test_a_trace_in_parts_is_the_trace_and_a_killed_worker_costs_its_own_work(tm
     assert taken == sorted(left), "what the killed worker had finished was made again"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("executor", ["local", "slurm", "ray"])
+@pytest.mark.parametrize(
+    "executor", [pytest.param("local", marks=pytest.mark.slow), *(pytest.param(e, marks=pytest.mark.long) for e in ("slurm", "ray"))]
+)
 def test_a_cluster_runs_a_finding_as_one_process_does(executor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if executor == "ray":
         pytest.importorskip("ray", reason="the extra ray is not installed")

@@ -26,6 +26,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "harm_by_stage": {"pairs": 24, "fit_pairs": 24, "layers": 2, "draws": 10},
 }
 pytestmark = pytest.mark.slow
+LONG = ("patching_text_to_image", "attention_routes")
 Measured = Callable[..., tuple[dict[str, pd.DataFrame], dict[str, str]]]
 
 
@@ -57,6 +58,10 @@ def value(t: pd.DataFrame, **where: Any) -> float:
         t = t[(t[column].astype(float) == wanted) if isinstance(wanted, float) else (t[column].astype(str) == str(wanted))]
     assert len(t) == 1, where
     return float(t["value"].iloc[0])
+
+
+def case(name: str, changes: dict[str, Any], expected: dict[str, str]) -> Any:
+    return pytest.param(name, changes, expected, id=" ".join([name, *changes.values()]), marks=[pytest.mark.long] if name in LONG else [])
 
 
 CASES = [
@@ -97,7 +102,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "expected"), CASES, ids=[" ".join([name, *changes.values()]) for name, changes, _ in CASES])
+@pytest.mark.parametrize(("name", "changes", "expected"), [case(*c) for c in CASES])
 def test_verdict_equals_the_planted_truth(measured: Measured, name: str, changes: dict[str, Any], expected: dict[str, str]) -> None:
     _, verdicts = measured(name, **changes)
     assert {claim: verdicts[claim] for claim in expected} == expected
@@ -117,6 +122,7 @@ def test_harm_is_told_up_to_the_stage_where_it_is_planted_to_end(measured: Measu
         assert {claim.split("_")[0] for claim in lose} == ({lost} if lost in ("projector", "decoder") else set())
 
 
+@pytest.mark.long
 def test_patching_finds_layer_and_token_where_harm_is_written(measured: Measured) -> None:
     """Layer 3's attention writes it into the last token; image and user tokens carry it before, and nothing after."""
     tables, _ = measured("patching_text_to_image")
@@ -134,6 +140,7 @@ def test_patching_finds_layer_and_token_where_harm_is_written(measured: Measured
         assert abs(value(tables["writes"], **writes, layer=3) - 1) < 0.01 and abs(value(tables["writes"], **writes, layer=2)) < 0.01
 
 
+@pytest.mark.long
 def test_routes_are_cut_where_the_planted_layer_reads_and_nowhere_else(measured: Measured) -> None:
     tables, _ = measured("attention_routes")
     of = {"attack": "CB", "quantity": "refusal", "route": "user to last"}

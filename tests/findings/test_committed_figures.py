@@ -31,7 +31,7 @@ def words(figure: Figure) -> list[Text]:
     return [text for text in found if text.get_visible() and text.get_text().strip()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.parent.name)
 def test_no_word_of_a_figure_leaves_its_column(folder: Path) -> None:
     analysis, record = discover(None)[folder.parent.name], read_json(folder / RECORD)

@@ -95,9 +95,15 @@ SHORT = ("refusal_lens",)
 """A finding whose flip is quick."""
 
 
+def run_of(name: str, changes: dict[str, float]) -> list[pytest.MarkDecorator]:
+    if name == "decoding_separability" and changes:
+        return [pytest.mark.long]
+    return [pytest.mark.slow] if name in LONG or (changes and name not in SHORT) else []
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "expected"),
-    [pytest.param(*case, marks=[pytest.mark.slow] if case[0] in LONG or (case[1] and case[0] not in SHORT) else []) for case in CASES],
+    [pytest.param(*case, marks=run_of(*case[:2])) for case in CASES],
     ids=[f"{n}-{'-'.join(c) or 'planted'}" for n, c, _ in CASES],
 )
 def test_verdict_equals_the_planted_truth(

@@ -77,6 +77,7 @@ def test_a_finished_training_is_not_repeated(trained: Path) -> None:
     assert all(stage["seconds"] > 0 for stage in took.values())
 
 
+@pytest.mark.long
 def test_a_training_carries_on_from_other_weights(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "own_answers.json").write_bytes((trained.parent / "own_answers.json").read_bytes())
     weights = train_mini(tmp_path, scale="tiny", recipes=["released"], start=trained)
