@@ -78,7 +78,11 @@ class Evaluate:
     output: Path = Path("mini-card.json")
     """Where the measures go; the answers and the figure (PDF, SVG, PNG) of the gap between text and images go beside it."""
     recipes: tuple[str, ...] = ()
-    """Projector recipes; default: all that are shipped."""
+    """Projector recipes; default: all that were trained."""
+    weights: Path | None = None
+    """Weights of a training (its folder "weights"); default: those shipped."""
+    jobs: int = 1
+    """Recipes measured at once, in processes of one thread each; two on two cores."""
     pairs: int | None = None
     """At most this many test pairs; default: all."""
     json: bool = False
@@ -91,7 +95,8 @@ class Evaluate:
         from safesteer_interp.plotting.save import save_figure
 
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        card = evaluate_mini(self.output, self.recipes or None, EvaluationSize(pairs=self.pairs) if self.pairs else None)
+        size = EvaluationSize(pairs=self.pairs) if self.pairs else None
+        card = evaluate_mini(self.output, self.recipes or None, size, weights=self.weights, jobs=self.jobs)
         save_figure(draw_projector_gap(card), self.output.parent, f"{self.output.stem}-gap")
         emit_json(card) if self.json else print(self.output)
         return 0

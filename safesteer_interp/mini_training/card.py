@@ -44,11 +44,12 @@ ROWS: tuple[tuple[str, str, str], ...] = (
 
 
 def cell(measure: dict[str, Any] | None) -> str:
-    """ "0.93 [0.87, 0.97], n = 101", or a dash when it was not measured."""
-    if measure is None:
+    """ "0.93 [0.87, 0.97], n = 101", without what it has not; a dash when it was not measured."""
+    if measure is None or measure["value"] is None:
         return "–"
     layer = f", layer {measure['layer']}" if "layer" in measure else ""
-    return f"{measure['value']:.2f} [{measure['low']:.2f}, {measure['high']:.2f}], n = {measure['n']}{layer}"
+    interval = "" if measure["low"] is None or measure["high"] is None else f" [{measure['low']:.2f}, {measure['high']:.2f}]"
+    return f"{measure['value']:.2f}{interval}, n = {measure['n']}{layer}"
 
 
 def table(card: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from safesteer_interp.datasets.pairs import Phrasing, stable_hash
 from safesteer_interp.datasets.utility import load_utility, score_utility
 from safesteer_interp.decoding.answering import generate, text_of
 from safesteer_interp.decoding.loop import Decoded
+from safesteer_interp.errors import UsageError
 from safesteer_interp.evaluation.judges import DEGENERATION
-from safesteer_interp.files import write_json
+from safesteer_interp.files import read_json, write_json
 from safesteer_interp.mini_training import ocr
+from safesteer_interp.mini_training.rows import Row, difference_of_rates, rate, row
 from safesteer_interp.mini_training.seeing import (
     Asked,
     colour_requests,
@@ -35,9 +38,10 @@ from safesteer_interp.mini_training.seeing import (
     word_requests,
     words_right,
 )
+from safesteer_interp.mini_training.stages import run_apart
 from safesteer_interp.mini_training.voices import FORMS, first_tokens, sampled, token_identity
 from safesteer_interp.models.loading import load_folder, load_model
-from safesteer_interp.models.mini.assemble import shipped
+from safesteer_interp.models.mini.assemble import WEIGHTS, build, described, shipped, weight_files
 from safesteer_interp.models.mini.language import language_dir
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.folds import split_folds
@@ -45,11 +49,9 @@ from safesteer_interp.probes.separation import out_of_fold
 from safesteer_interp.progress import progress_bar
 from safesteer_interp.refusals import is_refusal
 from safesteer_interp.requests import Attack, Request, Split
-from safesteer_interp.statistics import Estimate, cluster_auroc, cluster_difference, wilson
+from safesteer_interp.statistics import cluster_auroc, cluster_difference
 from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.tracer import Sampling
-
-Row = dict[str, float | int]
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,6 @@ class EvaluationSize:
     probe_pairs: int | None = 72
     """Fit pairs that the probes are fitted on; all when None."""
     batch: int = 16
-
-
-def rate(outcomes: Sequence[bool]) -> Row:
-    """Share of true outcomes with Wilson's interval."""
-    return row(wilson(sum(map(bool, outcomes)), len(outcomes)))
-
-
-def row(estimate: Estimate) -> Row:
-    """What the card keeps of an estimate: JSON knows no NaN, which is what a rate has for a p."""
-    return {k: v for k, v in estimate.as_row().items() if k in ("value", "low", "high", "n", "clusters")}
 
 
 def answers_of(
@@ -138,15 +130,6 @@ def memorised(mllm: MLLM, test: dict[str, Any], size: EvaluationSize, report: Ca
     fit, held = found["refuses_harmful_TEXT"], test["refuses_harmful_TEXT"]
     difference = difference_of_rates(fit["value"], fit["n"], held["value"], held["n"])
     return {"refuses_harmful_TEXT_fit": fit, "refuses_harmless_TEXT_fit": found["refuses_harmless_TEXT"], "fit_minus_test": difference}
-
-
-def difference_of_rates(first: float, n: int, second: float, m: int) -> Row:
-    """The difference of two independent rates with Newcombe's interval (from their Wilson intervals; Newcombe 1998, method 10)."""
-    a, b = wilson(round(first * n), n), wilson(round(second * m), m)
-    value = first - second
-    low = value - float(np.hypot(first - a.low, b.high - second))
-    high = value + float(np.hypot(a.high - first, second - b.low))
-    return {"value": value, "low": low, "high": high, "n": n + m}
 
 
 def voice_measures(mllm: MLLM, size: EvaluationSize, report: Callable[..., None]) -> dict[str, Any]:
@@ -236,7 +219,7 @@ def evaluate_model(
     }
     if openmoji_font() is not None:
         sights["other_style_named"] = openmoji_requests(size.pictures)
-    with progress_bar("evaluating mini", None, enabled=progress) as advance:
+    with progress_bar(f"evaluating {mllm.name}", None, enabled=progress) as advance:
         found, said = refusal_measures(mllm, size.pairs, size.batch, advance, split)
         for measure, asked in sights.items():
             answers = answers_of(mllm, [a.request for a in asked], max_new_tokens=32, batch=size.batch, report=advance)
@@ -256,27 +239,59 @@ def evaluate_model(
 
 
 def evaluate_mini(
-    output: Path, recipes: Sequence[str] | None = None, size: EvaluationSize | None = None, *, progress: bool = True
+    output: Path,
+    recipes: Sequence[str] | None = None,
+    size: EvaluationSize | None = None,
+    *,
+    weights: Path | None = None,
+    jobs: int = 1,
+    progress: bool = True,
 ) -> dict[str, Any]:
-    """Measure every shipped recipe (the default one fully, the others without probes and sampled answers) and write `mini-card.json`.
+    """Measure every recipe (the default one fully, the others without probes and sampled answers) and write `mini-card.json`.
 
-    Every answer goes beside it as `<name>-answers.json`. Returns the card.
+    `weights` are those of a training (`<folder>/weights`), by default the shipped ones; `jobs` recipes are measured at once, in processes
+    of their own. Every answer goes beside the card as `<name>-<recipe>-answers.json`, a recipe's measures as `<name>-<recipe>.json` until
+    they are in the card. Returns the card. Raises UsageError for no job and InputError for weights that are not there.
     """
-    known = shipped()
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs} does nothing; give 1 or more.")
+    known = shipped() if weights is None else described(weights)
+    asked = list(recipes or known["trained"])
+    for recipe in asked:
+        weight_files(recipe, weights or WEIGHTS)
     size = size or EvaluationSize()
     started = time.time()
     card: dict[str, Any] = {"default": known["default"], "recipes": {}, "compute": known.get("compute", {})}
-    for recipe in recipes or known["trained"]:
-        mllm = load_model(f"mini:{recipe}")
-        part = size if recipe == known["default"] else replace(size, states=False, voices=0)
-        measures, said = evaluate_model(mllm, part, progress=progress)
-        card["recipes"][recipe] = measures
-        write_json(output.with_name(f"{output.stem}-{recipe}-answers.json"), said, indent=0, sort_keys=True)
+    work = partial(_measure, output, weights, size, known["default"], progress)
+
+    def done(recipe: str) -> None:
+        part = _part(output, recipe)
+        card["recipes"][recipe] = read_json(part)
         write_json(output, card, indent=1, sort_keys=True)  # an hour's work is not kept in memory alone
-        del mllm
+        part.unlink()
+
+    if jobs > 1:
+        run_apart(sorted(asked, key=lambda r: r != known["default"]), work, jobs, lambda: None, done)
+    for recipe in asked if jobs == 1 else ():
+        work(recipe)
+        done(recipe)
     card["unmodified_text_utility"] = unmodified_text_utility()
     card["loading"] = loading_cost()
     card["minutes"] = round((time.time() - started) / 60, 1)
     card["machine"] = platform.machine()
     write_json(output, card, indent=1, sort_keys=True)
     return card
+
+
+def _part(output: Path, recipe: str) -> Path:
+    return output.with_name(f"{output.stem}-{recipe}.json")
+
+
+def _measure(
+    output: Path, weights: Path | None, size: EvaluationSize, default: str, progress: bool, recipe: str, _seconds: float | None = None
+) -> None:
+    """Measures one recipe and writes its answers and measures beside the card."""
+    mllm = load_model(f"mini:{recipe}") if weights is None else MLLM.of(*build(recipe, weights), name=f"mini:{recipe}")
+    measures, said = evaluate_model(mllm, size if recipe == default else replace(size, states=False, voices=0), progress=progress)
+    write_json(output.with_name(f"{output.stem}-{recipe}-answers.json"), said, indent=0, sort_keys=True)
+    write_json(_part(output, recipe), measures, indent=1, sort_keys=True)

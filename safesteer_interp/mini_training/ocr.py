@@ -15,6 +15,7 @@ from safesteer_interp.datasets.bundled import load_bundled
 from safesteer_interp.datasets.pairs import stable_hash
 from safesteer_interp.datasets.wording import available
 from safesteer_interp.errors import InputError
+from safesteer_interp.mini_training.rows import KEPT, Row, kept
 from safesteer_interp.probes.controls import bag_of_words
 from safesteer_interp.probes.rows import Rows
 from safesteer_interp.requests import Attack, Request, Split
@@ -43,13 +44,11 @@ def read_all(requests: Sequence[Request], read: Callable[[np.ndarray], str], rep
     return found
 
 
-def control(
-    attack: Attack, read: Callable[[np.ndarray], str], pairs: int | None = 72, report: Callable[..., None] = lambda n: None
-) -> dict[str, float | int]:
+def control(attack: Attack, read: Callable[[np.ndarray], str], pairs: int | None = 72, report: Callable[..., None] = lambda n: None) -> Row:
     """AUROC of harmful against twin from the words that are read, fitted on at most `pairs` FIT pairs and reported on test pairs."""
     fitted, tested = load_bundled([attack], Split.FIT), load_bundled([attack], Split.TEST)
-    kept = set(sorted({r.pair for r in fitted}, key=lambda p: stable_hash("mini", "probe", p))[:pairs])
-    requests = [*(r for r in fitted if r.pair in kept), *tested]
+    chosen = set(sorted({r.pair for r in fitted}, key=lambda p: stable_hash("mini", "probe", p))[:pairs])
+    requests = [*(r for r in fitted if r.pair in chosen), *tested]
     rows = Rows(
         np.zeros((len(requests), 1)),  # no model's states
         np.array([r.harmful for r in requests]),
@@ -57,4 +56,4 @@ def control(
         train=np.array([r.split is Split.FIT for r in requests]),
     )
     found = bag_of_words(read_all(requests, read, report), rows).iloc[0]
-    return {name: found[name].item() for name in ("value", "low", "high", "n", "clusters")}
+    return kept({name: found[name].item() for name in KEPT})

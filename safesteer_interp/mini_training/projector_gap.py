@@ -32,7 +32,7 @@ def gap_tables(card: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
             rates += [{"label": form, "recipe": recipe, "side": side, **rate} for side, rate in sides.items()]
             if f"gap_text_{form}" in measures:
                 gaps.append({"label": form, "recipe": recipe, **measures[f"gap_text_{form}"]})
-    return pd.DataFrame(rates), pd.DataFrame(gaps)
+    return pd.DataFrame(rates), pd.DataFrame(gaps).astype({"low": float, "high": float})
 
 
 def draw_projector_gap(card: Mapping[str, Any]) -> Figure:

@@ -15,6 +15,7 @@ import numpy as np
 from safesteer_interp.datasets.bundled import load_bundled
 from safesteer_interp.datasets.pairs import Phrasing, stable_hash
 from safesteer_interp.decoding.answering import Progress, generate, text_of
+from safesteer_interp.mini_training.rows import Row, row
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.refusals import is_refusal
 from safesteer_interp.requests import Attack, Request, Split
@@ -67,7 +68,7 @@ def first_tokens(said: Sequence[Said]) -> dict[str, Any]:
     return {"distinct": len(counts), "most_frequent": most, "n": len(refusals)}
 
 
-def token_identity(fitted: Sequence[Said], tested: Sequence[Said], steps: int = STEPS) -> dict[int, dict[str, float | int]]:
+def token_identity(fitted: Sequence[Said], tested: Sequence[Said], steps: int = STEPS) -> dict[int, Row]:
     """AUROC of refusal from which token stands at step k alone, k = 1 ... `steps`: its refusal rate among `fitted` answers, on `tested`.
 
     A rate leans on the overall one by two answers' weight, which is also what a token that was never seen gets. Steps at which one kind
@@ -84,5 +85,5 @@ def token_identity(fitted: Sequence[Said], tested: Sequence[Said], steps: int = 
         scores = [(sum(seen) + 2 * base) / (len(seen) + 2) for s in scored for seen in (outcomes.get(s.ids[step - 1], []),)]
         refused = np.array([s.refused for s in scored], dtype=bool)
         if refused.any() and not refused.all():
-            found[step] = cluster_auroc(np.array(scores), refused, np.array([s.pair for s in scored])).as_row()
+            found[step] = row(cluster_auroc(np.array(scores), refused, np.array([s.pair for s in scored])))
     return found

@@ -9,11 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from safesteer_interp.datasets.utility import load_utility
 from safesteer_interp.decoding.answering import generate, text_of
 from safesteer_interp.decoding.loop import Decoded
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.mini_training.evaluate import answers_of, is_answered
+from safesteer_interp.mini_training import evaluate
+from safesteer_interp.mini_training.card import table
+from safesteer_interp.mini_training.evaluate import EvaluationSize, answers_of, evaluate_mini, is_answered
 from safesteer_interp.mini_training.instruction import Recipe
+from safesteer_interp.mini_training.projector_gap import draw_projector_gap
 from safesteer_interp.mini_training.seeing import picture_requests
 from safesteer_interp.mini_training.texts import ANSWER_TOKENS, OwnAnswers
 from safesteer_interp.mini_training.train import train_mini
@@ -92,6 +96,27 @@ def test_a_training_carries_on_from_other_weights(trained: Path, tmp_path: Path)
 
     assert 0 < distance("released_projector.safetensors") < 0.2, "a step away from where it started, not from a fresh one"
     assemble.build("released", weights)
+
+
+@pytest.mark.long
+def test_trained_weights_are_measured_where_they_lie(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = load_utility()[::20]
+    monkeypatch.setattr(evaluate, "load_utility", lambda skills=("text", "read"): [i for i in few if i.skill in skills])
+    size = EvaluationSize(pairs=1, readings=1, pictures=1, colours=1, counts=1, states=False, voices=0, fit_pairs=0)
+    card = evaluate_mini(tmp_path / "card.json", ["grounded"], size, weights=trained, progress=False)
+    assert card["compute"] == json.loads((trained / "recipe.json").read_text())["compute"] and set(card["recipes"]) == {"grounded"}
+    assert card["recipes"]["grounded"]["words_read"]["value"] < 0.9, "hardly trained, so not the shipped ones"
+    assert card["recipes"]["grounded"]["gap_text_SD"]["low"] is None, "one pair has no interval, and JSON no NaN"
+    assert {p.name for p in tmp_path.iterdir()} == {"card.json", "card-grounded-answers.json"}
+    assert json.loads((tmp_path / "card.json").read_text()) == card and "grounded" in table(card)
+    draw_projector_gap(card)
+
+
+def test_weights_that_are_not_there_are_named_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no recipe\.json; give the folder `weights` that"):
+        evaluate_mini(tmp_path / "card.json", weights=tmp_path)
+    with pytest.raises(UsageError, match="--jobs 0"):
+        evaluate_mini(tmp_path / "card.json", jobs=0)
 
 
 def test_a_start_without_weights_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from safesteer_interp.mini_training.evaluate import difference_of_rates, rate, row
+from safesteer_interp.mini_training.rows import difference_of_rates, rate, row
 from safesteer_interp.mini_training.voices import Said, first_tokens, sampled, token_identity
 from safesteer_interp.requests import Attack, Split
 from safesteer_interp.statistics import cluster_auroc, wilson

@@ -44,12 +44,19 @@ CHAT_TEMPLATE = """\
 
 def shipped() -> dict[str, Any]:
     """`weights/recipe.json`: the default projector recipe, those trained, and the tower's shape."""
+    return described(WEIGHTS)
+
+
+def described(weights: Path) -> dict[str, Any]:
+    """`recipe.json` of a folder of weights. Raises InputError where there is none."""
     try:
-        return dict(json.loads((WEIGHTS / "recipe.json").read_text()))
+        return dict(json.loads((weights / "recipe.json").read_text()))
     except FileNotFoundError:
-        raise InputError(
-            f"the trained weights of mini are missing in {WEIGHTS}; restore them from git or run `safesteer mini train`."
-        ) from None
+        if weights == WEIGHTS:
+            raise InputError(
+                f"the trained weights of mini are missing in {WEIGHTS}; restore them from git or run `safesteer mini train`."
+            ) from None
+        raise InputError(f"{weights} holds no recipe.json; give the folder `weights` that `safesteer mini train` has filled.") from None
 
 
 def weight_files(recipe: str, weights: Path = WEIGHTS) -> dict[str, Path]:
