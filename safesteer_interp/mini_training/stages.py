@@ -69,28 +69,33 @@ def run_apart(
         left: seconds until the end of the budget, or None.
         done: told when a stage has ended.
 
-    An error of a stage is raised here once those that run beside it have ended.
+    An error of a stage is raised here once those that run beside it have ended; Ctrl-C and SIGTERM end them at once, and the same command
+    carries on from their last checkpoints.
     """
     todo, running, until = list(stages), dict[Future[None], str](), dict[str, float]()
     threads = max(1, torch.get_num_threads() // processes)
     spawning = multiprocessing.get_context("spawn")
     theirs, ours = lifeline(spawning)
     with ours, ProcessPoolExecutor(processes, mp_context=spawning, initializer=_begin, initargs=(threads, theirs)) as pool:
-        while todo or running:
-            ready = [s for s in todo if not any(need in todo or need in running.values() for need in NEEDS[s])]
-            if ready and len(running) < processes:
-                stage, rest = ready[0], left()
-                seconds = None
-                if rest is not None:
-                    still = {s: max(0.0, rest - end) for s, end in until.items() if s in running.values()}
-                    seconds = max(1.0, seconds_of(todo, rest, still, processes) * WEIGHTS[stage])
-                    until[stage] = rest - seconds
-                todo.remove(stage)
-                running[pool.submit(work, stage, seconds)] = stage
-                continue
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                future.result()
-                done(running.pop(future))
+        try:
+            while todo or running:
+                ready = [s for s in todo if not any(need in todo or need in running.values() for need in NEEDS[s])]
+                if ready and len(running) < processes:
+                    stage, rest = ready[0], left()
+                    seconds = None
+                    if rest is not None:
+                        still = {s: max(0.0, rest - end) for s, end in until.items() if s in running.values()}
+                        seconds = max(1.0, seconds_of(todo, rest, still, processes) * WEIGHTS[stage])
+                        until[stage] = rest - seconds
+                    todo.remove(stage)
+                    running[pool.submit(work, stage, seconds)] = stage
+                    continue
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    done(running.pop(future))
+        except (KeyboardInterrupt, SystemExit):
+            ours.close()
+            raise
 
 
 def _begin(threads: int, theirs: Connection) -> None:

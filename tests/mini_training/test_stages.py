@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -51,7 +52,8 @@ def test_a_stage_that_fails_is_raised_and_nothing_begins_after_it(tmp_path: Path
     assert not (tmp_path / "unaligned.json").exists()
 
 
-def test_stages_end_with_a_training_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_stages_end_with_a_training_that_is_killed_or_interrupted(end: signal.Signals, tmp_path: Path) -> None:
     tests = Path(stage_toys.__file__).parent.parent
     process = subprocess.Popen([sys.executable, "-m", "support.stage_toys", tmp_path], cwd=tests)
     deadline = time.monotonic() + 100
@@ -59,7 +61,7 @@ def test_stages_end_with_a_training_that_is_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(list(tmp_path.iterdir())) == 2 and len(children) >= 2
-    process.kill()
-    process.wait()
+    process.send_signal(end)
+    process.wait(60)
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive, alive
