@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from safesteer_interp import runner
+from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim
 from safesteer_interp.runner.verdict import judge
 from safesteer_interp.statistics import Estimate
@@ -17,7 +18,7 @@ from safesteer_interp.statistics import Estimate
 FOLDER = Path(__file__).parents[2] / "analyses"
 
 
-def analysis(name: str) -> runner.Analysis:
+def analysis(name: str) -> Analysis:
     return runner.discover(FOLDER)[name]
 
 
@@ -65,3 +66,34 @@ def test_a_route_that_all_that_differs_must_take_is_a_check_and_no_finding() -> 
     assert "share their words and differ in their pictures alone" in claims["harm_comes_from_the_image_sd"].note
     assert "share their picture and differ in their words alone" in claims["refusal_comes_from_the_words_cb"].note
     assert not claims["harm_is_read_directly_sd"].note
+
+
+# --- adaptive_probe
+
+
+def attacked(clean: float, changed: float) -> pd.DataFrame:
+    """AUROC of every detector on unchanged pictures and on changed ones."""
+    found = []
+    for detector in ("the probe", "the same probe on other pairs", "the mean of random probes"):
+        of = {"attack": "SD", "detector": detector}
+        found.append(of | {"epsilon": 0.0, "quantity": "auroc"} | number(clean, against=0.75))
+        found.append(of | {"epsilon": 4.0, "quantity": "auroc"} | number(changed, against=0.75))
+        found.append(of | {"epsilon": 4.0, "quantity": "auroc lost"} | number(changed - clean))
+    return pd.DataFrame(found)
+
+
+def test_a_probe_that_tells_nothing_has_nothing_to_lose() -> None:
+    claims = claims_of("adaptive_probe", attacked(0.52, 0.43))
+    assert list(claims) == ["known_probe_loses_sd", "refitted_probe_loses_sd", "random_probe_loses_sd"]
+    assert set(verdicts_of(claims).values()) == {"supported"}, "the loss is there"
+    assert "unchanged pictures: 0.52 [0.47, 0.57], not clear of 0.75" in claims["known_probe_loses_sd"].note
+    assert "the mean score of 8 random probes" in claims["random_probe_loses_sd"].statement
+
+
+def test_a_probe_that_tells_harm_fails_where_it_is_left_less_than_its_worth() -> None:
+    claims = claims_of("adaptive_probe", attacked(0.9, 0.6))
+    verdicts = verdicts_of(claims)
+    assert len(claims) == 6 and verdicts["known_probe_fails_sd"] == verdicts["known_probe_loses_sd"] == "supported"
+    assert claims["known_probe_fails_sd"].note.startswith("AUROC on unchanged pictures: 0.90 [0.85, 0.95]. ")
+    assert verdicts_of(claims_of("adaptive_probe", attacked(0.95, 0.85)))["known_probe_fails_sd"] == "contradicted"
+    assert "known_probe_fails_sd" not in claims_of("adaptive_probe", attacked(0.79, 0.6)), "its interval reaches below 0.75"
