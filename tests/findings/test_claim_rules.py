@@ -97,3 +97,30 @@ def test_a_probe_that_tells_harm_fails_where_it_is_left_less_than_its_worth() ->
     assert claims["known_probe_fails_sd"].note.startswith("AUROC on unchanged pictures: 0.90 [0.85, 0.95]. ")
     assert verdicts_of(claims_of("adaptive_probe", attacked(0.95, 0.85)))["known_probe_fails_sd"] == "contradicted"
     assert "known_probe_fails_sd" not in claims_of("adaptive_probe", attacked(0.79, 0.6)), "its interval reaches below 0.75"
+
+
+# --- image_token_lens
+
+
+def located(better: float) -> pd.DataFrame:
+    """Per picture: AUROC of two maps, better than the distance from the blank token by some (in the mean)."""
+    rng, found = np.random.default_rng(0), []
+    for i in range(24):
+        plain = 0.7 + 0.05 * rng.standard_normal()
+        for name, more in (("refusal", better), ("probe", better), ("change", 0.0)):
+            of = {"attack": "SD", "layer": 0, "map": name, "truth": "pixels that differ", "pair": f"p{i}"}
+            found.append(of | {"auroc": plain + more + 0.01 * rng.standard_normal() * bool(more), "shuffled": 0.5})
+    return pd.DataFrame(found)
+
+
+@pytest.mark.parametrize(("better", "verdict"), [(0.1, "supported"), (-0.1, "undecided")])
+def test_a_map_has_to_do_better_than_the_distance_from_the_blank_token(better: float, verdict: str) -> None:
+    table = analysis("image_token_lens")._module["_summaries"](located(better), 0)
+    rows = table[(table["map"] == "probe") & (table["quantity"] == "minus change")]
+    assert rows["value"].tolist() == pytest.approx([better], abs=0.02) and rows["clusters"].tolist() == [24]
+    assert not ((table["map"] == "change") & (table["quantity"] == "minus change")).any()
+    claims = claims_of("image_token_lens", {"table": table})
+    assert set(verdicts_of(claims).values()) == {verdict}
+    assert {c.name: c.kind for c in claims["probe_map_finds_the_harm_sd"].controls} == {
+        "shuffled tokens": "paired", "distance from the blank token": "paired",
+    }  # fmt: skip
