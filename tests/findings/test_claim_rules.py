@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from safesteer_interp import runner
+from safesteer_interp.evaluation.labelled import TUNED
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim
 from safesteer_interp.runner.verdict import judge
@@ -124,3 +125,32 @@ def test_a_map_has_to_do_better_than_the_distance_from_the_blank_token(better: f
     assert {c.name: c.kind for c in claims["probe_map_finds_the_harm_sd"].controls} == {
         "shuffled tokens": "paired", "distance from the blank token": "paired",
     }  # fmt: skip
+
+
+# --- judge_agreement, defense_comparison
+
+
+def test_wherever_a_judge_is_called_good_it_is_said_on_which_answers(root: Path) -> None:
+    agreement, comparison = analysis("judge_agreement"), analysis("defense_comparison")
+    for caption in (agreement.captions["figure"], comparison.captions["judges"]):
+        assert TUNED in caption and "written and labelled for this" in caption
+    folder = root / "figures" / "defense_comparison" / "mini"
+    tables = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
+    claims = [claim for claim in claims_of("defense_comparison", tables).values() if claim.id.startswith("lowers_")]
+    assert claims and all(claim.note.endswith(TUNED) for claim in claims)
+
+
+def test_what_the_suites_rule_read_first_is_drawn_beside_what_it_reads_now(root: Path) -> None:
+    from safesteer_interp.evaluation.labelled import first_read, qualities
+    from safesteer_interp.plotting import style
+
+    chosen = analysis("judge_agreement")
+    tables = {path.stem: pd.read_csv(path) for path in (root / "figures" / "judge_agreement" / "mini").glob("*.csv")}
+    tables["labelled"] = pd.concat([qualities(), first_read()], ignore_index=True)
+    with style():
+        ax = chosen.draw(tables, chosen.parameters("quick")).axes[2]
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    place = names.index("default, first read")
+    points = [xy for made in ax.collections for xy in np.asarray(made.get_offsets()) if abs(xy[1] - place) < 0.5]
+    assert sorted(round(float(x), 2) for x, _ in points if np.isfinite(x)) == [0.93, 0.93]
+    assert ax.get_title("left") == "on answers written for this"
