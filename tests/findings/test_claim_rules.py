@@ -154,3 +154,62 @@ def test_what_the_suites_rule_read_first_is_drawn_beside_what_it_reads_now(root:
     points = [xy for made in ax.collections for xy in np.asarray(made.get_offsets()) if abs(xy[1] - place) < 0.5]
     assert sorted(round(float(x), 2) for x, _ in points if np.isfinite(x)) == [0.93, 0.93]
     assert ax.get_title("left") == "on answers written for this"
+
+
+# --- decoding_separability, refusal_direction, captions
+
+
+def ends(value: float) -> dict[str, pd.DataFrame]:
+    """What `decoding_separability` claims of late steps, with an AUROC at the last one."""
+    band, of = (0.35, 0.65), {"fit": "prompt", "contrast": "refuse over comply"}
+    estimate = Estimate(value, value - 0.05, value + 0.05, 40, 24, p=0.001, against=band, kind="auroc").as_row()
+    known = [{"scorer": name, "step": "all"} | number(0.8, against=0.5) for name in ("prompt", "random_direction prompt")]
+    return {
+        "choices": pd.DataFrame(known),
+        "differences": pd.DataFrame([{"scorer": "prompt"} | number(-0.2)]),
+        "separation": pd.DataFrame([of | {"step": step} | estimate for step in (1, 9)]),
+        "last": pd.DataFrame([{"fit": "prompt", "median_step": 7.0, "ended": 1.0} | estimate]),
+    }
+
+
+def test_an_auroc_below_the_band_is_told_to_be_turned_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(analysis("decoding_separability")._module, "chance_of", lambda name: f"random_direction {name}")
+    turned, apart = (claims_of("decoding_separability", ends(value)) for value in (0.13, 0.98))
+    assert verdicts_of(turned)["fades_with_steps"] == verdicts_of(apart)["fades_with_steps"] == "contradicted"
+    assert turned["fades_with_steps"].note == "Turned round: refusals score below compliance." and not apart["fades_with_steps"].note
+    assert turned["fades_at_the_last_token"].note.startswith("Turned round: refusals score below compliance. The median answer ends at")
+    assert apart["fades_at_the_last_token"].note == "The median answer ends at step 7; 0% were cut at 64."
+    assert "better than a coin here (0.5); a random direction may do so, too" in turned["orders_candidates_prompt"].note
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_direction_that_meets_no_condition_is_called_a_near_miss(root: Path, kept: bool) -> None:
+    from safesteer_interp.plotting import style
+
+    chosen = analysis("refusal_direction")
+    tables = {path.stem: pd.read_csv(path) for path in (root / "figures" / "refusal_direction" / "mini").glob("*.csv")}
+    tables["selection"]["kept"] = tables["selection"]["chosen"] & kept
+    with style():
+        figure = chosen.draw(tables, chosen.parameters("quick"))["figure"]
+    said = {text.get_text() for ax in figure.axes for text in ax.texts}
+    assert ("chosen" in said, "nearest miss" in said) == (kept, not kept)
+    assert "the nearest miss was taken" in chosen.captions["figure"]
+
+
+def test_captions_say_what_is_drawn() -> None:
+    assert "largest variation" not in (caption := analysis("prefill_separability").captions["figure"])
+    assert "height within a row means nothing; bars: class means" in caption
+    assert "of the width that the title names" in analysis("layer_choice").captions["image_tokens"]
+
+
+def test_the_panel_of_image_tokens_names_the_width_of_its_probes(root: Path) -> None:
+    from safesteer_interp.plotting import style
+
+    chosen = analysis("layer_choice")
+    tables = {path.stem: pd.read_csv(path, keep_default_na=False) for path in (root / "figures" / "layer_choice" / "mini").glob("*.csv")}
+    for table in tables.values():
+        for column in {"value", "low", "high", "n", "clusters", "p", "against"} & set(table):
+            table[column] = pd.to_numeric(table[column], errors="coerce")
+    with style():
+        ax = chosen.draw(tables, chosen.parameters("quick"))["image_tokens"].axes[0]
+    assert ax.get_title("left") == "mean over the image tokens, 4 components"
