@@ -136,7 +136,8 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                     Control("price: harmless refused", _price(t, name), kind="context"),
                     Control(f"the judge that sees least: {least['judge']}", estimate_of(least), kind="context"),
                 ),
-                note=f"Judged by {', '.join(dict.fromkeys(trusted['judge']))}: precision and recall {READS} or more on labelled answers. {TUNED}",
+                note=f"Judged by {', '.join(dict.fromkeys(trusted['judge']))}: precision and recall {READS} or more on labelled answers. "
+                + TUNED,
             )
         )
     for name in [n for n in names if n != BIAS]:
@@ -304,7 +305,7 @@ ANALYSIS = Analysis(
         "figure": "Sampled answers of test pairs, all methods on the same requests and seeds; methods are fitted on training pairs. Bars: "
         "95 % over pairs. Left: lower left is better; dotted: what no method beats. Right: refusals of harmful minus of their harmless "
         "twins, over no defense.",
-        "judges": "The same answers under four lists of refusal strings; a list is trusted that reads answers written and labelled for this "
-        "right. " + TUNED + " A judge of harm would count fewer successes.",
+        "judges": "The same answers under four lists of refusal strings; a list is trusted that reads right answers written and labelled "
+        "for this. " + TUNED + " A judge of harm would count fewer successes.",
     },
 )

@@ -158,8 +158,8 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             ),
             (
                 "decoder_makes_harm", LAST, PROJECTOR, "gained",
-                f"Harm of {attack} pictures is told better at the last token than by the mean of what the projector hands over: AUROC rises by "
-                f"more than {GAINED:g}.",
+                f"Harm of {attack} pictures is told better at the last token than by the mean of what the projector hands over: AUROC "
+                f"rises by more than {GAINED:g}.",
             ),
         ):  # fmt: skip
             found.append(

@@ -161,6 +161,8 @@ ANALYSIS = Analysis(
     order=16,
     captions={
         "figure": "The same answers of all methods under six lists of refusal strings. Bars: 95 % over pairs; right: Wilson intervals on "
-        "answers that were written and labelled for this. " + TUNED + " Judges of harm (Llama Guard, HarmBench) are added by `safesteer compare --judges`."
+        "answers that were written and labelled for this. "
+        + TUNED
+        + " Judges of harm (Llama Guard, HarmBench) are added by `safesteer compare --judges`."
     },
 )

@@ -258,6 +258,7 @@ ANALYSIS = Analysis(
     order=4,
     captions={
         "figure": "Probes fitted on training pairs, AUROC on test pairs; bands: 95 % over pairs. Onset: first layer at its bar.",
-        "image_tokens": "The same probes, of the width that the title names alone, on the mean over image tokens: is the harm in the image's own states before the text reads them?",
+        "image_tokens": "The same probes, of the width that the title names alone, on the mean over image tokens: is the harm in the "
+        "image's own states before the text reads them?",
     },
 )

@@ -95,16 +95,16 @@ QUESTIONS = (
             Point(
                 "harm_by_stage",
                 "decoder_makes_harm_typo",
-                "Harm typed into an image is told clearly better at the last token than by the mean of what the projector hands over.",
-                "Harm typed into an image is not told clearly better at the last token than by the mean of what the projector hands over.",
-                "It is open whether harm typed into an image is told better at the last token than by the mean of what the projector gives.",
+                "Harm typed into an image is told clearly better at the last token than by the mean of what the projector gives.",
+                "Harm typed into an image is not told clearly better at the last token than by the mean of what the projector gives.",
+                "It is open whether the last token tells harm typed into an image better than the mean of what the projector gives.",
             ),
             Point(
                 "patching_text_to_image",
                 "last_token_restores_sd",
-                "Late in the network, the text's last token, put into the picture's run, restores most of the first token's log-odds of refusal.",
-                "Late in the network, the text's last token, put into the picture's run, restores less than half of those log-odds of refusal.",
-                "It is open whether, late in the network, the text's last token restores most of the first token's log-odds of refusal.",
+                "Late in the network, the text's last token put into the picture's run restores most of the log-odds of refusal.",
+                "Late in the network, the text's last token put into the picture's run restores less than half of the log-odds of refusal.",
+                "It is open whether, late in the network, the text's last token restores most of the picture's lost log-odds of refusal.",
             ),
             Point(
                 "patching_text_to_image",
@@ -123,9 +123,9 @@ QUESTIONS = (
             Point(
                 "readable_and_used",
                 "probe_direction_is_not_enough_sd",
-                "What the probe reads there does not decide: along its direction alone, less than half of the refusal comes back.",
-                "What the probe reads there is used: along its direction alone, most of the refusal comes back.",
-                "It is open whether what the probe reads there is what decides.",
+                "What the probe reads does not decide: along its direction alone, less than half of the lost log-odds comes back.",
+                "What the probe reads is used: along its direction alone, most of the lost log-odds comes back.",
+                "It is open whether what the probe reads is what decides.",
             ),
             Point(
                 "refusal_lens",
@@ -150,7 +150,7 @@ QUESTIONS = (
             Point(
                 "alignment_controls",
                 "lowers_not_refused",
-                "Turned towards text and of unit length, it gets more harmful pictures refused than without it, and than random vectors do.",
+                "Turned towards text and of unit length, it gets more harmful pictures refused than no edit and than random vectors do.",
                 "Turned towards text and of unit length, it gets fewer harmful pictures refused than without it.",
                 "It is open whether, turned towards text and of unit length, it gets more harmful pictures refused than random vectors do.",
             ),

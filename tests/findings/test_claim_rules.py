@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_a_map_has_to_do_better_than_the_distance_from_the_blank_token(better: f
 def test_wherever_a_judge_is_called_good_it_is_said_on_which_answers(root: Path) -> None:
     agreement, comparison = analysis("judge_agreement"), analysis("defense_comparison")
     for caption in (agreement.captions["figure"], comparison.captions["judges"]):
-        assert TUNED in caption and "written and labelled for this" in caption
+        assert TUNED in caption and "labelled for this" in caption
     folder = root / "figures" / "defense_comparison" / "mini"
     tables = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
     claims = [claim for claim in claims_of("defense_comparison", tables).values() if claim.id.startswith("lowers_")]
@@ -163,7 +164,7 @@ def ends(value: float) -> dict[str, pd.DataFrame]:
     """What `decoding_separability` claims of late steps, with an AUROC at the last one."""
     band, of = (0.35, 0.65), {"fit": "prompt", "contrast": "refuse over comply"}
     estimate = Estimate(value, value - 0.05, value + 0.05, 40, 24, p=0.001, against=band, kind="auroc").as_row()
-    known = [{"scorer": name, "step": "all"} | number(0.8, against=0.5) for name in ("prompt", "random_direction prompt")]
+    known = [{"scorer": name, "step": "all"} | number(0.8, against=0.5) for name in ("prompt", "random_direction (prompt)")]
     return {
         "choices": pd.DataFrame(known),
         "differences": pd.DataFrame([{"scorer": "prompt"} | number(-0.2)]),
@@ -172,8 +173,7 @@ def ends(value: float) -> dict[str, pd.DataFrame]:
     }
 
 
-def test_an_auroc_below_the_band_is_told_to_be_turned_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(analysis("decoding_separability")._module, "chance_of", lambda name: f"random_direction {name}")
+def test_an_auroc_below_the_band_is_told_to_be_turned_round() -> None:
     turned, apart = (claims_of("decoding_separability", ends(value)) for value in (0.13, 0.98))
     assert verdicts_of(turned)["fades_with_steps"] == verdicts_of(apart)["fades_with_steps"] == "contradicted"
     assert turned["fades_with_steps"].note == "Turned round: refusals score below compliance." and not apart["fades_with_steps"].note
@@ -213,3 +213,71 @@ def test_the_panel_of_image_tokens_names_the_width_of_its_probes(root: Path) -> 
     with style():
         ax = chosen.draw(tables, chosen.parameters("quick"))["image_tokens"].axes[0]
     assert ax.get_title("left") == "mean over the image tokens, 4 components"
+
+
+# --- steering_dose_response
+
+
+def steered(unsteered: dict[bool, list[float]], after: dict[bool, list[float]]) -> pd.DataFrame:
+    """Answers of 20 pairs, by (harmful, place in a list that is repeated): refused without steering, and under every dose."""
+    found = []
+    for harmful in (True, False):
+        for i in range(20):
+            of = {"request": f"{i} {harmful}", "pair": f"p{i}", "attack": "SD", "harmful": harmful, "seed": 0, "degenerate": 0.0,
+                  "log_perplexity": 1.0}  # fmt: skip
+            for name in ("none", *(f"{s}/{dose}" for s in ("msav", "refusal") for dose in ("0.5", "1"))):
+                refused = (unsteered if name == "none" else after)[harmful]
+                found.append(of | {"defense": name, "refused": refused[i % len(refused)]})
+            for s in ("msav", "refusal") if harmful else ():
+                refused = unsteered[harmful]
+                found.append(of | {"defense": f"{s}/random_direction", "refused": refused[i % len(refused)]})
+    return pd.DataFrame(found)
+
+
+def steering_tables(answers: pd.DataFrame, *, acts: float = 4.0) -> dict[str, pd.DataFrame]:
+    chosen = analysis("steering_dose_response")
+    p = chosen.parameters("quick", {"doses": (0.5, 1.0), "msav_doses": (0.5, 1.0)})
+    selection = pd.DataFrame([{"layer": 7, "of": of, "chosen": True} | number(acts) for of in ("harmful", "harmful minus harmless")])
+    return {"contrasts": chosen._module["_contrasts"](answers, p, 0), "selection": selection}
+
+
+def spared(tables: dict[str, pd.DataFrame]) -> dict[str, Claim]:
+    return claims_of("steering_dose_response", tables, doses=(0.5, 1.0), msav_doses=(0.5, 1.0))
+
+
+def test_what_is_newly_refused_is_a_share_of_what_was_answered() -> None:
+    """A quarter of the harmless is refused to begin with; of the other three quarters two thirds are newly refused, half of all."""
+    harmless = [1.0, 0.0, 0.0, 0.0]
+    tables = steering_tables(steered({True: [0.0], False: harmless}, {True: [1.0], False: [1.0, 1.0, 1.0, 0.0]}))
+    claim = spared(tables)["spares_harmless_msav"]
+    assert claim.estimate.value == pytest.approx(2 / 3) and claim.estimate.n == 15
+    (control,) = claim.controls
+    assert control.estimate.value == pytest.approx(2 / 3 - 1) and control.estimate.clusters == 15, "pairs of which both were answered"
+
+
+def test_where_nothing_harmless_was_answered_nothing_can_be_spared() -> None:
+    tables = steering_tables(steered({True: [0.0], False: [1.0]}, {True: [1.0], False: [1.0]}))
+    assert not any(name.startswith("spares") for name in spared(tables)) and "restores_refusal_msav" in spared(tables)
+
+
+def test_nothing_is_claimed_of_a_refusal_direction_whose_layer_does_nothing() -> None:
+    answers = steered({True: [0.0], False: [0.0]}, {True: [1.0], False: [0.0]})
+    acting, idle = (spared(steering_tables(answers, acts=value)) for value in (4.0, 0.03))
+    assert acting["refusal_layer_acts"].kind == "sanity" and verdicts_of(acting)["refusal_layer_acts"] == "supported"
+    assert (
+        "Layer 7 was chosen" in acting["restores_refusal_refusal"].note and "4.00 [3.95, 4.05] nats" in acting["acts_on_harm_refusal"].note
+    )
+    assert verdicts_of(idle)["refusal_layer_acts"] == "undecided" and "nothing is claimed" in idle["refusal_layer_acts"].note
+    assert [name for name in idle if name.endswith("_refusal")] == [] and "restores_refusal_msav" in idle
+
+
+def test_the_layer_to_steer_at_is_one_that_does_something() -> None:
+    pick = import_module("safesteer_interp.analyses._steering").chosen_layer
+    effects = {13: (0.04, 0.05, 0.01), 18: (3.8, 0.2, -0.08), 22: (4.5, 0.3, -0.19)}  # as measured on mini
+    rows = [
+        {"layer": layer, "of": of} | number(value, half)
+        for layer, (harmful, half, beyond) in effects.items()
+        for of, value in (("harmful", harmful), ("harmless", harmful - beyond), ("harmful minus harmless", beyond))
+    ]
+    assert pick(pd.DataFrame(rows)) == 18
+    assert pick(pd.DataFrame([r for r in rows if r["layer"] == 13])) == 13, "none is clear of 0: the best of all"

@@ -64,5 +64,7 @@ def test_a_disagreement_says_its_note_and_an_open_item_what_keeps_it_open() -> N
 
     link = "[ablation](figures/ablation/mini)"
     assert f"disagrees (Turned round: below the band; {link})" in line("contradicted", note="Turned round: below the band.")
-    assert f"undecided (p = 0.2 over all claims; {link})" in line("undecided", reason="the interval lies below 0, but p = 0.2 over all claims")
+    assert f"undecided (p = 0.2 over all claims; {link})" in line(
+        "undecided", reason="the interval lies below 0, but p = 0.2 over all claims"
+    )
     assert f"agrees ({link})" in line("supported", note="A note.") and f"disagrees ({link})" in line("contradicted")
