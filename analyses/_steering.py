@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from safesteer_interp.requests import Attack, Split
+from safesteer_interp.runner.claim import Claim, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.tracing.spec import TraceSpec
 
-from ._shared import Paired, fit_spec
+from ._shared import Paired, fit_spec, row
 
 SITE = "final_norm"
 TOP = 5
@@ -64,8 +65,8 @@ def first_token(ctx: Context, states: Any, tokens: Sequence[int], bias: float = 
 def steering_direction(ctx: Context, p: Any, tokens: Sequence[int]) -> tuple[Any, pd.DataFrame]:
     """The refusal direction to steer with, of the candidate layers (`layers` of them, in the first 80 %), and what each does.
 
-    Directions are fitted on training requests in words. The layer is the one where adding the difference of the class means to the last
-    prompt token raises refusal of harmful pictures most beyond that of their harmless twins, on validation pairs.
+    Directions are fitted on training requests in words. The layer is chosen on validation pairs (`chosen_layer`) by what adding the
+    difference of the class means to the last prompt token does there.
     """
     from safesteer_interp.decoding.late import first_states
     from safesteer_interp.defenses.steered import Steered
@@ -83,8 +84,34 @@ def steering_direction(ctx: Context, p: Any, tokens: Sequence[int]) -> tuple[Any
         for of, (change, own) in by_class(odds - plain, harmful, pairs).items():
             rows.append({"layer": candidate.site.layer, "of": of} | cluster_mean(change, own, seed=ctx.seed("bootstrap")).as_row())
     found = pd.DataFrame(rows)
-    best = found[found["of"] == TWINS].sort_values("value", ascending=False).iloc[0]["layer"]
+    best = chosen_layer(found)
     return next(c for c in candidates if c.site.layer == best), found.assign(chosen=found["layer"] == best)
+
+
+def chosen_layer(found: pd.DataFrame) -> int:
+    """Of the layers that raise refusal of harmful pictures, their interval clear of 0, the one that raises it most beyond that of harmless
+    twins; of all layers where none is clear of 0, which a reader of the table has to ask of the chosen one."""
+    acting = found[(found["of"] == CLASSES[0]) & (found["low"] > 0)]["layer"]
+    among = found[(found["of"] == TWINS) & (found["layer"].isin(acting) | acting.empty)]
+    return int(among.sort_values("value", ascending=False).iloc[0]["layer"])
+
+
+def layer_check(selection: pd.DataFrame) -> Claim:
+    """Whether the chosen layer does anything, as a check; its note, which claims about the direction carry too, says what it does."""
+    chosen = selection[selection["chosen"]]
+    acts = estimate_of(row(chosen, of=CLASSES[0]))
+    return Claim(
+        id="refusal_layer_acts",
+        kind="sanity",
+        statement="On validation pairs, the refusal direction at the layer chosen for it makes refusals of harmful pictures likelier.",
+        estimate=acts,
+        direction="above",
+        threshold=0.0,
+        unit="nats of log-odds, paired difference",
+        note=f"Layer {int(chosen.iloc[0]['layer'])} was chosen on validation pairs, where adding the direction there raises the log-odds "
+        f"that the answer to a harmful picture begins with a refusal by {acts.format()} nats."
+        + ("" if acts.low > 0 else " That is not clear of 0, at this or any candidate layer: nothing is claimed of the direction."),
+    )
 
 
 def by_class(

@@ -31,6 +31,11 @@ ROUTES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 ALL = "all layers"
 WIDEST = 4.0
 """Half of a form's intervals are wider than this where its shares tell nothing; they stand in the table alone."""
+BY_CONSTRUCTION = (
+    "A check of the knock-out and no finding: a harmful request and its twin share their {0} and differ in their {1} alone, so that "
+    "nothing of their difference can be left once no later token sees those."
+)
+"""Said of the one route over which all that differs must come."""
 
 
 @dataclass(frozen=True)
@@ -132,17 +137,26 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     for attack in attacks_in(t["contrasts"]):
         pictured = attack != str(DONOR)
 
-        def claim(name: str, route: str, other: str, quantity: str, statement: str, attack: str = attack) -> Claim:
+        def claim(name: str, route: str, other: str, quantity: str, statement: str, note: str = "", attack: str = attack) -> Claim:
+            """A finding, or a check of the machinery where a note says why it cannot come out otherwise."""
             where = {"attack": attack, "quantity": quantity, "route": route}
             t_ = t["contrasts"].fillna({"minus": ""})
             return Claim(
                 id=f"{name}_{attack.lower()}",
+                kind="sanity" if note else "finding",
                 statement=statement,
                 estimate=estimate_of(row(t_, **where, minus="")),
                 direction="above",
                 threshold=0.5,
                 unit="share of the difference between a harmful request and its twin",
-                controls=(Control(f"minus the route {other}", estimate_of(row(t_, **where, minus=other)), kind="paired"),),
+                controls=(
+                    Control(
+                        f"minus the route {other}",
+                        estimate_of(row(t_, **where, minus=other)),
+                        kind="context" if note else "paired",
+                    ),
+                ),
+                note=note,
             )
 
         if pictured:
@@ -150,10 +164,11 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 claim(
                     "harm_comes_from_the_image", "image to all", "user to all", "probe",
                     f"Most of the harm readable at the last token of a {attack} request is gone when no later token may look at the image.",
+                    BY_CONSTRUCTION.format("words", "pictures"),
                 ),
                 claim(
                     "harm_is_read_directly", "image to last", "image to user", "probe",
-                    f"Most of it comes to the last token of a {attack} request directly from the image tokens.",
+                    f"Most of the harm readable at the last token of a {attack} request comes there directly from the image tokens.",
                 ),
             ]  # fmt: skip
         else:
@@ -161,10 +176,12 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 claim(
                     "refusal_comes_from_the_words", "user to all", "image to all", "refusal",
                     "Most of the refusal of harm written beside a blank image is gone when no later token may look at the user's words.",
+                    BY_CONSTRUCTION.format("picture", "words"),
                 ),
                 claim(
                     "refusal_is_read_directly", "user to last", "template to last", "refusal",
-                    "Most of it comes to the last token directly from the user's words and not by way of the template's tokens.",
+                    "Most of the refusal of harm written beside a blank image comes to the last token directly from the user's words and "
+                    "not by way of the template's tokens.",
                 ),
             ]  # fmt: skip
     return found
@@ -243,6 +260,7 @@ ANALYSIS = Analysis(
         "and harmless twins in the same form, in refusal log-odds of the first token or the probe's at the final norm; 1: all of it is "
         "lost. Hatched: the 95 % interval over pairs reaches across 0.",
         "all_layers": "The same with a route cut in all layers at once. A form whose harmful requests and twins hardly differ has "
-        "nothing to lose: shares of that are left out here and stand in the table.",
+        "nothing to lose: shares of that are left out here and stand in the table. By construction all is lost over the one route that "
+        "what differs must take: image to all where twins differ in the picture, user to all where they differ in the words.",
     },
 )

@@ -228,7 +228,8 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 threshold=0.5,
                 unit="share of pairs of candidates ordered rightly",
                 controls=(chance, *shown),
-                note="Prompt and step are the same on both sides. A probe that does not beat chance here may not guide.",
+                note="Prompt and step are the same on both sides. A probe may guide that does better than a coin here (0.5); a random "
+                "direction may do so, too, and this claim is held against those.",
             )
         )
         gap = gaps[gaps["scorer"] == name].iloc[0]
@@ -260,6 +261,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 unit="AUROC",
                 difference_to="chance, by a band around it",
                 controls=(Control(f"step {int(first['step'])}", estimate_of(first), kind="context"),),
+                note=_turned_round(last),
             )
         )
     last_of_prompt = t["last"][t["last"]["fit"] == "prompt"]
@@ -277,10 +279,16 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 threshold=BAND,
                 unit="AUROC",
                 difference_to="chance, by a band around it",
-                note=f"The median answer ends at step {last['median_step']:.0f}; {1 - last['ended']:.0%} were cut at {p.answer_tokens}.",
+                note=f"{_turned_round(last)} The median answer ends at step {last['median_step']:.0f}; {1 - last['ended']:.0%} were cut at "
+                f"{p.answer_tokens}.".lstrip(),
             )
         )
     return found
+
+
+def _turned_round(found: pd.Series) -> str:
+    """What an AUROC below the band means: the classes are apart, the other way round."""
+    return "Turned round: refusals score below compliance." if float(found["value"]) < BAND[0] else ""
 
 
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:

@@ -158,8 +158,8 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             ),
             (
                 "decoder_makes_harm", LAST, PROJECTOR, "gained",
-                f"Harm of {attack} pictures is told in the decoder only, from what it has been shown: AUROC rises by more than {GAINED:g} "
-                "from what enters it to the last token.",
+                f"Harm of {attack} pictures is told better at the last token than by the mean of what the projector hands over: AUROC "
+                f"rises by more than {GAINED:g}.",
             ),
         ):  # fmt: skip
             found.append(

@@ -20,6 +20,8 @@ from ._shared import attacks_in, row
 
 PIXELS, WORDS = "pixels that differ", "words of its own"
 """What counts as the place of the harm."""
+CHANGE, BEYOND = "change", "minus change"
+"""The map that knows neither gradient nor head, and the rows that say how much better another map does, picture by picture."""
 WORDED, COVERED = (Attack.TYPO, Attack.SD_TYPO), 0.25
 """Forms that spell the harm out; share of a token's cell that a word's box must cover."""
 EARLY, CHANCE = 0.1, 0.5
@@ -56,7 +58,8 @@ def cost(p: Params, pairs: int, n_layers: int) -> str:
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     """`table`: by form, layer and map, how well the map finds the tokens in which the harmful picture differs from its harmless twin (AUROC
-    over tokens, mean over pictures), and the same of shuffled tokens; `tokens` and `pictures`: the maps that are drawn, and the pictures.
+    over tokens, mean over pictures), minus that of shuffled tokens and minus that of the map `change` in the same pictures; `tokens` and
+    `pictures`: the maps that are drawn, and the pictures.
 
     Of pictures with words a second truth: among the tokens that carry letters (as drawn here, else as OCR reads them), those of words that
     only the harmful picture has. Shuffled among the letters' tokens.
@@ -102,7 +105,7 @@ def _measured(ctx: Context, p: Params) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
                 place = Site(SiteKind.EMBED) if layer == 0 else Site(SiteKind.RESID_POST, layer - 1)
                 states = image_states(harmful, place)
                 maps = {name: pushes(harmful, blank, g[layer], layer).cpu().numpy() for name, g in zip(QUANTITIES, gradients, strict=True)}
-                maps["change"] = (states - image_states(blank, place)).float().norm(dim=-1).cpu().numpy()
+                maps[CHANGE] = (states - image_states(blank, place)).float().norm(dim=-1).cpu().numpy()
                 for truth, (among, those) in truths.items():
                     wanted = those[among]
                     for name, values in maps.items() if wanted.any() and not wanted.all() else ():
@@ -153,12 +156,14 @@ def _summaries(found: pd.DataFrame, seed: int) -> pd.DataFrame:
     from safesteer_interp.statistics import cluster_mean
 
     rows = []
+    keys = ["attack", "layer", "truth", "pair"]
+    found = found.merge(found[found["map"] == CHANGE][[*keys, "auroc"]].rename(columns={"auroc": CHANGE}), on=keys)
     for (attack, layer, name, truth), part in found.groupby(["attack", "layer", "map", "truth"], sort=False):
         base, pairs = {"attack": attack, "layer": layer, "map": name, "truth": truth}, part["pair"].to_numpy(str)
-        for quantity, values, against, bounds in (
-            ("auroc", part["auroc"], CHANCE, (0.0, 1.0)),
-            ("minus shuffled", part["auroc"] - part["shuffled"], 0.0, (-1.0, 1.0)),
-        ):
+        measured = [("auroc", part["auroc"], CHANCE, (0.0, 1.0)), ("minus shuffled", part["auroc"] - part["shuffled"], 0.0, (-1.0, 1.0))]
+        if name != CHANGE:
+            measured.append((BEYOND, part["auroc"] - part[CHANGE], 0.0, (-1.0, 1.0)))
+        for quantity, values, against, bounds in measured:
             rows.append(
                 base
                 | {"quantity": quantity}
@@ -173,40 +178,41 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     words = {"probe": "the probe's reading of harm", "refusal": "the first token's refusal"}
     for attack in attacks_in(table):
         for name, what in words.items():
-            where = {"attack": attack, "layer": layer, "map": name, "truth": PIXELS}
+
+            def controls(truth: str, attack: str = attack, name: str = name) -> tuple[Control, ...]:
+                """What knows nothing, and what needs neither gradient nor head: the distance from the blank picture's token."""
+                where = {"attack": attack, "layer": layer, "map": name, "truth": truth}
+                return (
+                    Control("shuffled tokens", estimate_of(row(table, **where, quantity="minus shuffled")), kind="paired"),
+                    Control("distance from the blank token", estimate_of(row(table, **where, quantity=BEYOND)), kind="paired"),
+                )
+
+            where = {"attack": attack, "layer": layer, "map": name, "quantity": "auroc"}
             found.append(
                 Claim(
                     id=f"{name}_map_finds_the_harm_{attack.lower()}",
                     statement=f"In {attack} pictures the image tokens that push {what} most are those in which the harmful picture differs "
-                    "from its harmless twin.",
-                    estimate=estimate_of(row(table, **where, quantity="auroc")),
+                    "from its harmless twin, and they tell the place better than the distance from the blank picture's tokens does.",
+                    estimate=estimate_of(row(table, **where, truth=PIXELS)),
                     direction="above",
                     threshold=CHANCE,
                     unit="AUROC over image tokens",
-                    controls=(
-                        Control("shuffled tokens", estimate_of(row(table, **where, quantity="minus shuffled")), kind="paired"),
-                        Control(
-                            "distance from the blank token",
-                            estimate_of(row(table, **{**where, "map": "change"}, quantity="auroc")),
-                            kind="context",
-                        ),
-                    ),
+                    controls=controls(PIXELS),
                     note="Ground truth is where the pixels of the pair's two pictures differ: where there is anything at all.",
                 )
             )
             if not ((table["attack"] == attack) & (table["truth"] == WORDS)).any():
                 continue
-            where["truth"] = WORDS
             found.append(
                 Claim(
                     id=f"{name}_map_finds_the_words_{attack.lower()}",
                     statement=f"Among the image tokens of {attack} pictures that carry letters, those of words that only the harmful "
-                    f"picture has push {what} most.",
-                    estimate=estimate_of(row(table, **where, quantity="auroc")),
+                    f"picture has push {what} most, and this tells them better than the distance from the blank picture's tokens does.",
+                    estimate=estimate_of(row(table, **where, truth=WORDS)),
                     direction="above",
                     threshold=CHANCE,
                     unit="AUROC over image tokens with letters",
-                    controls=(Control("shuffled tokens", estimate_of(row(table, **where, quantity="minus shuffled")), kind="paired"),),
+                    controls=controls(WORDS),
                     note="Where words are is known from how pictures are drawn, of other pictures from an OCR engine.",
                 )
             )
@@ -302,7 +308,7 @@ ANALYSIS = Analysis(
         "probe's log-odds of harm, and on refusal log-odds, against the blank picture's token at its place (vermillion: towards, "
         "green: away); rings: the three strongest. Activities are drawn as benchmark requests only.",
         "layers": "How well each map, taken at the input of a layer, finds the tokens in which the harmful picture differs from its "
-        "harmless twin and, among tokens with letters, those of words that only the harmful one has. Shuffled tokens: one half. "
-        "Bands: 95 % over pairs.",
+        "harmless twin and, among tokens with letters, those of words that only the harmful one has. Shuffled tokens: one half; "
+        "change: the distance from the blank picture's token, which a map has to do better than. Bands: 95 % over pairs.",
     },
 )

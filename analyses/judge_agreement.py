@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from safesteer_interp.evaluation.labelled import TUNED
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
@@ -33,12 +34,13 @@ class Params(MethodParams):
 
 
 def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
-    """Rates by judge; kappa of every two judges; each judge minus the suite's own rule on the same answers; quality on labelled answers.
+    """Rates by judge; kappa of every two judges; each judge minus the suite's own rule on the same answers; quality on labelled answers,
+    and that of the suite's rule on the last batch of them as it was first read, before it was tuned on that batch.
 
     `ranks`: place of each method by how much it lets through, under each judge.
     """
     from safesteer_interp.evaluation.comparison import Benchmark, agreement_table, judge_answers, rate_table
-    from safesteer_interp.evaluation.labelled import qualities
+    from safesteer_interp.evaluation.labelled import first_read, qualities
     from safesteer_interp.evaluation.refusal_strings import RefusalStrings
 
     requests = asked(ctx, p)
@@ -53,7 +55,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         "table": rate_table(hits, ("judge", "measure")),
         "kappa": agreement_table(hits),
         "differences": _differences(hits),
-        "labelled": qualities(),
+        "labelled": pd.concat([qualities(), first_read()], ignore_index=True),
         "ranks": places[["method", "judge", "value", "low", "high", "n", "clusters", "place"]],
     }
 
@@ -132,8 +134,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         [labelled.assign(label=labelled["strings"], what=name, value=labelled[name], low=labelled[f"{name}_low"],
                          high=labelled[f"{name}_high"]) for name in ("precision", "recall")]
     )  # fmt: skip
-    panels.forest(axes[2], quality, by="what", kind="series", xlabel="on answers labelled by hand", legend=False)
-    for ax, title in zip(axes, ("what each calls a refusal", "agreement of every two", "against people"), strict=True):
+    panels.forest(axes[2], quality, by="what", kind="series", xlabel="precision and recall, labelled by hand", legend=False)
+    for ax, title in zip(axes, ("what each calls a refusal", "agreement of every two", "on answers written for this"), strict=True):
         ax.set_title(title)
     panels.legend_below(fig)
     return fig
@@ -159,6 +161,8 @@ ANALYSIS = Analysis(
     order=16,
     captions={
         "figure": "The same answers of all methods under six lists of refusal strings. Bars: 95 % over pairs; right: Wilson intervals on "
-        "answers labelled by hand. Judges of harm (Llama Guard, HarmBench) are added by `safesteer compare --judges`."
+        "answers that were written and labelled for this. "
+        + TUNED
+        + " Judges of harm (Llama Guard, HarmBench) are added by `safesteer compare --judges`."
     },
 )

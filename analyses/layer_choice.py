@@ -238,7 +238,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         other, ax = new_figure(width="column", height=2.8)
         # A blank image is the same in every request: there is nothing to read from it, and its 0.5 says nothing.
         panels.layer_curve(ax, image[image["attack"] != "CB"], by="attack", ylabel="AUROC", reference=0.5)
-        ax.set_title("mean over the image tokens")
+        ax.set_title(f"mean over the image tokens, {p.width} components")
         figures["image_tokens"] = other
     return figures
 
@@ -258,6 +258,7 @@ ANALYSIS = Analysis(
     order=4,
     captions={
         "figure": "Probes fitted on training pairs, AUROC on test pairs; bands: 95 % over pairs. Onset: first layer at its bar.",
-        "image_tokens": "The same probes on the mean over image tokens: is the harm in the image's own states before the text reads them?",
+        "image_tokens": "The same probes, of the width that the title names alone, on the mean over image tokens: is the harm in the "
+        "image's own states before the text reads them?",
     },
 )

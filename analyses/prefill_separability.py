@@ -96,7 +96,7 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
             gap = cluster_auroc_difference(held_out, others[mask], labels[mask], pairs[mask], seed=seed)
             beyond.append({"attack": name, "beyond": method} | gap.as_row())
 
-    # The second axis is the largest variation that the probe does not use, so the boundary is exactly the vertical line at 0.
+    # `rest`: the largest variation that the probe does not use, for readers of the table.
     centred = states.astype(np.float64) - probe.mean_
     direction = unit(probe.weight_)
     rest = centred - np.outer(centred @ direction, direction)
@@ -223,9 +223,9 @@ ANALYSIS = Analysis(
     profiles={"full": {"pairs": None, "draws": 200}},
     order=1,
     captions={
-        "figure": "Left: test requests on the axis of the fitted probe (boundary dashed) and the largest variation it does not use. "
-        "Right: AUROC on test pairs, probes above their controls; 95 % over pairs, of shuffled labels and random directions the central "
-        "95 % of the draws.",
+        "figure": "Left: test requests on the axis of the fitted probe (boundary dashed), a row for each form; height within a row means "
+        "nothing; bars: class means. Right: AUROC on test pairs, probes above their controls; 95 % over pairs, of shuffled labels and "
+        "random directions the central 95 % of the draws.",
         "projection": "The paper's own map (Fig. 2a): test requests on the components that the probe reads, as they are and by t-SNE, "
         "whose distances mean nothing. Shapes: attacks.",
     },

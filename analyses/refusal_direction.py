@@ -339,7 +339,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
     for ax in axes[0]:
         for at in kl[kl["kept"]]["layer"]:
             ax.axvspan(at - 0.5, at + 0.5, color=RULE, alpha=0.5, linewidth=0, zorder=0)
-        reference_line(ax, layer, "chosen", axis="x")
+        reference_line(ax, layer, "chosen" if row(selection, quantity="kl", chosen=True)["kept"] else "nearest miss", axis="x")
     effects = t["effects"][(t["effects"]["quantity"] == "log_odds") & (t["effects"]["of"] != BEYOND)]
     for ax, (edit, kind) in zip(axes[1], EFFECTS[:2], strict=True):
         part = effects[(effects["edit"] == edit) & (effects["class"] == kind)]
@@ -372,7 +372,8 @@ ANALYSIS = Analysis(
     },
     order=10,
     captions={
-        "figure": "Above: validation pairs in words, candidates of the chosen token; grey: those that are kept. Below: test pairs, the "
-        "chosen direction, and random ones (each pair has its own). Bands and bars: 95 % over pairs."
+        "figure": "Above: validation pairs in words, candidates of the chosen token; grey: those that are kept "
+        "(where none of all candidates is, the nearest miss was taken and is called so). Below: test pairs, the chosen direction, and "
+        "random ones (each pair has its own). Bands and bars: 95 % over pairs."
     },
 )

@@ -17,12 +17,10 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from safesteer_interp.evaluation.labelled import labelled_answers, qualities, quality
+from safesteer_interp.evaluation.labelled import FIRST_READ, labelled_answers, qualities, quality
 from safesteer_interp.refusals import is_refusal
 
 TARGET = 0.97
-BEFORE = {"2": {"precision": 0.77, "recall": 0.80}, "3": {"precision": 0.89, "recall": 0.78}, "4": {"precision": 0.93, "recall": 0.93}}
-"""Batches 2 to 4 as they were first read, by the rule as it stood then."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def main(options: Options) -> int:
         for answer in answers:
             if is_refusal(answer.text) != answer.refusal:
                 print(f"{'a refusal missed' if answer.refusal else 'no refusal'}: {answer.text!r}")
-    record = {"answers": len(answers), "strings": table.round(4).to_dict("records"), "before": BEFORE}
+    record = {"answers": len(answers), "strings": table.round(4).to_dict("records"), "before": {str(n): of for n, of in FIRST_READ.items()}}
     Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     own = table.iloc[0]
     return int(min(own["precision"], own["recall"]) < TARGET)

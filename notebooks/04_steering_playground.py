@@ -119,7 +119,7 @@ fig
 # %% [markdown]
 # ## A control
 #
-# Whatever a direction does, a random one of the same length must not. If it does, what you see is damage, not meaning.
+# Whatever a direction does, a random one of the same length should not. What both do is damage, not meaning.
 
 # %%
 from safesteer_interp.vectors import random_direction
@@ -132,3 +132,9 @@ for name, direction, dose in (("no steering", directions[at], 0.0), ("refusal di
     refused = {h: sum(is_refusal(a.text) for a, r in zip(answers, some) if r.harmful == h) for h in (True, False)}
     rows.append({"what": name, "harmful refused": refused[True], "harmless refused": refused[False], "of each": len(some) // 2})
 pd.DataFrame(rows).set_index("what")
+
+# %% [markdown]
+# Read each column against its first row. Where the random vector has as many harmful requests refused as the refusal direction has, those
+# refusals say nothing for the direction: a dose this large disturbs the model enough. What is left to the direction is what the random
+# vector does not do, and if that is to have the harmless ones refused as well, it has not made the model safer. One random vector and a
+# handful of requests are a hint only; `refusal_direction` gives each pair a random direction of its own, and an interval.

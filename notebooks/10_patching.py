@@ -2,7 +2,8 @@
 # # Where is the harm lost? Activation patching by hand
 #
 # A harmful request is refused as text and answered as a picture. This notebook keeps both prompt passes of a few such pairs, and puts states
-# of the text form into the picture's pass until it is refused again: which layer, which tokens, which heads, over which route of attention?
+# of the text form into the picture's pass: which layer, which tokens, which heads, over which route of attention bring back the log-odds of
+# a refusal at the first token? Whether the answer that follows is a refusal again is another question, looked at at the end.
 #
 # A minute or two on two cores with `mini`. The findings with all pairs, controls and intervals are `patching_text_to_image`,
 # `component_attribution` and `attention_routes`.

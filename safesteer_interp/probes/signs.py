@@ -2,7 +2,9 @@
 model refuses above those after which it complies?
 
 Comparing refusals of some prompts with compliances of others would test whether the probe tells prompts apart, which it was fitted to
-do. Here prompt and step are the same on both sides, each form counts alike, and no probe may steer decoding that does not beat chance.
+do. Here prompt and step are the same on both sides and each form counts alike. No probe may steer decoding that does not do better than a
+coin (0.5). That is all the guard asks: a random direction may do better than a coin, too, where candidates before a refusal differ from
+the others in many ways; whether a probe does better than random directions is what the finding decoding_separability claims.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ FEWEST_PAIRS = 6
 
 @dataclass(frozen=True)
 class SignTest:
-    """Result of `sign_test`: shares of (refusing, complying) candidate pairs of one choice that a score orders rightly; chance is 0.5."""
+    """Result of `sign_test`: shares of (refusing, complying) candidate pairs of one choice that a score orders rightly; a coin: 0.5."""
 
     share: Estimate
     """Over all steps and forms, each counted alike, with its interval over pairs."""
@@ -37,12 +39,12 @@ class SignTest:
 
     @property
     def p(self) -> float:
-        """Two-sided: how often chance does as well (the sign of each pair's excess flipped as a whole)."""
+        """Two-sided: how often a coin does as well (the sign of each pair's excess flipped as a whole)."""
         return 1.0 if self.share.p is None else self.share.p
 
     @property
     def passed(self) -> bool:
-        """Beats chance (interval and p), and no step is ordered the wrong way; an undecided test does not pass."""
+        """Does better than a coin (interval and p), and no step is ordered the wrong way; an undecided test does not pass."""
         enough = (self.share.clusters or 0) >= FEWEST_PAIRS
         return bool(enough and self.share.low > CHANCE and self.p < ALPHA and not self.reversed)
 

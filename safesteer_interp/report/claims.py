@@ -36,6 +36,7 @@ def seen(record: Mapping[str, Any]) -> dict[str, Any]:
         "counted": counted(full) + _few(e),
         "edge": f"{record['direction']} {between}{unit}",
         "reason": plainly(str(record["reason"])),
+        "cause": cause_of(full),
         "tested": "" if full["p_holm"] is None else f"p = {full['p_holm']:.2g}, adjusted over the claims of this finding",
         "controls": [_control(c) for c in record["controls"]],
         "picture": claim_picture(full),
@@ -46,6 +47,17 @@ def plainly(reason: str) -> str:
     """A verdict's reason without the double negatives of its regions: "lies outside of above 0.75" is "lies below 0.75"."""
     swapped = re.sub(r"outside of (above|below)\b", lambda m: {"above": "below", "below": "above"}[m[1]], reason)
     return re.sub(r"across the edge of (above|below|within)\b", "across the edge at", swapped)
+
+
+def cause_of(record: Mapping[str, Any]) -> str:
+    """What keeps a claim undecided, in a few words, where its interval alone does not show it; "" elsewhere.
+
+    That an interval reaches across the edge is seen from the numbers; a p, a control or too few clusters is not.
+    """
+    if record["verdict"] != "undecided":
+        return ""
+    reason = str(record["reason"]).partition("; a value of ")[0]
+    return "" if "reaches across the edge" in reason else reason.partition(", but ")[2] or reason
 
 
 def _control(record: Mapping[str, Any]) -> dict[str, Any]:

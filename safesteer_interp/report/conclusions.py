@@ -28,11 +28,23 @@ class Sentence:
     shown: str = ""
     """Number and interval, and the edge of what is claimed where that is not zero."""
     counted: str = ""
+    cause: str = ""
+    """Why the verdict is open where the interval alone does not show it."""
 
     @property
     def numbers(self) -> str:
         """What stands in brackets behind the sentence."""
-        return ", ".join(filter(None, (self.shown, self.counted, self.verdict)))
+        return ", ".join(filter(None, (self.shown, self.counted, self.outcome)))
+
+    @property
+    def outcome(self) -> str:
+        """The verdict, and what keeps it open."""
+        return f"{self.verdict}: {self.cause}" if self.cause else self.verdict
+
+    @property
+    def alone(self) -> str:
+        """The sentence where no number stands behind it: what keeps it open is said all the same."""
+        return f"{self.text.removesuffix('.')} ({self.cause})." if self.cause else self.text
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,15 @@ def _sentences(point: Point, claims: Claims) -> list[Sentence]:
 def _sentence(finding: str, claim: Mapping[str, Any], words: str) -> Sentence:
     edge = "" if claim["threshold"] == 0 else f"; claimed: {claim['edge'].removesuffix(claim['unit']).strip()}"
     shown = f"{claim['shown']} {claim['unit']}".strip() + edge
-    return Sentence(words, claim["verdict"], finding, claim["id"], shown, claim["counted"])
+    words = words.replace("{compared}", _compared(claim))
+    return Sentence(words, claim["verdict"], finding, claim["id"], shown, claim["counted"], claim["cause"])
+
+
+def _compared(claim: Mapping[str, Any]) -> str:
+    """On which side of what it is a difference to the claim's number lies, as a count is told."""
+    value = claim["estimate"]["value"] or 0.0
+    side = "as many as" if value == 0 else "more than" if value > 0 else "fewer than"
+    return f"{side} {claim['difference_to'] or 'what it is held against'}"
 
 
 def _own_words(claim: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from safesteer_interp.report.glossary import GLOSSARY, anchor, marked
 from safesteer_interp.report.paper import ITEMS
 from safesteer_interp.report.readme import overview
 from safesteer_interp.report.records import Finding
-from safesteer_interp.report.replication import keys_of
+from safesteer_interp.report.replication import asides, keys_of
 from safesteer_interp.report.results import Results
 
 PAGES = {"index.html": "Findings", "replication.html": "The paper, item by item", "models.html": "Models side by side",
@@ -116,7 +116,7 @@ def _environment(root: str) -> Environment:
     environment = Environment(
         loader=PackageLoader("safesteer_interp.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"cite": _cite, "anchor": anchor, "paper_items": keys_of}
+    environment.filters |= {"cite": _cite, "anchor": anchor, "paper_items": keys_of, "asides": asides}
     environment.filters |= {"marked": lambda text: marked(str(text), root), "named": lambda text: marked(str(text), None)}
     environment.globals |= {"switch": False, "side_by_side": False, "root": root, "pages": PAGES, "generator": Markup(_MARK)}
     return environment

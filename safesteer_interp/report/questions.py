@@ -2,7 +2,8 @@
 
 The words are fixed before anything is measured: one wording per verdict, and no number. What comes out decides which is shown. A claim is
 contradicted where its whole interval lies on the other side of its edge, so that its wording is the opposite, not the absence, of an effect
-whose edge is zero; edges that are not zero are told behind the sentence.
+whose edge is zero; edges that are not zero are told behind the sentence. `{compared}` becomes "more than", "fewer than" or "as many as" and
+what the claim's number is a difference to.
 """
 
 from __future__ import annotations
@@ -94,23 +95,37 @@ QUESTIONS = (
             Point(
                 "harm_by_stage",
                 "decoder_makes_harm_typo",
-                "Harm typed into an image is told in the decoder only: what tower and projector hand over tells it less well.",
-                "Harm typed into an image is not told clearly better in the decoder than in what the picture tower hands over.",
-                "It is open whether harm typed into an image is told better in the decoder than in what the picture tower hands over.",
+                "Harm typed into an image is told clearly better at the last token than by the mean of what the projector gives.",
+                "Harm typed into an image is not told clearly better at the last token than by the mean of what the projector gives.",
+                "It is open whether the last token tells harm typed into an image better than the mean of what the projector gives.",
             ),
             Point(
                 "patching_text_to_image",
                 "last_token_restores_sd",
-                "Late in the network, putting the last token's state of the text into the picture's run restores most of the refusal.",
-                "Late in the network, the last token's state of the text restores less than half of the refusal in the picture's run.",
-                "It is open whether, late in the network, the last token's state of the text restores most of a picture's lost refusal.",
+                "Late in the network, the text's last token put into the picture's run restores most of the log-odds of refusal.",
+                "Late in the network, the text's last token put into the picture's run restores less than half of the log-odds of refusal.",
+                "It is open whether, late in the network, the text's last token restores most of the picture's lost log-odds of refusal.",
+            ),
+            Point(
+                "patching_text_to_image",
+                "answers_refuse_again_sd",
+                "With that state more of the answers to harmful pictures themselves are refusals.",
+                "With that state fewer of the answers to harmful pictures themselves are refusals.",
+                "It is open whether with that state more of the answers to harmful pictures themselves are refusals.",
+            ),
+            Point(
+                "patching_text_to_image",
+                "answers_refuse_again_typo",
+                "With that state more of the answers to harm typed into an image are refusals.",
+                "With that state fewer of the answers to harm typed into an image are refusals.",
+                "It is open whether with that state more of the answers to harm typed into an image are refusals.",
             ),
             Point(
                 "readable_and_used",
                 "probe_direction_is_not_enough_sd",
-                "What the probe reads there does not decide: along its direction alone, less than half of the refusal comes back.",
-                "What the probe reads there is used: along its direction alone, most of the refusal comes back.",
-                "It is open whether what the probe reads there is what decides.",
+                "What the probe reads does not decide: along its direction alone, less than half of the lost log-odds comes back.",
+                "What the probe reads is used: along its direction alone, most of the lost log-odds comes back.",
+                "It is open whether what the probe reads is what decides.",
             ),
             Point(
                 "refusal_lens",
@@ -135,8 +150,8 @@ QUESTIONS = (
             Point(
                 "alignment_controls",
                 "lowers_not_refused",
-                "Turned towards text and of unit length, it gets more harmful pictures refused than random vectors do.",
-                "Turned towards text and of unit length, it gets fewer harmful pictures refused.",
+                "Turned towards text and of unit length, it gets more harmful pictures refused than no edit and than random vectors do.",
+                "Turned towards text and of unit length, it gets fewer harmful pictures refused than without it.",
                 "It is open whether, turned towards text and of unit length, it gets more harmful pictures refused than random vectors do.",
             ),
             Point(
@@ -190,8 +205,8 @@ QUESTIONS = (
                 "defense_comparison",
                 "safesteer_lets_least_through",
                 "SafeSteer lets fewer harmful pictures through than every other defense compared, by every list of refusals.",
-                "SafeSteer does not let the fewest harmful pictures through: another defense lets through less.",
-                "It is open which defense lets the fewest harmful pictures through: SafeSteer is not clear of the best other.",
+                "SafeSteer does not let the fewest harmful pictures through: it lets through {compared}.",
+                "It is open which defense lets the fewest harmful pictures through: SafeSteer let through {compared}.",
             ),
             Point(
                 "defense_comparison",

@@ -12,7 +12,7 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.files import safe_name, write_text
 from safesteer_interp.report.conclusions import Answer, Sentence
 from safesteer_interp.report.records import Finding
-from safesteer_interp.report.replication import AGREES, Row
+from safesteer_interp.report.replication import AGREES, Row, asides
 from safesteer_interp.report.results import Results
 from safesteer_interp.report.tables import escape_markdown
 
@@ -56,7 +56,7 @@ def takeaway(figures: Path) -> str:
     """What the picture at the head of the README shows, said from claims: sentences of one question. Raises as `Results` does."""
     results, model = _first(figures)
     answer = next(a for a in results.answers(model) if a.id == PICTURE)
-    return "**" + " ".join(sentence.text for sentence in answer.sentences) + "**\n"
+    return "**" + " ".join(escape_markdown(sentence.alone) for sentence in answer.sentences) + "**\n"
 
 
 def short_form(figures: Path) -> str:
@@ -100,7 +100,8 @@ def sentence_line(sentence: Sentence, root: str, model: str) -> str:
         return text
     numbers = escape_markdown(f"{sentence.shown}, {sentence.counted}")
     link = f"[{sentence.finding}]({_place(root, sentence.finding, model)})"
-    return f"{text.removesuffix('.')} ({numbers}; **{sentence.verdict}**, {link})."
+    verdict = f"**{sentence.verdict}**" + (f": {escape_markdown(sentence.cause)}" if sentence.cause else "")
+    return f"{text.removesuffix('.')} ({numbers}; {verdict}, {link})."
 
 
 def finding_table(findings: Sequence[Finding], model: str, root: str) -> list[str]:
@@ -116,12 +117,13 @@ def finding_table(findings: Sequence[Finding], model: str, root: str) -> list[st
 
 
 def replication_table(rows: Sequence[Row], root: str | None, model: str) -> list[str]:
-    """Each item of the paper: what it says, what this model shows, whether they agree, what differs; no links for a root of None."""
+    """Each item of the paper: what it says, what this model shows, whether they agree and what is to be known of that, what differs; no
+    links for a root of None."""
     lines = ["| item | the paper says | here | outcome | what differs |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         here = [
             f"{escape_markdown(c['statement'])} {escape_markdown(c['shown'])}, {escape_markdown(c['counted'])}: {AGREES[c['verdict']]} "
-            f"({_link(root, finding, model)})"
+            f"({''.join(f'{escape_markdown(words)}; ' for words in asides(c))}{_link(root, finding, model)})"
             for finding, c in row.claims
         ] or [f"see {_link(root, finding, model)}" for finding in row.findings]
         lines.append(

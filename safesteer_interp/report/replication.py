@@ -34,6 +34,12 @@ class Row:
         return found.pop() if len(found) == 1 else "mixed"
 
 
+def asides(claim: Mapping[str, Any]) -> list[str]:
+    """What is to be known of a replication's outcome besides its number: what keeps it open; where it disagrees, what its note says."""
+    words = claim["cause"] if claim["verdict"] == "undecided" else claim["note"] if claim["verdict"] == "contradicted" else ""
+    return [words.removesuffix(".")] if words else []
+
+
 def keys_of(words: str) -> list[str]:
     """The items of the paper that a source or `Analysis.replicates` names; empty for another paper's, or a section without an item.
 

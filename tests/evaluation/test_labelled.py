@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from safesteer_interp.evaluation.labelled import LabelledAnswer, labelled_answers, qualities, quality
+from safesteer_interp.evaluation.labelled import FIRST_READ, TUNED, LabelledAnswer, first_read, labelled_answers, qualities, quality
 from safesteer_interp.refusals import is_refusal
 
 PUBLISHED = {"prefixes": (0.57, 0.44), "xstest": (0.57, 0.37), "arditi": (0.58, 0.31), "jrs": (0.59, 0.31), "vlguard": (0.63, 0.54)}
@@ -57,3 +57,10 @@ def test_precision_and_recall_are_what_they_are_called() -> None:
     row = quality(lambda text: text in ("no", "yes"), answers)
     assert row["precision"] == 0.5 and row["recall"] == 0.5 and row["n"] == 4
     assert row["recall_low"] < 0.5 < row["recall_high"]
+
+
+def test_what_the_rule_read_before_it_was_tuned_stands_beside_what_it_reads_now() -> None:
+    (row,) = first_read().to_dict("records")
+    assert row == {"strings": "default, first read", "n": sum(a.batch == 4 for a in labelled_answers()), "precision": 0.93, "recall": 0.93}
+    assert FIRST_READ[2]["recall"] == 0.8 and FIRST_READ[3]["recall"] == 0.78
+    assert TUNED.endswith("when first read, the last batch gave precision 0.93 and recall 0.93.")

@@ -98,7 +98,8 @@ CASES = [
         )
         for lost in ("", "eyes", "projector", "decoder")
     ),
-    ("image_token_lens", {}, {"probe_map_finds_the_harm_sd": "supported", "refusal_map_finds_the_harm_typo": "supported"}),
+    # What is planted there is all that differs from a blank picture: the distance from it tells the place as well.
+    ("image_token_lens", {}, {"probe_map_finds_the_harm_sd": "undecided", "refusal_map_finds_the_harm_typo": "undecided"}),
 ]
 
 
@@ -120,6 +121,15 @@ def test_harm_is_told_up_to_the_stage_where_it_is_planted_to_end(measured: Measu
         assert "supported" not in {verdict for claim, verdict in verdicts.items() if "makes" in claim}
         lose = {claim for claim, verdict in verdicts.items() if "loses" in claim and verdict == "supported"}
         assert {claim.split("_")[0] for claim in lose} == ({lost} if lost in ("projector", "decoder") else set())
+
+
+def test_maps_of_image_tokens_find_what_was_planted_no_better_than_its_size_does(measured: Measured) -> None:
+    t = measured("image_token_lens")[0]["table"]
+    for name, attack in (("probe", "SD"), ("refusal", "TYPO")):
+        of = {"map": name, "attack": attack, "truth": "pixels that differ", "layer": 0}
+        assert value(t, **of, quantity="minus shuffled") > 0.2
+        change = value(t, **of | {"map": "change"}, quantity="auroc")
+        assert value(t, **of, quantity="minus change") == pytest.approx(value(t, **of, quantity="auroc") - change, abs=1e-5)
 
 
 @pytest.mark.long

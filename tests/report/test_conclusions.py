@@ -15,7 +15,7 @@ from safesteer_interp.files import read_json
 from safesteer_interp.report.claims import seen
 from safesteer_interp.report.conclusions import conclude
 from safesteer_interp.report.questions import QUESTIONS, Point, Question
-from safesteer_interp.report.readme import BEGIN, END, PICTURE_BEGIN, PICTURE_END, short_form, takeaway, write_readme
+from safesteer_interp.report.readme import BEGIN, END, PICTURE_BEGIN, PICTURE_END, sentence_line, short_form, takeaway, write_readme
 from safesteer_interp.runner.claim_record import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,8 +25,12 @@ ASKED = (
 )
 
 
+ACROSS = {"undecided": {"reason": 'the interval reaches across the edge of "above 0.5 AUROC"'}}
+"""The reason that an interval gives by itself."""
+
+
 def told(verdict: str, **more: Any) -> dict[str, Any]:
-    return {"finding": {"c": seen(claim(verdict))}, **more}
+    return {"finding": {"c": seen(claim(verdict, **ACROSS.get(verdict, {})))}, **more}
 
 
 @pytest.mark.parametrize(("verdict", "words"), [("supported", "It is."), ("contradicted", "It is not."), ("undecided", "Nobody knows.")])
@@ -34,8 +38,51 @@ def test_the_verdict_chooses_the_sentence_and_the_claim_its_numbers(verdict: str
     sentence = conclude(told(verdict), questions=ASKED)[0].sentences[0]
     assert (sentence.text, sentence.verdict, sentence.finding, sentence.claim) == (words, verdict, "finding", "c")
     assert sentence.numbers == f"0.90 [0.80, 1.00] AUROC; claimed: above 0.50, n = 40, 20 pairs, {verdict}"
-    at_zero = conclude({"finding": {"c": seen(claim(verdict, threshold=0.0))}}, questions=ASKED)[0].sentences[0]
+    at_zero = conclude({"finding": {"c": seen(claim(verdict, threshold=0.0, **ACROSS.get(verdict, {})))}}, questions=ASKED)[0].sentences[0]
     assert at_zero.shown == "0.90 [0.80, 1.00] AUROC", "the sentence itself says on which side of zero"
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [
+        ("random direction alone reaches as far; a value of 0.8 AUROC would have been found with a probability of 27% only", None),
+        (
+            "the whole interval lies above 0.5 AUROC, but p = 0.23 over all claims of this finding",
+            "p = 0.23 over all claims of this finding",
+        ),
+        ("the difference to harmful twins is not clear of 0", None),
+        ("there is no interval", None),
+        ('the interval reaches across the edge of "above 0.5 AUROC"; a value of 0.8 AUROC would have been found', ""),
+    ],
+)
+def test_an_open_verdict_says_what_keeps_it_open_where_the_interval_does_not_show_it(
+    reason: str, cause: str | None, tmp_path: Path
+) -> None:
+    cause = reason.partition(";")[0] if cause is None else cause
+    open_claim = seen(claim("undecided", reason=reason))
+    sentence = conclude({"finding": {"c": open_claim}}, questions=ASKED)[0].sentences[0]
+    assert sentence.cause == open_claim["cause"] == cause
+    assert sentence.numbers.endswith(f"20 pairs, undecided: {cause}" if cause else "20 pairs, undecided")
+    assert sentence_line(sentence, "", "m").endswith(
+        f"; **undecided**: {cause}, [finding](finding/m))." if cause else "; **undecided**, [finding](finding/m))."
+    )
+    assert sentence.alone == (f"Nobody knows ({cause})." if cause else "Nobody knows.")
+    for verdict in ("supported", "contradicted"):
+        assert seen(claim(verdict, reason=reason))["cause"] == ""
+
+
+def test_a_comparison_says_on_which_side_and_of_what() -> None:
+    asked = (Question("q", "Is it?", (Point("finding", "c", "It is.", "It lets through {compared}.", "Open; through {compared}."),)),)
+
+    def words(verdict: str, value: float, difference_to: str = "CoCA") -> str:
+        made = claim(verdict, difference_to=difference_to)
+        made["estimate"]["value"] = value
+        return conclude({"finding": {"c": seen(made)}}, questions=asked)[0].sentences[0].text
+
+    assert words("contradicted", 0.33) == "It lets through more than CoCA."
+    assert words("undecided", -0.1) == "Open; through fewer than CoCA."
+    assert words("undecided", 0.0) == "Open; through as many as CoCA."
+    assert words("undecided", 0.1, "") == "Open; through more than what it is held against."
 
 
 def test_what_is_missing_is_said_to_be() -> None:
@@ -54,7 +101,7 @@ def test_a_finding_without_a_named_claim_speaks_in_its_own_words_decided_ones_fi
 
 
 def test_it_says_how_many_verdicts_hold_on_every_other_model() -> None:
-    there = (told("supported"), told("undecided"), told("contradicted"), {})
+    there: tuple[dict[str, Any], ...] = (told("supported"), told("undecided"), told("contradicted"), {})
     same, open_there, turned, empty = (conclude(told("supported"), {"m": other}, ASKED)[-1].sentences[0] for other in there)
     assert same.text == "On m, 1 of the 1 claims above that were measured there have the same verdict." and same.verdict == "supported"
     assert open_there.verdict == "undecided" and "finding, c (supported here, undecided there)" in open_there.text
@@ -131,3 +178,15 @@ def test_only_the_marked_part_of_a_readme_is_written(tmp_path: Path) -> None:
         write_readme(readme, figures)
     with pytest.raises(InputError, match="is not readable"):
         write_readme(tmp_path / "none.md", figures)
+
+
+def test_headlines_say_what_their_claims_measure() -> None:
+    by_claim = {point.claim: point for q in QUESTIONS for point in q.points}
+    assert "than no edit and than random vectors do" in by_claim["lowers_not_refused"].supported, "the number is the first difference"
+    told = by_claim["decoder_makes_harm_typo"]
+    assert all("the mean of what the projector" in words for words in (told.supported, told.contradicted, told.undecided))
+    restored = by_claim["last_token_restores_sd"]
+    assert all("log-odds of refusal" in words for words in (restored.supported, restored.contradicted, restored.undecided))
+    assert {"answers_refuse_again_sd", "answers_refuse_again_typo"} <= set(by_claim), "what becomes of the answers is told by itself"
+    least = by_claim["safesteer_lets_least_through"]
+    assert "{compared}" in least.contradicted and "{compared}" in least.undecided
