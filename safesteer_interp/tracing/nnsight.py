@@ -132,6 +132,8 @@ class NnsightTracer(SteppedTracer):
             if named is None:
                 raise UsageError(f"NDIF knows models by hub id, and {self.mllm.name} was not loaded by one; trace it without --remote.")
             envoy.repo_id, revision = named.groups()
+            if self.mllm.name.startswith(f"{envoy.repo_id}+"):
+                raise UsageError(f"NDIF has {envoy.repo_id} without the adapter of {self.mllm.name}; trace it without --remote.")
             envoy.revision = None if revision == "main" else revision
         return envoy
 
