@@ -60,7 +60,9 @@ def patched(
                     continue
                 old = part_at(hidden[number], place, mllm)[row.mine]
                 new = part_at(states[at.site][number], place, mllm)[row.theirs].to(hidden.device)
-                part_at(out[number], place, mllm)[row.mine] = new if row.patch.rewrite is None else row.patch.rewrite(old, new).to(out.dtype)
+                part_at(out[number], place, mllm)[row.mine] = (
+                    new if row.patch.rewrite is None else row.patch.rewrite(old, new).to(out.dtype)
+                )
         return out
 
     edit = Edit(sites, write, "patch", eyes=True)

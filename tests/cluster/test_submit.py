@@ -157,7 +157,10 @@ def test_local_places_share_out_what_the_machine_has(monkeypatch: pytest.MonkeyP
     assert _places(Resources(gpus=1, at_once=2), 28) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
     assert _places(Resources(gpus=2), 28) == [{"CUDA_VISIBLE_DEVICES": "2,5"}]
     assert len(_places(Resources(memory_gb=16, at_once=5), 28)) == 2
-    for asked, words in ((Resources(gpus=4), "--gpus 4 is more than this machine has, 3"), (Resources(memory_gb=64), "--memory-gb 64.*40.0")):
+    for asked, words in (
+        (Resources(gpus=4), "--gpus 4 is more than this machine has, 3"),
+        (Resources(memory_gb=64), "--memory-gb 64.*40.0"),
+    ):
         with pytest.raises(UsageError, match=words):
             _places(asked, 28)
 
