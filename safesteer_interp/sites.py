@@ -28,16 +28,20 @@ class SiteKind(StrEnum):
     VISION = "vision"  # state after a layer of the vision tower, of every patch of a picture
     PROJECTOR = "projector"  # what the projector gives: the picture's features in the decoder's width
     EMBED = "embed"  # what enters decoder layer 0 (text embeddings with the image features merged in)
+    HEADS = "heads"  # what the attention heads of a layer hand to its output projection, side by side
     RESID_POST = "resid_post"  # residual stream after a decoder layer
     ATTN_OUT = "attn_out"  # what the attention block adds to the residual stream
     MLP_OUT = "mlp_out"  # what the MLP block adds to the residual stream
     FINAL_NORM = "final_norm"  # the state after the final norm, which the paper probes (arXiv 2605.11716 eq. 1)
 
 
-LAYERED = (SiteKind.RESID_POST, SiteKind.ATTN_OUT, SiteKind.MLP_OUT)
+NAMED = tuple(kind for kind in SiteKind if kind is not SiteKind.HEADS)
+"""Kinds that are asked for by name, traced and stored. Heads are not: single ones are patched, as `interventions.Head`."""
+LAYERED = (SiteKind.RESID_POST, SiteKind.HEADS, SiteKind.ATTN_OUT, SiteKind.MLP_OUT)
 EYES = (SiteKind.VISION, SiteKind.PROJECTOR)
 """Sites that a picture passes before it enters the decoder: they hold no token of the text."""
 NUMBERED = (*LAYERED, SiteKind.VISION)
+ENTERING = (SiteKind.EMBED, SiteKind.HEADS)
 
 
 @dataclass(frozen=True, order=True)
@@ -59,17 +63,22 @@ class Site:
         """Whether it lies before the decoder."""
         return self.kind in EYES
 
+    @property
+    def is_input(self) -> bool:
+        """Whether it is what enters a module; the others leave one."""
+        return self.kind in ENTERING
+
     @classmethod
     def parse(cls, text: str) -> Site:
         kind, _, layer = text.strip().partition(".")
-        if kind not in set(SiteKind):
-            raise UsageError(f'no site is called "{text}".{did_you_mean(kind, SiteKind)}')
+        if kind not in set(NAMED):
+            raise UsageError(f'no site is called "{text}".{did_you_mean(kind, NAMED)}')
         if layer and not layer.isdigit():
             raise UsageError(f'site "{text}" needs a whole layer number after the dot, e.g. "{kind}.12".')
         return cls(SiteKind(kind), int(layer) if layer else None)
 
 
-_WITHIN_LAYER = {SiteKind.ATTN_OUT: 0, SiteKind.MLP_OUT: 1, SiteKind.RESID_POST: 2}
+_WITHIN_LAYER = {SiteKind.HEADS: 0, SiteKind.ATTN_OUT: 1, SiteKind.MLP_OUT: 2, SiteKind.RESID_POST: 3}
 
 
 def forward_order(site: Site) -> tuple[float, int]:
@@ -110,7 +119,7 @@ def parse_sites(text: str | Iterable[str], n_layers: int, n_vision: int = 0) -> 
         kind, _, span = part.partition(".")
         if part == "all":
             found += [Site(SiteKind.EMBED), *(Site(SiteKind.RESID_POST, i) for i in range(n_layers)), Site(SiteKind.FINAL_NORM)]
-        elif kind in set(NUMBERED) and (not span or re.fullmatch(r"\d+-\d+", span)):
+        elif kind in set(NUMBERED) & set(NAMED) and (not span or re.fullmatch(r"\d+-\d+", span)):
             count = n_vision if kind == SiteKind.VISION else n_layers
             if not span and not count:
                 raise UsageError(f'site "{kind}": no layers of a vision tower are known of this model.')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from safesteer_interp.errors import UsageError
-from safesteer_interp.sites import Read, ReadKind, parse_ranges, parse_reads, parse_sites
+from safesteer_interp.sites import LAYERED, Read, ReadKind, Site, SiteKind, forward_order, parse_ranges, parse_reads, parse_sites
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,12 @@ def test_ranges_in_sites_and_reads() -> None:
         parse_reads("step:3-2")
     with pytest.raises(UsageError, match=r'site "resid_post\.4" does not exist: the model has layers 0-3'):
         parse_sites("resid_post.3-4", 4)
+
+
+def test_heads_are_no_site_that_can_be_asked_for_and_come_before_what_attention_adds() -> None:
+    for text in ("heads", "heads.1", "heads.0-1"):
+        with pytest.raises(UsageError, match=f'no site is called "{text}"'):
+            parse_sites(text, 4)
+    order = sorted((Site(kind, layer) for kind in LAYERED for layer in (1, 0)), key=forward_order)
+    assert list(map(str, order[:4])) == ["heads.0", "attn_out.0", "mlp_out.0", "resid_post.0"] and str(order[4]) == "heads.1"
+    assert [kind for kind in SiteKind if Site(kind, 0 if kind in (*LAYERED, SiteKind.VISION) else None).is_input] == ["embed", "heads"]

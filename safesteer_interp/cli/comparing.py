@@ -170,12 +170,16 @@ class Work:
             self.mllm, methods, self.benchmarks, seeds=self.seeds, settings=self.settings, told=lambda table: self._tell(table)
         )
         comparison = judge_answers(answers, self.benchmarks, self.judges)
-        sample = [r for b in self.benchmarks for r in b.requests][:: max(1, sum(len(b.requests) for b in self.benchmarks) // 8 or 1)]
         counted = None
         if self.asked.cost_sample and not isinstance(self.mllm, ServedMLLM):
-            counted = costs(self.mllm, methods, sample[: self.asked.cost_sample], settings=self.settings)
+            counted = costs(self.mllm, methods, self._cost_sample(), settings=self.settings)
         descriptions = {name: defense.description() for name, defense in methods.items()}
         return Results.of(self.mllm.name, comparison, self.benchmarks, counted, descriptions)
+
+    def _cost_sample(self) -> list[Request]:
+        """As many requests as --cost-sample asks for (all, where there are fewer), spread evenly over the benchmarks."""
+        requests = [r for b in self.benchmarks for r in b.requests]
+        return requests[:: max(1, len(requests) // self.asked.cost_sample)][: self.asked.cost_sample]
 
     def _tell(self, answers: pd.DataFrame) -> None:
         """A line per finished benchmark: how much each method did not refuse of the harmful, and refused of the harmless."""

@@ -31,8 +31,13 @@ def load_inputs(
 ) -> tuple[MLLM, list[Request]]:
     """The model (`remote`: without its weights), and the requests that meet every condition; flags and data are checked first.
 
-    Raises UsageError for an unknown attack or split and InputError when nothing is left; `bad` as for `choose_requests`.
+    Raises UsageError for an unknown attack or split, and for a loading flag that a remote run cannot heed, and InputError when nothing is
+    left; `bad` as for `choose_requests`.
     """
+    if remote:
+        from safesteer_interp.tracing.engines import check_remote_loading
+
+        check_remote_loading(loading.arguments())
     found = choose_requests(requests, data_root=data_root, attacks=attacks, split=split, limit=limit, bad=bad)
     if remote:
         from safesteer_interp.models.described import describe_model

@@ -13,6 +13,7 @@ from safesteer_interp.errors import UsageError
 
 if TYPE_CHECKING:
     from safesteer_interp.runner.analysis import Analysis
+    from safesteer_interp.runner.schedule import PlanReport
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Run(RunFlags):
         if bool(self.ids) == self.all:
             raise UsageError("name the analyses to run, or give --all for every one (`safesteer list analyses` shows them).")
         if self.part:
+            from safesteer_interp.tracing.parts import Share
+
+            Share.parse(self.part)  # of a plan, too, what is wrong with it is said
+        if self.part and not self.dry_run:
             return share(self, self.ids, overrides(self.set), self.part)
         return execute(self, self.ids, overrides(self.set), draw=not self.no_render, rehearsal=not self.no_rehearsal, jobs=self.jobs)
 
@@ -54,20 +59,7 @@ def execute(
     from safesteer_interp import runner
 
     if flags.dry_run:
-        planned = runner.plan(ids, overrides=parameters, **flags.for_runner())
-        if flags.json:
-            emit_json(planned.record())
-        else:
-            from rich.filesize import decimal
-
-            for group in planned.groups:
-                d = group.demand
-                asked = f"{len(d.sites)} sites, {len(d.reads)} reads, {d.max_new_tokens} new tokens"
-                print(f"{len(group.requests)} requests of {d.dataset}: {asked}")
-            for job in planned.jobs:
-                more = f"; {job.beyond_traces}" if job.beyond_traces else ""
-                print(f"{job.analysis.id}: {f'skipped, {job.excuse}' if job.excuse else job.folder}{more}")
-            print(f"{len(planned.groups)} traces to make, {decimal(planned.n_bytes)}")
+        show_plan(runner.plan(ids, overrides=parameters, **flags.for_runner()), as_json=flags.json)
         return 0
     render = render_folder if draw else None
     options = flags.for_runner()
@@ -79,6 +71,23 @@ def execute(
     if any(r.detail for r in report.failed):
         say("".join(r.detail for r in report.failed))
     return report.exit_code
+
+
+def show_plan(planned: PlanReport, *, as_json: bool) -> None:
+    """Prints which traces are missing, where results will lie and what is skipped."""
+    if as_json:
+        emit_json(planned.record())
+        return
+    from rich.filesize import decimal
+
+    for group in planned.groups:
+        d = group.demand
+        asked = f"{len(d.sites)} sites, {len(d.reads)} reads, {d.max_new_tokens} new tokens"
+        print(f"{len(group.requests)} requests of {d.dataset}: {asked}")
+    for job in planned.jobs:
+        more = f"; {job.beyond_traces}" if job.beyond_traces else ""
+        print(f"{job.analysis.id}: {f'skipped, {job.excuse}' if job.excuse else job.folder}{more}")
+    print(f"{len(planned.groups)} traces to make, {decimal(planned.n_bytes)}")
 
 
 def share(flags: RunFlags, ids: Sequence[str], parameters: dict[str, Any], part: str) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
 from collections.abc import Sequence
+from contextlib import redirect_stderr, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,13 +28,13 @@ class Submit:
     executor: Literal["local", "slurm", "ray"] = "local"
     """local: processes here; slurm: arrays of jobs (both by submitit); ray: the cluster that RAY_ADDRESS names, or one started here."""
     workers: int = 2
-    """Parts that the traces are cut into; the analyses of `run` are a job each."""
+    """Parts that the traces are cut into; the analyses of `run` are a job each. local: at most so many jobs run at a time."""
     gpus: int = 0
-    """GPUs of each job."""
-    cpus: int = 1
-    """Processor cores of each job."""
-    memory_gb: int = 16
-    """Memory of each job."""
+    """GPUs of each job. local: jobs that run at a time have different ones, and wait where there are too few."""
+    cpus: int | None = None
+    """Processor cores of each job; default: 1. local: its threads (OMP_NUM_THREADS); default: as many as the job takes by itself."""
+    memory_gb: int | None = None
+    """Memory of each job; default: 16 (slurm). local, ray: no more jobs at a time than have room; by default it is not reckoned."""
     hours: float = 8.0
     """Longest time of each job."""
     partition: str = ""
@@ -51,14 +54,17 @@ class Submit:
         """Submits, or prints the plan; 1 when a job failed."""
         from safesteer_interp.cluster import Resources, stages_of, submit
 
-        if self.workers < 1:
-            raise UsageError(f"--workers {self.workers} does nothing; give 1 or more.")
+        for name, least in (("workers", 1), ("gpus", 0), ("cpus", 1), ("memory_gb", 1)):
+            given = getattr(self, name)
+            if given is not None and given < least:
+                raise UsageError(f"--{name.replace('_', '-')} {given} is not possible; give {least} or more.")
         units, flags = split(command, arguments)
         stages = stages_of(command, flags, units, self.workers)
-        resources = Resources(self.gpus, self.cpus, self.memory_gb, self.hours, self.partition, self.account)
+        resources = Resources(self.gpus, self.cpus, self.memory_gb, self.hours, self.partition, self.account, self.workers)
         if self.dry_run:
             n = sum(len(stage.jobs) for stage in stages)
-            cost = {"jobs": n, "gpu_hours_at_most": n * self.gpus * self.hours, "core_hours_at_most": n * self.cpus * self.hours}
+            cores = self.cpus or ((os.cpu_count() or 1) if self.executor == "local" else 1)
+            cost = {"jobs": n, "gpu_hours_at_most": n * self.gpus * self.hours, "core_hours_at_most": n * cores * self.hours}
             if self.json:
                 emit_json({"stages": [asdict(stage) for stage in stages], **cost})
             else:
@@ -98,7 +104,18 @@ def split(command: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]
     if bool(asked.ids) == asked.all:
         raise UsageError("name the analyses to run, or give --all for every one (`safesteer list analyses` shows them).")
     chosen = discover(asked.analyses).choose(list(asked.ids))
-    return [analysis.id for analysis in chosen], [word for word in arguments if word != "--all" and word not in asked.ids]
+    named = {n for n, word in enumerate(arguments) if word in asked.ids and _is_id(arguments, n)}
+    return [analysis.id for analysis in chosen], [word for n, word in enumerate(arguments) if word != "--all" and n not in named]
+
+
+def _is_id(arguments: Sequence[str], place: int) -> bool:
+    """Whether a word is one of the analyses of `run` and no flag's value: another in its place is then among them instead."""
+    from safesteer_interp.cli.run import Run
+
+    other = "no_analysis_at_all"
+    with redirect_stderr(io.StringIO()), suppress(SystemExit):  # a value that its flag alone may have
+        return other in parse(Run, "run", [*arguments[:place], other, *arguments[place + 1 :]]).ids
+    return False
 
 
 def main(arguments: Sequence[str]) -> int:

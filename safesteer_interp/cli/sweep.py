@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safesteer_interp.cli.command import Positional, emit_json, say
-from safesteer_interp.cli.run import execute, render_folder
+from safesteer_interp.cli.run import render_folder, show_plan
 from safesteer_interp.cli.run_flags import RunFlags
 from safesteer_interp.errors import UsageError, did_you_mean
 
@@ -47,9 +47,11 @@ def main(arguments: Sequence[str]) -> int:
     for cause in known.failing([flags.id]).values():
         raise cause
     ranges = parse_ranges(rest, known.choose([flags.id])[0])
+    from safesteer_interp.runner import plan_sweep, sweep
+
     if flags.dry_run:
-        return execute(flags, [flags.id], {f"{flags.id}.{name}": value for name, value in ranges.items()})
-    from safesteer_interp.runner import sweep
+        show_plan(plan_sweep(flags.id, ranges, **flags.for_runner()), as_json=flags.json)
+        return 0
 
     report = sweep(flags.id, ranges, fresh=flags.fresh, render=render_folder, **flags.for_runner())
     emit_json(report.record()) if flags.json else print(report)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from safesteer_interp.cluster.stages import Job, Stage
 from safesteer_interp.environment import has
@@ -21,11 +23,15 @@ class Resources:
     """What one job asks for."""
 
     gpus: int = 0
-    cpus: int = 4
-    memory_gb: int = 32
+    cpus: int | None = None
+    """Processor cores, and locally threads. None: 1, and locally what each process takes by itself."""
+    memory_gb: int | None = None
+    """None: 16 on SLURM; elsewhere nothing is reckoned."""
     hours: float = 8.0
     partition: str = ""
     account: str = ""
+    at_once: int | None = None
+    """Local: at most so many jobs run at a time; None: all of a stage. SLURM and Ray have queues of their own."""
 
 
 @dataclass
@@ -52,12 +58,12 @@ def submit(stages: Sequence[Stage], executor: str, folder: Path, resources: Reso
     return EXECUTORS[executor](stages, folder, resources, wait)
 
 
-def command_of(job: Job) -> list[str]:
-    """The job's command, its answers in a file of their own.
+def command_of(job: Job, environment: Mapping[str, str] | None = None) -> list[str]:
+    """The job's command, its answers in a file of their own, and with further variables.
 
     It is handed to `subprocess.check_call`, so that an engine pickles a name of the standard library and nothing of ours.
     """
-    return ["env", f"{WORKER}={job.name}", *job.command]
+    return ["env", f"{WORKER}={job.name}", *(f"{name}={value}" for name, value in (environment or {}).items()), *job.command]
 
 
 def _submitit() -> Any:
@@ -81,8 +87,8 @@ def _slurm(stages: Sequence[Stage], folder: Path, resources: Resources, wait: bo
     for stage in stages:
         executor.update_parameters(
             time=int(resources.hours * 60),
-            cpus_per_task=resources.cpus,
-            mem=f"{resources.memory_gb}GB",
+            cpus_per_task=resources.cpus or 1,
+            mem=f"{resources.memory_gb or 16}GB",
             job_name=f"safesteer-{stage.name}",
             array_parallelism=len(stage.jobs),
             **({"gres": f"gpu:{resources.gpus}"} if resources.gpus else {}),
@@ -98,15 +104,53 @@ def _slurm(stages: Sequence[Stage], folder: Path, resources: Resources, wait: bo
 
 
 def _local(stages: Sequence[Stage], folder: Path, resources: Resources, wait: bool) -> Submitted:
-    """Processes on this machine, a stage at a time."""
+    """Processes on this machine, a stage at a time; of a stage no more at once than there are places, for submitit starts all it gets."""
+    places = _places(resources, max((len(stage.jobs) for stage in stages), default=1))
     executor = _submitit().LocalExecutor(folder=folder / "%j")
-    executor.update_parameters(timeout_min=int(resources.hours * 60), **({"gpus_per_node": resources.gpus} if resources.gpus else {}))
+    executor.update_parameters(timeout_min=int(resources.hours * 60))
     done = Submitted("local", folder)
     for stage in stages:
-        jobs = {job.name: executor.submit(subprocess.check_call, command_of(job)) for job in stage.jobs}
-        done.ids |= {name: str(handle.job_id) for name, handle in jobs.items()}
-        _ended(done, jobs)
+        waiting, running = list(stage.jobs), dict[int, tuple[str, Any]]()
+        while waiting or running:
+            for place, environment in enumerate(places):
+                if waiting and place not in running:
+                    job = waiting.pop(0)
+                    running[place] = job.name, executor.submit(subprocess.check_call, command_of(job, environment))
+                    done.ids[job.name] = str(running[place][1].job_id)
+            time.sleep(0.2)
+            for place in [place for place, (_, handle) in running.items() if handle.done()]:
+                _note(done, *running.pop(place))
+    done.waited = True
     return done
+
+
+def _places(resources: Resources, jobs: int) -> list[dict[str, str]]:
+    """What each of the jobs that run at once finds in its environment: its threads, and GPUs that no other has.
+
+    Raises UsageError where this machine has not got what one job asks for.
+    """
+    n, gpus = min(resources.at_once or jobs, jobs), resources.gpus
+    if resources.memory_gb is not None:
+        there = psutil.virtual_memory().total / 2**30
+        if there < resources.memory_gb:
+            raise UsageError(f"--memory-gb {resources.memory_gb} is more than this machine has, {there:.1f} GiB; ask for less.")
+        n = min(n, int(there // resources.memory_gb))
+    devices = _devices() if gpus else []
+    if len(devices) < gpus:
+        raise UsageError(f"--gpus {gpus} is more than this machine has, {len(devices)}; ask for fewer.")
+    n = min(n, len(devices) // gpus) if gpus else n
+    threads = {} if resources.cpus is None else {"OMP_NUM_THREADS": str(resources.cpus)}
+    mine = [",".join(devices[i * gpus : (i + 1) * gpus]) for i in range(n)]
+    return [threads | ({"CUDA_VISIBLE_DEVICES": names} if gpus else {}) for names in mine]
+
+
+def _devices() -> list[str]:
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return list(map(str, range(count))) if named is None else [name.strip() for name in named.split(",")][:count]
 
 
 def _ended(done: Submitted, jobs: dict[str, Any]) -> Submitted:
@@ -114,11 +158,16 @@ def _ended(done: Submitted, jobs: dict[str, Any]) -> Submitted:
     for name, handle in jobs.items():
         while not handle.done():
             time.sleep(0.2)
-        if handle.exception() is not None or handle.state in ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "INTERRUPTED"):
-            lines = [line for line in (handle.stderr() or "").splitlines() if line.strip()]
-            done.failed[name] = _telling(lines) or str(handle.state)
+        _note(done, name, handle)
     done.waited = True
     return done
+
+
+def _note(done: Submitted, name: str, handle: Any) -> None:
+    """Notes how a job that has ended failed, if it did."""
+    if handle.exception() is not None or handle.state in ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "INTERRUPTED"):
+        lines = [line for line in (handle.stderr() or "").splitlines() if line.strip()]
+        done.failed[name] = _telling(lines) or str(handle.state)
 
 
 def _telling(lines: Sequence[str]) -> str:
@@ -136,11 +185,14 @@ def _ray(stages: Sequence[Stage], folder: Path, resources: Resources, wait: bool
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=True, configure_logging=False)
-    task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(subprocess.check_call)
+    asked: dict[str, Any] = {"num_cpus": resources.cpus or 1, "num_gpus": resources.gpus}
+    if resources.memory_gb is not None:
+        asked["memory"] = resources.memory_gb * 2**30
+    task = ray.remote(max_retries=3, **asked)(subprocess.check_call)
     done = Submitted("ray", folder)
     try:
         for stage in stages:
-            tasks = {job.name: task.remote(command_of(job)) for job in stage.jobs}
+            tasks = {job.name: task.remote(command_of(job), timeout=resources.hours * 3600) for job in stage.jobs}
             done.ids |= {name: reference.hex() for name, reference in tasks.items()}
             for name, reference in tasks.items():
                 try:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.interventions.alignment import Positions, matched
-from safesteer_interp.interventions.kinds import Patch
+from safesteer_interp.interventions.kinds import Head, Patch, Place, check_heads
+from safesteer_interp.interventions.replaying import n_heads, part_at
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.requests import Request
-from safesteer_interp.sites import Read, ReadKind, Role, Site
+from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind
 from safesteer_interp.tracing.engines import DEFAULT_TRACER, load_tracer
 from safesteer_interp.tracing.tracer import GREEDY, At, Captured, Edit, Sampling, Tracer
 from safesteer_interp.types import Hidden
@@ -35,14 +36,12 @@ def patched(
 
     The patch acts in the prompt pass only; later steps read what it left in the cache. One prompt pass over donors and one over
     receivers. In the eyes (`vision.3`, `projector`) all of a picture is patched, by a donor's picture of the same size. Raises UsageError
-    for a patch of heads (`replay` does those), for lists of unequal length, and as the tracer does.
+    for a layer or head that the model does not have, for lists of unequal length, and as the tracer does.
     """
     if not len(receivers) == len(patches) == len(donors):
         raise UsageError(f"one donor and one patch a receiver, please: got {len(receivers)}, {len(patches)} and {len(donors)}.")
-    places = tuple(dict.fromkeys(place for patch in patches for place in patch.places))
-    sites = tuple(place for place in places if isinstance(place, Site))
-    if len(sites) < len(places):
-        raise UsageError("tracers patch sites; patches of heads run through `interventions.replay`.")
+    check_heads(patches, mllm.n_layers, n_heads(mllm))
+    sites = tuple(dict.fromkeys(_site_of(place) for patch in patches for place in patch.places))
     engine = load_tracer(tracer, mllm)
     given, taken = mllm.encode(receivers), mllm.encode(donors)
     states = states_at(engine, taken, sites)
@@ -53,17 +52,26 @@ def patched(
             return hidden
         out = hidden.clone()
         for number, row in enumerate(rows):
-            if at.site in row.patch.places and at.rows is not None:
-                mine = at.rows == number
-                if mine.any():
-                    out[mine] = _looking(row.patch, hidden[mine], states.get(at.site, {}), number, at.site)
-            elif at.site in row.patch.places:
-                new = states[at.site][number, row.theirs].to(hidden.device)
-                out[number, row.mine] = new if row.patch.rewrite is None else row.patch.rewrite(hidden[number, row.mine], new).to(out.dtype)
+            for place in (place for place in row.patch.places if _site_of(place) == at.site):  # several heads lie at one site
+                if at.rows is not None:
+                    mine = at.rows == number
+                    if mine.any():
+                        out[mine] = _looking(row.patch, hidden[mine], states.get(at.site, {}), number, at.site)
+                    continue
+                old = part_at(hidden[number], place, mllm)[row.mine]
+                new = part_at(states[at.site][number], place, mllm)[row.theirs].to(hidden.device)
+                part_at(out[number], place, mllm)[row.mine] = (
+                    new if row.patch.rewrite is None else row.patch.rewrite(old, new).to(out.dtype)
+                )
         return out
 
     edit = Edit(sites, write, "patch", eyes=True)
     return engine.capture(given, (), (Read(ReadKind.LAST_PROMPT),), sampling=sampling, edits=(edit,), logits=True)
+
+
+def _site_of(place: Place) -> Site:
+    """Where a tracer finds a place: a head among all of its layer."""
+    return Site(SiteKind.HEADS, place.layer) if isinstance(place, Head) else place
 
 
 def states_at(engine: Tracer, batch: Encoded, sites: Sequence[Site]) -> dict[Site, Any]:

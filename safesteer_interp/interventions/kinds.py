@@ -113,8 +113,19 @@ def check_layers(interventions: Sequence[Intervention], n_layers: int, n_heads: 
             if isinstance(place, Site) and place.in_eyes:
                 raise UsageError(f"{place} lies before the decoder, which is what is replayed; patch it with `interventions.patched`.")
         for layer in one.layers if isinstance(one, Knockout) else [place.layer for place in one.places]:
-            if layer is not None and not 0 <= layer < n_layers:
-                raise UsageError(f"layer {layer} does not exist: the model has layers 0-{n_layers - 1}.")
-        for place in one.places if isinstance(one, Patch) else ():
-            if isinstance(place, Head) and not 0 <= place.head < n_heads:
+            _check_layer(layer, n_layers)
+    check_heads(interventions, n_layers, n_heads)
+
+
+def check_heads(interventions: Sequence[Intervention], n_layers: int, n_heads: int) -> None:
+    """Raises UsageError for a head that the model does not have."""
+    for place in (place for one in interventions if isinstance(one, Patch) for place in one.places):
+        if isinstance(place, Head):
+            _check_layer(place.layer, n_layers)
+            if not 0 <= place.head < n_heads:
                 raise UsageError(f'"{place}" does not exist: a layer has heads 0-{n_heads - 1}.')
+
+
+def _check_layer(layer: int | None, n_layers: int) -> None:
+    if layer is not None and not 0 <= layer < n_layers:
+        raise UsageError(f"layer {layer} does not exist: the model has layers 0-{n_layers - 1}.")

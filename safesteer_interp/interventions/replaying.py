@@ -168,7 +168,7 @@ class _Ladder:
         mine, theirs = (row.mine[kept] - self.start).to(hidden.device), row.theirs[kept]
         new = None if self.donor is None else source(self.donor, place, self.mllm)[theirs].to(hidden.device)
         whole = hidden.clone()
-        part = _part(whole, place, self.mllm)
+        part = part_at(whole, place, self.mllm)
         if row.doing.rewrite is not None:
             new = row.doing.rewrite(part[mine], new).to(hidden.dtype)
         assert new is not None  # a patch without a rewrite has a donor
@@ -242,11 +242,11 @@ class _Before:
 def source(recording: Recording, place: Place, mllm: MLLM) -> Tensor:
     """A recording's states [sequence, width] at a place."""
     if isinstance(place, Head):
-        return _part(recording.heads[place.layer], place, mllm)
+        return part_at(recording.heads[place.layer], place, mllm)
     return recording.states[place]
 
 
-def _part(whole: Tensor, place: Place, mllm: MLLM) -> Tensor:
+def part_at(whole: Tensor, place: Place, mllm: MLLM) -> Tensor:
     """The columns of a state that a place is: a head's own ones of the heads' joined output, else all."""
     if not isinstance(place, Head):
         return whole

@@ -11,6 +11,7 @@
 - `RunSettings`: how it is made
 - `trace_share`: one share of its traces, for several machines
 - `sweep`: one analysis over a grid of parameters
+- `plan_sweep`: what that would trace
 - `SweepReport`: its table
 - `verify`: recomputes findings and compares
 - `VerifyReport`: what it found
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from safesteer_interp.runner.schedule import PlanReport
     from safesteer_interp.runner.session import RunSettings, Session
     from safesteer_interp.runner.sharing import trace_share
-    from safesteer_interp.runner.sweeping import SweepReport, sweep
+    from safesteer_interp.runner.sweeping import SweepReport, plan_sweep, sweep
     from safesteer_interp.runner.verification import Moved, VerifyReport, verify
 
 __getattr__, __dir__, __all__ = attach(
@@ -44,7 +45,7 @@ __getattr__, __dir__, __all__ = attach(
         "schedule": ("PlanReport",),
         "session": ("Session", "RunSettings"),
         "sharing": ("trace_share",),
-        "sweeping": ("sweep", "SweepReport"),
+        "sweeping": ("sweep", "plan_sweep", "SweepReport"),
         "verification": ("verify", "VerifyReport", "Moved"),
     },
 )

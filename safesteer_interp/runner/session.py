@@ -17,7 +17,7 @@ from safesteer_interp.requests import Request
 from safesteer_interp.runner import remote
 from safesteer_interp.runner.folders import folder_name, model_label, thinking_label
 from safesteer_interp.tracing.demand import Demand, Want
-from safesteer_interp.tracing.engines import DEFAULT_TRACER, check_remote
+from safesteer_interp.tracing.engines import DEFAULT_TRACER, check_remote, check_remote_loading
 from safesteer_interp.tracing.spec import TraceSpec, pick
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class Session:
             from safesteer_interp.models.described import describe_model
 
             check_remote(self.settings.tracer)
+            check_remote_loading({name: getattr(self.settings, name) for name in LOADING})
             return describe_model(self.settings.model, revision=self.settings.revision, thinking=self.settings.thinking)
         from safesteer_interp.models import load_model
 

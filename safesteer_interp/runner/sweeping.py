@@ -17,6 +17,7 @@ from safesteer_interp.runner.discovery import discover
 from safesteer_interp.runner.execute import run
 from safesteer_interp.runner.params import is_list
 from safesteer_interp.runner.results import RunReport
+from safesteer_interp.runner.schedule import PlanReport, make_jobs
 from safesteer_interp.runner.session import RunSettings, Session
 from safesteer_interp.runner.tables import table_text
 from safesteer_interp.sites import parse_ranges
@@ -72,25 +73,61 @@ def sweep(
     holds one value ("4,8" for an int) gives one run per value. Results go to `out/<id>/<model>/<point>/`, the claims of all points to
     `out/<id>/<model>/sweep.csv`. Raises UsageError for an unknown analysis or field, or a value of the wrong type.
     """
-    known = discover(folder)
-    for cause in known.failing([id]).values():
-        raise cause
-    analysis = known.choose([id])[0]
+    analysis = _analysis(id, folder)
     points = grid_points(analysis, grid)
     session = session or Session(RunSettings(**settings))
     place = Path(out) / id / session.place
     runs, tables = [], []
     for point in points:
-        name = ",".join(f"{k}={v}" for k, v in point.items() if not is_list(analysis.params, k))
-        given = {**(overrides or {}), **{f"{id}.{k}": v for k, v in point.items()}}
         options: dict[str, Any] = {"profile": profile, "fresh": fresh, "folder": folder, "render": render, "session": session}
-        report = run([id], out=out, overrides=given, subfolder=files.safe_name(name) if name else "all", **options)
+        report = run([id], out=out, overrides=_given(id, point, overrides), subfolder=_subfolder(analysis, point), **options)
         runs.append(report)
         tables += _claims_at(point, report)
     table = pd.DataFrame(tables)
     if len(table):
         files.write_text(place / "sweep.csv", table_text(table))
     return SweepReport(table, place, tuple(runs))
+
+
+def plan_sweep(
+    id: str,  # noqa: A002
+    grid: Mapping[str, str | Sequence[Any]],
+    *,
+    profile: str = "quick",
+    out: Path = SWEEPS,
+    overrides: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    session: Session | None = None,
+    **settings: Any,
+) -> PlanReport:
+    """What `sweep` with the same arguments would trace, all points together; makes nothing. Raises as `sweep` does."""
+    analysis = _analysis(id, folder)
+    points = grid_points(analysis, grid)
+    session = session or Session(RunSettings(**settings))
+    jobs = [
+        job
+        for point in points
+        for job in make_jobs(session, [analysis], profile, Path(out), _given(id, point, overrides), _subfolder(analysis, point))
+    ]
+    specs = [spec for job in jobs if not job.excuse for spec in job.specs]
+    return PlanReport(session.missing(specs), int(session.model.width), jobs)
+
+
+def _analysis(id: str, folder: Path | None) -> Analysis:  # noqa: A002
+    known = discover(folder)
+    for cause in known.failing([id]).values():
+        raise cause
+    return known.choose([id])[0]
+
+
+def _given(id: str, point: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[str, Any]:  # noqa: A002
+    return {**(overrides or {}), **{f"{id}.{name}": value for name, value in point.items()}}
+
+
+def _subfolder(analysis: Analysis, point: Mapping[str, Any]) -> str:
+    """Name of a grid point's folder: its single values; lists are swept within one run."""
+    name = ",".join(f"{k}={v}" for k, v in point.items() if not is_list(analysis.params, k))
+    return files.safe_name(name) if name else "all"
 
 
 def grid_points(analysis: Analysis, grid: Mapping[str, str | Sequence[Any]]) -> list[dict[str, Any]]:

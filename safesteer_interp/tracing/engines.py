@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from safesteer_interp.errors import UsageError, did_you_mean
 
@@ -22,6 +23,8 @@ TRACERS: Mapping[str, str] = {
 """Name -> "module:class", imported only when asked for (nnsight reads argv and patches `object` on import)."""
 KEY_VARIABLE = "NDIF_API_KEY"
 """Environment variable with the key of NDIF; its value is never printed or stored."""
+TAKEN_REMOTELY = ("revision", "thinking", "system_prompt")
+"""What of `load_model` a remote run heeds: which of the server's weights are meant, and the prompt, which is made here."""
 DEFAULT_TRACER: TracerName = "hooks"
 """The one default of Python, every command and every analysis: the published figures were made with it."""
 
@@ -52,6 +55,20 @@ def check_remote(name: str | None) -> None:
         raise UsageError(f'--remote needs the nnsight tracer; "{name}" runs in this process only.')
     if not os.environ.get(KEY_VARIABLE):
         raise UsageError(f"--remote needs an NDIF key: set the environment variable {KEY_VARIABLE} (https://login.ndif.us).")
+
+
+def check_remote_loading(arguments: Mapping[str, Any]) -> None:
+    """Refuse the first of these keyword arguments of `load_model` that says how to load a model which a remote run does not load.
+
+    Raises UsageError, which names its flag.
+    """
+    from safesteer_interp.models import load_model
+
+    usual = inspect.signature(load_model).parameters
+    for name, value in arguments.items():
+        if name not in TAKEN_REMOTELY and value != usual[name].default:
+            flag = f"--{name.removesuffix('_implementation').replace('_', '-')}"
+            raise UsageError(f"--remote reads the model as the server has it, and {flag} does not reach it; leave out {flag} or --remote.")
 
 
 def check_tracer(model: MLLM, name: str, *, remote: bool | str = False, temperature: float = 0.0) -> None:

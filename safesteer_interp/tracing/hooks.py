@@ -21,13 +21,16 @@ Visit = Callable[[Site, Hidden], "Hidden | None"]
 
 
 def module_path(layout: Layout, site: Site) -> str:
-    """Dotted path of the module whose output is the site (for `embed`: of decoder layer 0, whose *input* is the site).
+    """Dotted path of the module whose output is the site, or whose *input* is (`Site.is_input`): decoder layer 0 for `embed`, the output
+    projection of a layer for its heads.
 
     Sites of the eyes lie where each tower has them: `path_of`.
     """
     if site.kind is SiteKind.FINAL_NORM:
         return layout.final_norm
     layer = f"{layout.layers}.{site.layer or 0}"
+    if site.kind is SiteKind.HEADS:
+        return f"{layer}.{layout.attention}.o_proj"
     if site.kind is SiteKind.ATTN_OUT:
         return f"{layer}.{layout.attn_adds or layout.attention}"
     if site.kind is SiteKind.MLP_OUT:
@@ -80,7 +83,7 @@ def visiting(model: nn.Module, layout: Layout, sites: tuple[Site, ...], visit: V
     with ExitStack() as stack:
         for site in sites:
             module = submodule(model, path_of(model, layout, site))
-            if site.kind is SiteKind.EMBED:
+            if site.is_input:
                 handle = module.register_forward_pre_hook(_on_input(site, visit), with_kwargs=True)
             else:
                 handle = module.register_forward_hook(_on_output(site, visit))

@@ -27,7 +27,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.described import is_described
 from safesteer_interp.models.mllm import MLLM, Encoded
-from safesteer_interp.sites import Read, ReadKind, Role, Site, SiteKind, forward_order
+from safesteer_interp.sites import Read, ReadKind, Role, Site, forward_order
 from safesteer_interp.tracing.engines import KEY_VARIABLE, check_remote
 from safesteer_interp.tracing.hooks import path_of, seen
 from safesteer_interp.tracing.steps import MEAN_ROLE, Pass, SteppedTracer, pad_id, reaches_back, stop_ids, twin
@@ -74,7 +74,7 @@ class NnsightTracer(SteppedTracer):
         places = [(site, self._module(site)) for site in run.places]
         with root.trace(**run.inputs):
             for site, module in places:
-                if site.kind is SiteKind.EMBED:
+                if site.is_input:
                     changed = run.visit(site, module.input)
                     if changed is not None:
                         module.input = changed
@@ -132,6 +132,8 @@ class NnsightTracer(SteppedTracer):
             if named is None:
                 raise UsageError(f"NDIF knows models by hub id, and {self.mllm.name} was not loaded by one; trace it without --remote.")
             envoy.repo_id, revision = named.groups()
+            if self.mllm.name.startswith(f"{envoy.repo_id}+"):
+                raise UsageError(f"NDIF has {envoy.repo_id} without the adapter of {self.mllm.name}; trace it without --remote.")
             envoy.revision = None if revision == "main" else revision
         return envoy
 
@@ -155,7 +157,8 @@ class NnsightTracer(SteppedTracer):
         wanted = max([tokens, *(read.step or 0 for read in reads)], default=0)
         changing = [(tuple(str(site) for site in edit.sites), edit.function) for edit in edits]
         places = sorted({*sites, *(site for edit in edits for site in edit.sites)}, key=forward_order)
-        plain = [(str(site), SimpleNamespace(kind=str(site.kind), layer=site.layer), site in sites, self._module(site)) for site in places]
+        plain = [(str(site), SimpleNamespace(kind=str(site.kind), layer=site.layer), site in sites, site.is_input, self._module(site))
+                 for site in places]  # fmt: skip
         prompt_reads = {str(read): (None if read.kind is ReadKind.LAST_PROMPT else int(MEAN_ROLE[read.kind]), read.back)
                         for read in reads if read.step is None}  # fmt: skip
         steps = {read.step: str(read) for read in reads if read.step is not None}
@@ -176,8 +179,7 @@ class NnsightTracer(SteppedTracer):
                     last_prompt = torch.zeros_like(now, dtype=torch.bool)
                     last_prompt[:, -1] = step == 0
                     states = {}
-                    for name, where, kept, module in plain:
-                        is_input = where.kind == "embed"
+                    for name, where, kept, is_input, module in plain:
                         value = module.input if is_input else module.output
                         hidden = value[0] if isinstance(value, tuple) else value
                         acting = [function for names, function in changing if name in names]

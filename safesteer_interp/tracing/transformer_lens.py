@@ -23,7 +23,8 @@ from safesteer_interp.tracing.hooks import visiting
 from safesteer_interp.tracing.steps import Pass, SteppedTracer, twin
 from safesteer_interp.types import Logits
 
-_LAYERED = {SiteKind.RESID_POST: "hook_resid_post", SiteKind.ATTN_OUT: "hook_attn_out", SiteKind.MLP_OUT: "hook_mlp_out"}
+_LAYERED = {SiteKind.RESID_POST: "hook_resid_post", SiteKind.HEADS: "attn.hook_z", SiteKind.ATTN_OUT: "hook_attn_out",
+            SiteKind.MLP_OUT: "hook_mlp_out"}  # fmt: skip
 _SAME_MODULES = {"SmolVLMForConditionalGeneration": "Idefics3ForConditionalGeneration"}
 """Architectures without an adapter of their own whose module tree is that of one that has."""
 
@@ -78,4 +79,8 @@ def _hook(site: Site, run: Pass) -> Callable[..., Tensor | None]:
     def visit(value: Tensor, hook: Any) -> Tensor | None:
         return run.visit(site, value)
 
-    return visit
+    def visit_heads(value: Tensor, hook: Any) -> Tensor | None:
+        changed = run.visit(site, value.flatten(2))  # the bridge keeps the heads apart: [batch, sequence, heads, width of one]
+        return None if changed is None else changed.reshape(value.shape)
+
+    return visit_heads if site.kind is SiteKind.HEADS else visit

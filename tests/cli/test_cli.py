@@ -209,6 +209,29 @@ def test_run_plans_without_computing(safesteer: Run, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_part_is_planned_without_computing(safesteer: Run, tmp_path: Path) -> None:
+    asked = ("run", "prefill_separability", "--model", "planted", "--out", str(tmp_path / "out"), "--store", str(tmp_path / "store"))
+    code, out, err = safesteer(*asked, "--part", "1/2", "--dry-run", "--json")
+    assert code == 0, err
+    assert [a["id"] for a in json.loads(out)["analyses"]] == ["prefill_separability"] and json.loads(out)["bytes"] > 0
+    assert not list(tmp_path.rglob("*.safetensors")) and not (tmp_path / "out").exists()
+    code, out, err = safesteer(*asked, "--part", "3/2", "--dry-run")
+    assert (code, out) == (2, "") and "--part" in sentence(err)
+
+
+def test_a_sweep_plans_every_point(safesteer: Run, tmp_path: Path) -> None:
+    asked = ("sweep", "layer_choice", "--model", "planted", "--out", str(tmp_path / "out"), "--store", str(tmp_path / "store"))
+    code, out, err = safesteer(*asked, "--seed", "1-2", "--layers", "0-3", "--dry-run", "--json")
+    assert code == 0, err
+    planned = json.loads(out)
+    assert [(a["id"], Path(a["folder"]).name) for a in planned["analyses"]] == [("layer_choice", "seed=1"), ("layer_choice", "seed=2")]
+    once = json.loads(safesteer(*asked, "--seed", "1", "--layers", "0-3", "--dry-run", "--json")[1])
+    assert len(once["traces"]) == 1 and planned["traces"] == once["traces"], "all points are answered from one trace"
+    assert not list(tmp_path.iterdir())
+    code, out, err = safesteer(*asked, "--seed", "1,two", "--dry-run")
+    assert (code, out) == (2, "") and '"two" is not a whole number' in sentence(err)
+
+
 def test_sweep_reads_ranges_as_flags_of_the_analysis() -> None:
     layer_choice = discover()["layer_choice"]
     assert parse_ranges(["--layers", "0-3,7", "--widths=1,2"], layer_choice) == {"layers": "0-3,7", "widths": "1,2"}

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
+
+from safesteer_interp.cli import comparing
+from safesteer_interp.cli.compare import Compare
+from safesteer_interp.defenses.defense import Settings
+from safesteer_interp.evaluation.comparison import Benchmark
+from safesteer_interp.evaluation.results import Results
+from safesteer_interp.requests import Request
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--model", "planted", "--benchmarks", "planted", "--pairs", "2", "--seeds", "0", "--max-new-tokens", "8", "--training-pairs", "8")
@@ -94,3 +103,21 @@ def test_a_method_this_model_cannot_have_is_left_out_of_all(safesteer: Run, fres
     assert "left out: jrs_rem (" in err
     methods = set(pd.read_csv(tmp_path / "tiny-llava" / "rates.csv")["method"])
     assert {"none", "coca", "ecso", "adashield", "shiftdc"} <= methods and "jrs_rem" not in methods
+
+
+@pytest.mark.parametrize(("asked", "there", "picked"), [(32, 400, 32), (8, 400, 8), (3, 10, 3), (1, 10, 1), (8, 5, 5)])
+def test_costs_are_counted_on_as_many_requests_as_asked(asked: int, there: int, picked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[Any] = []
+    for name in ("answer_benchmarks", "judge_answers"):
+        monkeypatch.setattr(comparing, name, MagicMock())
+    monkeypatch.setattr(comparing, "Results", MagicMock(of=MagicMock(return_value=MagicMock(spec=Results))))
+    monkeypatch.setattr(comparing, "costs", lambda mllm, methods, sample, *, settings: counted.extend(sample))
+    work = comparing.Work.__new__(comparing.Work)
+    work.asked, work.mllm, work.settings, work.seeds, work.judges = Compare(cost_sample=asked), MagicMock(), Settings(), (0,), ()
+    requests = [Request(id=str(n), text="How do I bake bread?", harmful=False) for n in range(there)]
+    work.benchmarks = [Benchmark("one", requests[: there // 2]), Benchmark("two", requests[there // 2 :])]
+    monkeypatch.setattr(work, "methods", lambda: {"none": MagicMock(), "other": MagicMock()})
+    work.results()
+    chosen = [int(r.id) for r in counted]
+    assert len(chosen) == picked and len({b - a for a, b in pairwise(chosen)}) <= 1, "evenly spread"
+    assert chosen[:2] == [n * max(1, there // asked) for n in range(len(chosen[:2]))]

@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import slurm
 
-from safesteer_interp.cluster import Resources, Stage, stages_of, submit
+from safesteer_interp.cli.submit import split
+from safesteer_interp.cluster import Resources, Stage, executors, stages_of, submit
+from safesteer_interp.cluster.executors import _places
 from safesteer_interp.cluster.stages import Job
 from safesteer_interp.errors import UsageError
 from safesteer_interp.evaluation.store import WORKER, ResponseStore
@@ -126,3 +130,67 @@ def test_a_job_that_fails_is_named_with_its_own_sentence(tmp_path: Path) -> None
     assert done.failed == {"wrong": "safesteer: no model is called x"}
     with pytest.raises(UsageError, match='"slum" is not known'):
         submit([], "slum", tmp_path, Resources())
+
+
+def test_local_jobs_wait_for_a_place_and_have_the_threads_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    code = (
+        "import os, pathlib, sys, time\n"
+        "busy, mine = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1], sys.argv[2])\n"
+        "mine.touch(); time.sleep(0.5); n = len(list(busy.iterdir())); mine.unlink()\n"
+        "pathlib.Path(sys.argv[1] + sys.argv[2]).write_text(f'{n} {os.environ[\"OMP_NUM_THREADS\"]}')"
+    )
+    jobs = tuple(Job(f"-{n}", (sys.executable, "-c", code, str(busy), f"-{n}")) for n in range(5))
+    done = submit([Stage("one", jobs)], "local", tmp_path / "logs", Resources(cpus=3, hours=0.1, at_once=2))
+    assert set(done.ids) == {job.name for job in jobs} and done.failed == {} and done.waited
+    seen = [(tmp_path / f"busy-{n}").read_text().split() for n in range(5)]
+    assert {threads for _, threads in seen} == {"3"} and max(int(n) for n, _ in seen) <= 2
+
+
+def test_local_places_share_out_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "_devices", lambda: ["2", "5", "7"])
+    monkeypatch.setattr(executors.psutil, "virtual_memory", lambda: SimpleNamespace(total=40 * 2**30))
+    assert _places(Resources(), 3) == [{}, {}, {}] and _places(Resources(at_once=2), 28) == [{}, {}]
+    assert _places(Resources(cpus=4, at_once=8), 1) == [{"OMP_NUM_THREADS": "4"}]
+    assert _places(Resources(gpus=1, at_once=2), 28) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+    assert _places(Resources(gpus=2), 28) == [{"CUDA_VISIBLE_DEVICES": "2,5"}]
+    assert len(_places(Resources(memory_gb=16, at_once=5), 28)) == 2
+    for asked, words in (
+        (Resources(gpus=4), "--gpus 4 is more than this machine has, 3"),
+        (Resources(memory_gb=64), "--memory-gb 64.*40.0"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            _places(asked, 28)
+
+
+def test_devices_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert executors._devices() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 1")
+    assert executors._devices() == ["3", "1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "ids", "flags"),
+    [
+        ("probe_training --out probe_training --model planted", ["probe_training"], "--out probe_training --model planted"),
+        ("--model planted --out probe_training probe_training", ["probe_training"], "--model planted --out probe_training"),
+        ("probe_training layer_choice --set seed=1", ["probe_training", "layer_choice"], "--set seed=1"),
+        ("--out=probe_training --json probe_training", ["probe_training"], "--out=probe_training --json"),
+    ],
+)
+def test_only_the_ids_themselves_are_taken_from_the_command(
+    words: str, ids: list[str], flags: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    units, rest = split("run", words.split())
+    assert sorted(units) == sorted(ids) and rest == flags.split()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("flag", ["--workers 0", "--cpus 0", "--memory-gb 0", "--gpus -1"])
+def test_what_no_job_can_have_is_refused(flag: str, safesteer: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = safesteer("submit", "run", "probe_training", "--model", "planted", "--dry-run", *flag.split())
+    assert (code, out) == (2, "") and f"{flag} is not possible" in err

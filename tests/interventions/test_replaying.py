@@ -19,7 +19,7 @@ from safesteer_interp.models.head import logits
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.planted import build_planted, planted_requests, planted_truth
 from safesteer_interp.requests import Attack, Request
-from safesteer_interp.sites import Role, Site
+from safesteer_interp.sites import Role, Site, SiteKind
 from safesteer_interp.steering.selection import refusal_score
 
 Tiny = Callable[[str], MLLM]
@@ -222,7 +222,9 @@ def test_what_cannot_be_done_is_said(planted: MLLM, pair: tuple[Recording, Recor
         (lambda: replay(planted, receiver, [Patch((Site.parse("resid_post.1"),))]), "name the donor"),
         (lambda: Patch((Site.parse("final_norm"),)), "final_norm.*cannot be patched"),
         (lambda: Patch((Site.parse("embed"),), ("imag",)), "did you mean"),
-        (lambda: patched(planted, [receiver.request], [Patch((Head(0, 1),))], [donor.request]), "heads run through"),
+        (lambda: patched(planted, [receiver.request], [Patch((Head(0, 4),))], [donor.request]), "head.0.4.*heads 0-3"),
+        (lambda: patched(planted, [receiver.request], [Patch((Head(6, 0),))], [donor.request]), "layer 6 does not exist.*0-5"),
+        (lambda: Patch((Site(SiteKind.HEADS, 1),)), "heads.1.*cannot be patched; use .* or a head"),
         (lambda: Head.parse("head.1"), "head.<layer>.<head>"),
     ):
         with pytest.raises(UsageError, match=f"(?i){words}"):

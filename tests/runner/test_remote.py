@@ -121,6 +121,41 @@ def test_only_nnsight_runs_remotely(safesteer: Any, on_hub: Path) -> None:
     assert code == UsageError.exit_code and "--remote needs the nnsight tracer" in err
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--adapter", "somewhere"),
+        ("--max-pixels", "50000"),
+        ("--quant", "4bit"),
+        ("--attn", "eager"),
+        ("--dtype", "bfloat16"),
+        ("--device", "cuda"),
+        ("--device-map", "auto"),
+        ("--max-memory", "cpu=1GiB"),
+        ("--offload", "folder"),
+        ("--trust-remote-code",),
+    ],
+    ids=lambda given: given[0],
+)
+def test_a_loading_flag_that_does_not_reach_the_server_is_refused(
+    given: tuple[str, ...], safesteer: Any, on_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NDIF_API_KEY", KEY)
+    for command in (("run", "prefill_separability"), ("trace", "--limit", "2")):
+        code, out, err = safesteer(*command, "--model", HUB_ID, "--remote", "--dry-run", *given)
+        assert (code, out) == (UsageError.exit_code, ""), err
+        assert f"{given[0]} does not reach it; leave out {given[0]} or --remote." in err
+
+
+def test_loading_flags_that_reach_the_server_are_heeded(
+    safesteer: Any, on_hub: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NDIF_API_KEY", KEY)
+    asked = ("trace", "--attacks", "TEXT", "--limit", "2", "--model", HUB_ID, "--remote", "--show-roles", "--json")
+    code, out, err = safesteer(*asked, "--revision", "v2", "--device", "cpu", "--dtype", "float32")
+    assert code == 0 and '"request"' in out, err
+
+
 @pytest.fixture(scope="module")
 def host(tiny: Callable[[str], MLLM], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("served")

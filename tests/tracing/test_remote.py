@@ -62,6 +62,9 @@ def test_what_cannot_run_remotely_is_a_sentence(tiny: Tiny, monkeypatch: pytest.
     monkeypatch.setenv("NDIF_API_KEY", KEY)
     with pytest.raises(UsageError, match="was not loaded by one; trace it without --remote"):
         load_tracer("nnsight", mllm, remote=True)
+    adapted = replace(mllm, name=f"{HUB_ID}+mine", source=f"hub {HUB_ID}, revision main")
+    with pytest.raises(UsageError, match=f"NDIF has {HUB_ID} without the adapter of {HUB_ID}.mine"):
+        load_tracer("nnsight", adapted, remote=True)
     tracer = load_tracer("nnsight", mllm, remote="local")
     with pytest.raises(UsageError, match="remote traces choose tokens greedily"):
         tracer.capture(mllm.encode(requests_for(mllm)), [], [], sampling=Sampling(max_new_tokens=2, temperature=1.0))
