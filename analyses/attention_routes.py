@@ -32,6 +32,9 @@ ALL = "all layers"
 WIDEST = 4.0
 """Half of a form's intervals are wider than this where its shares tell nothing; they stand in the table alone."""
 
+WIDEST_ROW = 2.0
+"""A share with a wider interval is told nothing of: it would squash all others. A cell of the heat map is white by the same rule."""
+
 
 @dataclass(frozen=True)
 class Params:
@@ -194,8 +197,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
                 y="route",
                 label="share",
                 center=0.0,
-                vmin=-1.0,
-                vmax=1.0,
+                vmin=-WIDEST_ROW / 2,
+                vmax=WIDEST_ROW / 2,
                 xlabel="layers cut",
                 ylabel="",
                 colorbar=attack == attacks[-1],
@@ -209,11 +212,16 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
         part = t["table"][(t["table"]["window"] == ALL) & (t["table"]["quantity"] == quantity)]
         silent = _silent(t["table"], quantity)
         told = part[~part["attack"].isin(silent)]
+        wide = told["high"] - told["low"] > WIDEST_ROW
+        left_out, told = told[wide], told[~wide]
         if not told.empty:
             panels.forest(panel, told.assign(label=told["attack"] + ": " + told["route"]), by="attack", kind="attack", reference=0.0,
                           xlabel=f"{titles[quantity]}, cut in all layers (share)")  # fmt: skip
-        if silent:
-            panel.set_title(f"{', '.join(silent)}: next to nothing to lose")
+        notes = [f"{', '.join(silent)}: next to nothing to lose"] if silent else []
+        if len(left_out):
+            rows = ", ".join(left_out["attack"] + ": " + left_out["route"])
+            notes.append(f"left out, interval wider than {WIDEST_ROW:g} ({len(left_out)}): {rows}")
+        panel.set_title("; ".join(notes), fontsize=7.5, fontweight="normal")
     return {"figure": fig, "all_layers": whole}
 
 

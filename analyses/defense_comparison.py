@@ -238,8 +238,6 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         axes[0].plot([0, 1], [level, level - 1], color="#e3e3e3", linewidth=0.7, zorder=0)
     panels.tradeoff_plane(axes[0], plane, x="rr", y="asr", by="method", kind="method", xlabel="share of harmless refused",
                           ylabel="share of harmful pictures not refused", legend=False)  # fmt: skip
-    axes[0].set_xlim(-0.03, 1.03)
-    axes[0].set_ylim(-0.03, 1.03)
     axes[0].set_title("trade-off (grey: equally selective)")
     gain = t["selectivity"]
     gain = gain[gain["second"] == "none"].assign(label=lambda d: [_label(name) for name in d["first"]], method=lambda d: d["first"])
