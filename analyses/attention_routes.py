@@ -206,7 +206,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
             if attack != attacks[0] and not in_column():
                 ax.set_yticklabels([])
             ax.set_title(f"{attack}: {titles[quantity]}")
-            ax.tick_params(axis="x", labelrotation=45)
+            if not in_column():
+                ax.tick_params(axis="x", labelrotation=45)
     whole, ax = new_figure(rows=1, cols=2, width="full", height=3.4, squeeze=False)
     for quantity, panel in zip(("probe", "refusal"), ax[0], strict=True):
         part = t["table"][(t["table"]["window"] == ALL) & (t["table"]["quantity"] == quantity)]
@@ -219,8 +220,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
                           xlabel=f"{titles[quantity]}, cut in all layers (share)")  # fmt: skip
         notes = [f"{', '.join(silent)}: next to nothing to lose"] if silent else []
         if len(left_out):
-            rows = ", ".join(left_out["attack"] + ": " + left_out["route"])
-            notes.append(f"left out, interval wider than {WIDEST_ROW:g} ({len(left_out)}): {rows}")
+            rows = "; ".join(f"{name}: {', '.join(part['route'])}" for name, part in left_out.groupby("attack", sort=False))
+            notes.append(f"left out, interval wider than {WIDEST_ROW:g} ({len(left_out)} rows): {rows}")
         panel.set_title("; ".join(notes), fontsize=7.5, fontweight="normal")
     return {"figure": fig, "all_layers": whole}
 

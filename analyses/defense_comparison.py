@@ -249,9 +249,11 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
 
 def _by_judge(rates: pd.DataFrame) -> Any:
     from safesteer_interp.plotting import new_figure, panels
+    from safesteer_interp.plotting.palette import LISTS_OF_STRINGS
 
     fig, axes = new_figure(rows=1, cols=2, width="full", height=3.9)
     part = rates[rates["benchmark"] == "all"].assign(label=lambda d: [_label(name) for name in d["method"]])
+    part = part.replace({"judge": {f"refusal strings ({key})": f"refusal strings ({name})" for key, name in LISTS_OF_STRINGS.items()}})
     for ax, measure in zip(axes, ("asr", "rr"), strict=True):
         panels.forest(ax, part[part["measure"] == measure], by="judge", kind="series", xlabel=f"share {WORDS[measure]}", legend=False)
         ax.set_xlim(-0.03, 1.03)

@@ -164,6 +164,9 @@ Kinds can meet in a figure (attacks beside controls, methods by class), so no tw
 "verdict" is the gallery's alone.
 """
 
+LISTS_OF_STRINGS = {"xstest": "XSTest", "arditi": "Arditi", "jrs": "JRS-Rem", "vlguard": "VLGuard"}
+"""Published lists of refusal strings by the names they are written with."""
+
 _FALLBACK_COLORS = (BLUE, BROWN, INDIGO, ORANGE, PURPLE, SKY, BLACK)
 _FALLBACK_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
@@ -183,10 +186,11 @@ def style_of(kind: str, name: str) -> Style:
     return Style(_FALLBACK_COLORS[digest[0] % len(_FALLBACK_COLORS)], _FALLBACK_MARKERS[digest[1] % len(_FALLBACK_MARKERS)], _label(name))
 
 
-def styles_of(kind: str, names: list[str], *, taken: Collection[str] = ()) -> dict[str, Style]:
+def styles_of(kind: str, names: list[str], *, taken: Collection[str] = (), first: int = 0) -> dict[str, Style]:
     """Styles of several entities that must differ from each other: unknown names take the first looks not yet used, in order.
 
-    `taken`: hex colours that mean something else beside them, which unknown names leave alone while others are free.
+    `taken`: hex colours that mean something else beside them, which unknown names leave alone while others are free. `first`: how many
+    unknown names stand beside them already, whose markers are not repeated.
     """
     found: dict[str, Style] = {}
     known = {n: style_of(kind, n) for n in names if is_known(kind, n)}
@@ -196,7 +200,7 @@ def styles_of(kind: str, names: list[str], *, taken: Collection[str] = ()) -> di
     unknown = [n for n in names if n not in known]
     for i, name in enumerate(unknown):
         line = ("-", "--", ":", "-.")[(i // len(free)) % 4]
-        found[name] = Style(free[i % len(free)], _FALLBACK_MARKERS[i % len(_FALLBACK_MARKERS)], _label(name), line)
+        found[name] = Style(free[i % len(free)], _FALLBACK_MARKERS[(first + i) % len(_FALLBACK_MARKERS)], _label(name), line)
     return {n: known[n] if n in known else found[n] for n in names}
 
 

@@ -77,7 +77,7 @@ def layer_curve(
             options["marker"] = ""
         ax.plot(at, value, markeredgewidth=0.8, zorder=3, **options)
         band = {"facecolor": (look.color, 0.16), "linewidth": 0} if len(groups) < CROWDED else {"facecolor": (look.color, 0.07),
-                "edgecolor": (look.color, 0.45), "linewidth": 0.5}  # fmt: skip
+                "edgecolor": (look.color, 0.4), "linewidth": 0.4}  # fmt: skip
         ax.fill_between(at, below, above, zorder=2, **band)
     _ticks(ax, ticks)
     ax.set_xlabel(xlabel)

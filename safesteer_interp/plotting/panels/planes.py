@@ -53,8 +53,8 @@ def tradeoff_plane(
             placed.append((row[x], row[y]))
             ax.scatter([], [], s=34, color=look.color, marker=form.marker, label=label)
             paint: dict[str, Any] = {"facecolor": "none", "linewidth": 1.2} if below else {"facecolor": look.color}
-            ax.scatter(row[x], row[y], s=34 * (1 + 1.2 * below) ** 2 * _EVEN.get(form.marker, 1.0), edgecolor=look.color, marker=form.marker,
-                       zorder=3 + below, **paint)  # fmt: skip
+            ax.scatter(row[x], row[y], s=34 * (1 + 0.8 * below) ** 2 * _EVEN.get(form.marker, 1.0), edgecolor=look.color, marker=form.marker,
+                       zorder=3 + below, clip_on=not below, **paint)  # fmt: skip
     if pareto and len(table) > 1:
         front = pareto_front(table[x].tolist(), table[y].tolist())
         points = table.iloc[front].sort_values(x)

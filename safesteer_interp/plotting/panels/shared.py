@@ -63,7 +63,7 @@ def _looks(kind: str, names: list[str], owner: FigureBase | None) -> dict[str, S
     figure = None if owner is None else owner.get_figure(root=True)
     kept: dict[tuple[str, str], Style] = getattr(figure, _SERIES, {})
     new = [n for n in names if (kind, n) not in kept]
-    found = styles_of(kind, new, taken=_colors_in(figure))
+    found = styles_of(kind, new, taken=_colors_in(figure), first=len(kept))
     if figure is not None:
         setattr(figure, _SERIES, kept | {(kind, n): look for n, look in found.items() if not is_known(kind, n)})
     return {n: kept[kind, n] if (kind, n) in kept else found[n] for n in names}
