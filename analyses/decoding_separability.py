@@ -335,8 +335,8 @@ def _choice_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
     axes[1].set_xticks(sorted(steps["step"].astype(int).unique()))
     axes[1].set_title("by step")
     layers = t["guiding_layers"]
-    panels.layer_curve(axes[2], layers.assign(layer=layers["layer"].astype(str)), by="fit", kind="fit", reference=0.5, legend=False, bars=True,
-                       xlabel="layer of the score", ylabel="candidate pairs ordered rightly")  # fmt: skip
+    panels.layer_curve(axes[2], layers.assign(layer=layers["layer"].astype(str)), by="fit", kind="fit", reference=0.5, legend=False,
+                       bars=True, xlabel="layer of the score", ylabel="candidate pairs ordered rightly")  # fmt: skip
     axes[2].set_title("by layer")
     return fig
 

@@ -119,7 +119,9 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting.palette import LISTS_OF_STRINGS
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.2)
-    rates = t["table"].assign(label=lambda d: d["judge"].replace(LISTS_OF_STRINGS), side=lambda d: d["measure"].map({"asr": "harmful", "rr": "harmless"}))
+    rates = t["table"].assign(
+        label=lambda d: d["judge"].replace(LISTS_OF_STRINGS), side=lambda d: d["measure"].map({"asr": "harmful", "rr": "harmless"})
+    )
     shown = rates.assign(value=np.where(rates["measure"] == "asr", 1 - rates["value"], rates["value"]),
                          low=np.where(rates["measure"] == "asr", 1 - rates["high"], rates["low"]),
                          high=np.where(rates["measure"] == "asr", 1 - rates["low"], rates["high"]))  # fmt: skip

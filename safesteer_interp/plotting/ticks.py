@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from matplotlib.axis import Axis
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, MaxNLocator
@@ -18,7 +20,7 @@ _GROWN = "_safesteer_heights"
 
 def part_ticks(axis: Axis) -> bool:
     """Parts the touching labels of a laid-out axis; True when any was changed, for then the figure is to be laid out again."""
-    across = axis.axis_name == "x"
+    across = axis is axis.axes.xaxis
     labels = [(at, label) for at, label in _labels(axis) if label.get_text().strip()]
     if not axis.axes.axison or len(labels) < 2 or (across and any(label.get_rotation() % 180 for _, label in labels)):
         return False
@@ -49,12 +51,14 @@ def _labels(axis: Axis) -> list[tuple[float, Text]]:
     low, high = sorted(axis.get_view_interval())
     slack = 1e-6 * (high - low)
     seen = [(float(tick.get_loc()), tick.label1) for tick in axis.get_major_ticks()]
-    return sorted(((at, label) for at, label in seen if low - slack <= at <= high + slack and label.get_visible()), key=lambda found: found[0])
+    return sorted(
+        ((at, label) for at, label in seen if low - slack <= at <= high + slack and label.get_visible()), key=lambda found: found[0]
+    )
 
 
 def _touching(labels: list[Text], across: bool) -> bool:
     boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: float(box.x0 if across else box.y0))
-    pairs = list(zip(boxes, boxes[1:], strict=False))
+    pairs = list(itertools.pairwise(boxes))
     if across:
         gap = GAP * labels[0].get_figure(root=True).dpi / 72  # type: ignore[union-attr]
         return any(b.x0 - a.x1 < gap for a, b in pairs)
@@ -92,7 +96,7 @@ def _grow(axis: Axis, labels: list[Text]) -> bool:
     if figure is None or times >= 4:
         return False
     boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: float(box.y0))
-    lacking = max((1 - OVERLAP) * min(a.height, b.height) / max(b.y0 - a.y0, 1.0) for a, b in zip(boxes, boxes[1:], strict=False))
+    lacking = max((1 - OVERLAP) * min(a.height, b.height) / max(b.y0 - a.y0, 1.0) for a, b in itertools.pairwise(boxes))
     setattr(figure, _GROWN, times + 1)
     figure.set_figheight(figure.get_figheight() * min(max(lacking, 1.02), 1.5))
     return True

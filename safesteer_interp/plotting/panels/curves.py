@@ -76,8 +76,9 @@ def layer_curve(
         if not markers:
             options["marker"] = ""
         ax.plot(at, value, markeredgewidth=0.8, zorder=3, **options)
-        band = {"facecolor": (look.color, 0.16), "linewidth": 0} if len(groups) < CROWDED else {"facecolor": (look.color, 0.07),
-                "edgecolor": (look.color, 0.4), "linewidth": 0.4}  # fmt: skip
+        band: dict[str, Any] = {"facecolor": (look.color, 0.16), "linewidth": 0}
+        if len(groups) >= CROWDED:
+            band = {"facecolor": (look.color, 0.07), "edgecolor": (look.color, 0.4), "linewidth": 0.4}
         ax.fill_between(at, below, above, zorder=2, **band)
     _ticks(ax, ticks)
     ax.set_xlabel(xlabel)

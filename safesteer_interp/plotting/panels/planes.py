@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.markers import MarkerStyle
 
 from safesteer_interp.plotting.palette import style_of
 from safesteer_interp.plotting.panels.shared import groups_of, legend_below, need
@@ -52,9 +53,11 @@ def tradeoff_plane(
             below = sum(abs(a - row[x]) <= near[0] and abs(b - row[y]) <= near[1] for a, b in placed)
             placed.append((row[x], row[y]))
             ax.scatter([], [], s=34, color=look.color, marker=form.marker, label=label)
-            paint: dict[str, Any] = {"facecolor": "none", "linewidth": 1.2} if below else {"facecolor": look.color}
-            ax.scatter(row[x], row[y], s=34 * (1 + 0.8 * below) ** 2 * _EVEN.get(form.marker, 1.0), edgecolor=look.color, marker=form.marker,
-                       zorder=3 + below, clip_on=not below, **paint)  # fmt: skip
+            paint: dict[str, Any] = {"color": look.color}
+            if below and MarkerStyle(form.marker).is_filled():
+                paint = {"facecolor": "none", "edgecolor": look.color, "linewidth": 1.2}
+            size = 34 * (1 + 0.8 * below) ** 2 * _EVEN.get(form.marker, 1.0)
+            ax.scatter(row[x], row[y], s=size, marker=form.marker, zorder=3 + below, clip_on=not below, **paint)
     if pareto and len(table) > 1:
         front = pareto_front(table[x].tolist(), table[y].tolist())
         points = table.iloc[front].sort_values(x)
@@ -88,7 +91,9 @@ def _better(ax: Axes, table: pd.DataFrame, x: str, y: str) -> None:
 
     def reaching(corner: tuple[float, float]) -> int:
         """How many crosses of two intervals reach into a corner, an eighth of both axes."""
-        (a, b), (c, d) = ((lo + z * (hi - lo), lo + (z + 0.13) * (hi - lo)) for z, lo, hi in zip(corner, (left, bottom), (right, top), strict=True))
+        (a, b), (c, d) = (
+            (lo + z * (hi - lo), lo + (z + 0.13) * (hi - lo)) for z, lo, hi in zip(corner, (left, bottom), (right, top), strict=True)
+        )
         across = table[f"{x}_low"].le(b) & table[f"{x}_high"].ge(a) & table[y].between(c, d)
         upright = table[f"{y}_low"].le(d) & table[f"{y}_high"].ge(c) & table[x].between(a, b)
         return int((across | upright).sum())
