@@ -37,6 +37,9 @@ BY_CONSTRUCTION = (
 )
 """Said of the one route over which all that differs must come."""
 
+WIDEST_ROW = 2.0
+"""A share with a wider interval is told nothing of: it would squash all others. A cell of the heat map is white by the same rule."""
+
 
 @dataclass(frozen=True)
 class Params:
@@ -211,8 +214,8 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
                 y="route",
                 label="share",
                 center=0.0,
-                vmin=-1.0,
-                vmax=1.0,
+                vmin=-WIDEST_ROW / 2,
+                vmax=WIDEST_ROW / 2,
                 xlabel="layers cut",
                 ylabel="",
                 colorbar=attack == attacks[-1],
@@ -220,17 +223,23 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
             if attack != attacks[0] and not in_column():
                 ax.set_yticklabels([])
             ax.set_title(f"{attack}: {titles[quantity]}")
-            ax.tick_params(axis="x", labelrotation=45)
+            if not in_column():
+                ax.tick_params(axis="x", labelrotation=45)
     whole, ax = new_figure(rows=1, cols=2, width="full", height=3.4, squeeze=False)
     for quantity, panel in zip(("probe", "refusal"), ax[0], strict=True):
         part = t["table"][(t["table"]["window"] == ALL) & (t["table"]["quantity"] == quantity)]
         silent = _silent(t["table"], quantity)
         told = part[~part["attack"].isin(silent)]
+        wide = told["high"] - told["low"] > WIDEST_ROW
+        left_out, told = told[wide], told[~wide]
         if not told.empty:
             panels.forest(panel, told.assign(label=told["attack"] + ": " + told["route"]), by="attack", kind="attack", reference=0.0,
                           xlabel=f"{titles[quantity]}, cut in all layers (share)")  # fmt: skip
-        if silent:
-            panel.set_title(f"{', '.join(silent)}: next to nothing to lose")
+        notes = [f"{', '.join(silent)}: next to nothing to lose"] if silent else []
+        if len(left_out):
+            rows = "; ".join(f"{name}: {', '.join(part['route'])}" for name, part in left_out.groupby("attack", sort=False))
+            notes.append(f"left out, interval wider than {WIDEST_ROW:g} ({len(left_out)} rows): {rows}")
+        panel.set_title("; ".join(notes), fontsize=7.5, fontweight="normal")
     return {"figure": fig, "all_layers": whole}
 
 

@@ -314,7 +314,7 @@ def _curve_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
             continue
         if contrast == "refuse over comply":
             part = pd.concat([part.assign(step=part["step"].astype(str)), t["last"][t["last"]["fit"] != "centred"].assign(step="last")])
-        panels.layer_curve(ax, part, x="step", by="fit", kind="fit", xlabel="decoding step", ylabel="AUROC", reference=0.5,
+        panels.layer_curve(ax, part, x="step", by="fit", kind="fit", xlabel="decoding step", ylabel="AUROC", reference=0.5, apart=("last",),
                            legend=contrast == "refuse over comply")  # fmt: skip
         ax.set_title(contrast)
     layers = t["layers"]
@@ -331,19 +331,20 @@ def _choice_figure(t: dict[str, pd.DataFrame], p: Params) -> Any:
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.2)
     choices = t["choices"].assign(step=t["choices"]["step"].astype(str))
-    labels = {IDENTITY: "token identity", EMBEDDING: "input embedding", LOG_P: "log-probability"}
+    labels = {IDENTITY: "token identity", EMBEDDING: "input embedding", LOG_P: "log-probability", "prompt": "probe of prompts",
+              "token": "probe of tokens", "contrastive": "probe of candidates"}  # fmt: skip
     whole = choices[(choices["step"] == "all") & ~choices["scorer"].str.startswith(CHANCE)]
     panels.forest(axes[0], whole.assign(label=whole["scorer"].replace(labels)), label="label", by="scorer", kind="fit", reference=0.5,
                   xlabel="candidate pairs ordered rightly", legend=False)  # fmt: skip
     axes[0].set_title(f"within one choice, steps 0-{p.choice_steps - 1}")
     steps = choices[choices["step"] != "all"]
     panels.layer_curve(axes[1], steps.assign(step=steps["step"].astype(int)), x="step", by="scorer", kind="fit",
-                       xlabel="step of the choice", ylabel="candidate pairs ordered rightly", reference=0.5)  # fmt: skip
+                       xlabel="step of the choice", ylabel="candidate pairs ordered rightly", reference=0.5, bars=True)  # fmt: skip
     axes[1].set_xticks(sorted(steps["step"].astype(int).unique()))
     axes[1].set_title("by step")
     layers = t["guiding_layers"]
     panels.layer_curve(axes[2], layers.assign(layer=layers["layer"].astype(str)), by="fit", kind="fit", reference=0.5, legend=False,
-                       xlabel="layer of the score", ylabel="candidate pairs ordered rightly")  # fmt: skip
+                       bars=True, xlabel="layer of the score", ylabel="candidate pairs ordered rightly")  # fmt: skip
     axes[2].set_title("by layer")
     return fig
 

@@ -285,9 +285,7 @@ def _outcome_figure(t: dict[str, pd.DataFrame]) -> Any:
     assert plane is not None
     panels.tradeoff_plane(axes[0, 1], plane.reset_index(), x="rr", y="asr", by="condition", kind="part",
                           xlabel="over-refusal (share of harmless refused)", ylabel="harmful not refused, all attacks")  # fmt: skip
-    for ax in (axes[0, 0], axes[0, 1]):
-        ax.set_xlim(-0.03, 1.03)
-    axes[0, 1].set_ylim(-0.03, 1.03)
+    axes[0, 0].set_xlim(-0.03, 1.03)
     titles = ("not refused, by attack", "trade-off", "both prices in one", "how unlikely the text is to the model")
     for ax, title in zip(axes.flat, titles, strict=True):
         ax.set_title(title)

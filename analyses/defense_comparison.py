@@ -241,8 +241,6 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         axes[0].plot([0, 1], [level, level - 1], color="#e3e3e3", linewidth=0.7, zorder=0)
     panels.tradeoff_plane(axes[0], plane, x="rr", y="asr", by="method", kind="method", xlabel="share of harmless refused",
                           ylabel="share of harmful pictures not refused", legend=False)  # fmt: skip
-    axes[0].set_xlim(-0.03, 1.03)
-    axes[0].set_ylim(-0.03, 1.03)
     axes[0].set_title("trade-off (grey: equally selective)")
     gain = t["selectivity"]
     gain = gain[gain["second"] == "none"].assign(label=lambda d: [_label(name) for name in d["first"]], method=lambda d: d["first"])
@@ -254,9 +252,11 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
 
 def _by_judge(rates: pd.DataFrame) -> Any:
     from safesteer_interp.plotting import new_figure, panels
+    from safesteer_interp.plotting.palette import LISTS_OF_STRINGS
 
     fig, axes = new_figure(rows=1, cols=2, width="full", height=3.9)
     part = rates[rates["benchmark"] == "all"].assign(label=lambda d: [_label(name) for name in d["method"]])
+    part = part.replace({"judge": {f"refusal strings ({key})": f"refusal strings ({name})" for key, name in LISTS_OF_STRINGS.items()}})
     for ax, measure in zip(axes, ("asr", "rr"), strict=True):
         panels.forest(ax, part[part["measure"] == measure], by="judge", kind="series", xlabel=f"share {WORDS[measure]}", legend=False)
         ax.set_xlim(-0.03, 1.03)

@@ -116,8 +116,6 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
         for part in parts_of(name):
             axes[0].annotate("", (places.loc[name, "rr"], places.loc[name, "asr"]), (places.loc[part, "rr"], places.loc[part, "asr"]),
                              arrowprops={"arrowstyle": "->", "color": "#9a9a9a", "linewidth": 0.7})  # fmt: skip
-    axes[0].set_xlim(-0.03, 1.03)
-    axes[0].set_ylim(-0.03, 1.03)
     gain = t["contrasts"]
     gain = gain[(gain["measure"] == "selectivity") & (gain["second"] != "none")]
     gain = gain.assign(label=[f"{_label(a)}\nover {_label(b)}" for a, b in zip(gain["first"], gain["second"], strict=True)])

@@ -118,23 +118,26 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
 
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
+    from safesteer_interp.plotting.palette import LISTS_OF_STRINGS
 
     fig, axes = new_figure(rows=1, cols=3, width="full", height=3.2)
-    rates = t["table"].assign(label=lambda d: d["judge"], side=lambda d: d["measure"].map({"asr": "harmful", "rr": "harmless"}))
+    rates = t["table"].assign(
+        label=lambda d: d["judge"].replace(LISTS_OF_STRINGS), side=lambda d: d["measure"].map({"asr": "harmful", "rr": "harmless"})
+    )
     shown = rates.assign(value=np.where(rates["measure"] == "asr", 1 - rates["value"], rates["value"]),
                          low=np.where(rates["measure"] == "asr", 1 - rates["high"], rates["low"]),
                          high=np.where(rates["measure"] == "asr", 1 - rates["low"], rates["high"]))  # fmt: skip
     panels.forest(axes[0], shown, by="side", kind="class", xlabel="share refused (harmful: or degenerate)", legend=False)
     axes[0].set_xlim(-0.03, 1.03)
     kappa = t["kappa"].assign(first=_short(t["kappa"]["first"]), second=_short(t["kappa"]["second"]))
-    kappa = kappa.assign(label=lambda d: d["first"] + " · " + d["second"])
+    kappa = kappa.assign(label=lambda d: d["first"].replace(LISTS_OF_STRINGS) + " · " + d["second"].replace(LISTS_OF_STRINGS))
     panels.forest(axes[1], kappa, reference=0.6, xlabel="Cohen's kappa, harmful pictures", legend=False)
     labelled = t["labelled"]
     quality = pd.concat(
-        [labelled.assign(label=labelled["strings"], what=name, value=labelled[name], low=labelled[f"{name}_low"],
+        [labelled.assign(label=labelled["strings"].replace(LISTS_OF_STRINGS), what=name, value=labelled[name], low=labelled[f"{name}_low"],
                          high=labelled[f"{name}_high"]) for name in ("precision", "recall")]
     )  # fmt: skip
-    panels.forest(axes[2], quality, by="what", kind="series", xlabel="precision and recall, labelled by hand", legend=False)
+    panels.forest(axes[2], quality, by="what", kind="series", xlabel="share, answers labelled by hand", legend=False)
     for ax, title in zip(axes, ("what each calls a refusal", "agreement of every two", "on answers written for this"), strict=True):
         ax.set_title(title)
     panels.legend_below(fig)

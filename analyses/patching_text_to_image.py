@@ -319,6 +319,7 @@ def draw(t: dict[str, pd.DataFrame], p: Params) -> dict[str, Any]:
             ax.set_title(f"text into {attack}: refusal restored" if direction == "restore" else f"{attack} into text: refusal destroyed")
     lines, row_axes = new_figure(rows=1, cols=2 * len(attacks), width="full", height=2.9, squeeze=False)
     controls, writes = (t[name][t[name]["quantity"] == "refusal"] for name in ("controls", "writes"))
+    writes = writes.replace({"write": {"attn_out": "attention's output", "mlp_out": "MLP's output"}})
     for i, attack in enumerate(attacks):
         left, right = row_axes[0][2 * i], row_axes[0][2 * i + 1]
         panels.layer_curve(

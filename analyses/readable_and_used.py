@@ -268,7 +268,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
 def draw(t: dict[str, pd.DataFrame], p: Params) -> Any:
     from safesteer_interp.plotting import new_figure, panels
 
-    shown = t["table"][~t["table"]["direction"].str.startswith("random")]
+    shown = t["table"][~t["table"]["direction"].str.startswith("random")].replace({"direction": {"msav": "MSAV"}})
     attacks = [a for a in attacks_in(shown) if a != str(DONOR)]
     fig, axes = new_figure(rows=2, cols=len(attacks) + 1, width="full", height=4.8, squeeze=False)
     for j, attack in enumerate([str(DONOR), *attacks]):

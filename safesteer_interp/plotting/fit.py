@@ -1,4 +1,5 @@
 """Words that do not fit their place are broken into lines: titles, labels of axes and colour bars, and the names of rows.
+Labels of ticks that touch are spared (numbers), turned (names of columns) or given more height (names of rows); see `ticks`.
 
 A figure of one column has half the room of a page's, and the same words. They are measured once the figure is laid out.
 """
@@ -10,6 +11,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator
+
+from safesteer_interp.plotting.ticks import part_ticks
 
 ROOM = 0.36
 """Share of a figure's width that the names of rows may take in a column."""
@@ -31,6 +34,8 @@ def fit_words(figure: Figure) -> bool:
     if width / figure.dpi < WIDE:
         for ax in figure.axes:
             changed |= _break_names(ax.yaxis, ROOM * width)
+    for ax in figure.axes:
+        changed |= part_ticks(ax.xaxis) | part_ticks(ax.yaxis)
     if changed:
         return True
     for ax in figure.axes:

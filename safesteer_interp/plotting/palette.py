@@ -8,6 +8,7 @@ Nothing else in the package names a colour.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -81,6 +82,7 @@ ENTITIES: dict[str, dict[str, Style]] = {
         "random_direction": Style("#b0b0b0", "4", "control: random direction", (0, (1, 1))),
         "random_pairs": Style("#7d7d7d", "+", "control: random pairs", (0, (5, 1))),
         "raw_pixels": Style("#555555", "x", "control: raw pixels", (0, (3, 1, 1, 1))),
+        "random_circuits": Style("#7d7d7d", "X", "control: random circuits", (0, (3, 1))),
     },
     "method": {
         "none": _NO_DEFENSE,
@@ -123,7 +125,7 @@ ENTITIES: dict[str, dict[str, Style]] = {
     "fit": {
         "prompt": Style(BLACK, "D", "probe fitted on prompts"),
         "centred": Style(PURPLE, "p", "step means removed"),
-        "token": Style(GREEN, "d", "probe fitted on tokens"),
+        "token": Style(SKY, "d", "probe fitted on tokens"),
         "contrastive": Style(INDIGO, "v", "probe fitted on candidates"),
         "token_identity": Style("#3d3d3d", "D", "control: token identity", ":"),
         "embedding": Style("#6b6b6b", "s", "control: input embedding", "--"),
@@ -162,6 +164,9 @@ Kinds can meet in a figure (attacks beside controls, methods by class), so no tw
 "verdict" is the gallery's alone.
 """
 
+LISTS_OF_STRINGS = {"xstest": "XSTest", "arditi": "Arditi", "jrs": "JRS-Rem", "vlguard": "VLGuard"}
+"""Published lists of refusal strings by the names they are written with."""
+
 _FALLBACK_COLORS = (BLUE, BROWN, INDIGO, ORANGE, PURPLE, SKY, BLACK)
 _FALLBACK_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
@@ -181,16 +186,21 @@ def style_of(kind: str, name: str) -> Style:
     return Style(_FALLBACK_COLORS[digest[0] % len(_FALLBACK_COLORS)], _FALLBACK_MARKERS[digest[1] % len(_FALLBACK_MARKERS)], _label(name))
 
 
-def styles_of(kind: str, names: list[str]) -> dict[str, Style]:
-    """Styles of several entities that must differ from each other: unknown names take the first looks not yet used, in order."""
+def styles_of(kind: str, names: list[str], *, taken: Collection[str] = (), first: int = 0) -> dict[str, Style]:
+    """Styles of several entities that must differ from each other: unknown names take the first looks not yet used, in order.
+
+    `taken`: hex colours that mean something else beside them, which unknown names leave alone while others are free. `first`: how many
+    unknown names stand beside them already, whose markers are not repeated.
+    """
     found: dict[str, Style] = {}
     known = {n: style_of(kind, n) for n in names if is_known(kind, n)}
-    taken = {s.color for s in known.values()}
-    free = [c for c in _FALLBACK_COLORS if c not in taken] or list(_FALLBACK_COLORS)
+    used = {s.color for s in known.values()}
+    free = [c for c in _FALLBACK_COLORS if c not in used] or list(_FALLBACK_COLORS)
+    free = [c for c in free if c.lower() not in taken] or free
     unknown = [n for n in names if n not in known]
     for i, name in enumerate(unknown):
         line = ("-", "--", ":", "-.")[(i // len(free)) % 4]
-        found[name] = Style(free[i % len(free)], _FALLBACK_MARKERS[i % len(_FALLBACK_MARKERS)], _label(name), line)
+        found[name] = Style(free[i % len(free)], _FALLBACK_MARKERS[(first + i) % len(_FALLBACK_MARKERS)], _label(name), line)
     return {n: known[n] if n in known else found[n] for n in names}
 
 

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator
 
 Size = Literal["page", "column"]
 WIDTHS = {"full": 7.0, "column": 3.4}
@@ -25,6 +26,8 @@ SMALLEST = 6.5
 """Points: no text of a figure is smaller."""
 TALLEST, LOWEST = 9.2, 1.25
 """Inches: what a figure of one column should not exceed, and what each of its panels gets all the same."""
+_LEFT = "_safesteer_left"
+"""Where a panel of a column keeps the panel that a page has on its left."""
 _SIZE: ContextVar[Size] = ContextVar("size of figures", default="page")
 
 
@@ -90,6 +93,7 @@ def _stacked(
     for place in np.ndindex(rows, cols):
         shared = {f"share{axis}": _partner(axes, place, options.get(f"share{axis}", False)) for axis in "xy"}
         axes[place] = figure.add_subplot(grid[place[0] * cols + place[1]], **shared, **(options.get("subplot_kw") or {}))
+        setattr(axes[place], _LEFT, axes[place[0], place[1] - 1] if place[1] else None)
     if not options.get("squeeze", True):
         return figure, axes
     return figure, axes.item() if axes.size == 1 else axes.squeeze()
@@ -104,7 +108,13 @@ def _partner(axes: np.ndarray, place: tuple[int, ...], shared: bool | str) -> An
 
 
 def label_all(figure: Figure) -> None:
-    """Shows the tick labels of every panel: those that a page leaves to a neighbour have none beside them in a column."""
+    """Shows the tick labels and the unit of every panel: those that a page leaves to a neighbour have none beside them in a column.
+
+    A panel whose axis has numbers and no label has that of the panel on its left; names of rows need none.
+    """
     for ax in figure.axes:
         if ax.get_label() != "<colorbar>":
             ax.tick_params(labelleft=True, labelbottom=True)
+            left = getattr(ax, _LEFT, None)
+            if left is not None and ax.has_data() and not ax.get_ylabel() and not isinstance(ax.yaxis.get_major_locator(), FixedLocator):
+                ax.set_ylabel(left.get_ylabel())

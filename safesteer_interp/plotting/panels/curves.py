@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from safesteer_interp.plotting.panels.shared import groups_of, legend_below, need, reference_line
+
+CROWDED = 3
+"""From so many entities on bands are paler and have an edge each, by which they are told apart where they lie over one another."""
 
 
 def layer_curve(
@@ -29,8 +33,13 @@ def layer_curve(
     legend: bool = True,
     markers: bool = True,
     evenly: bool = False,
+    bars: bool = False,
+    apart: Collection[str] = (),
 ) -> None:
     """One line per entity over `x`, with the interval as a band (as bars where an entity has a single point).
+
+    `bars`: intervals as bars, entities side by side, as suits few values of `x` with intervals so wide that bands would cover each other.
+    No line leads to the values of `x` named in `apart`: they do not follow on the others.
 
     Text values of `x` become ticks of their own: "embed" before the numbers, anything else ("final_norm", "all") after them. `evenly`
     sets all values side by side at equal distances, as suits widths of 1, 2, 4, 8, ... Raises ValueError for a missing column or an
@@ -44,19 +53,33 @@ def layer_curve(
         order = sorted(places, key=lambda name: places[name])
         places, ticks = {name: float(i) for i, name in enumerate(order)}, {float(i): name for i, name in enumerate(order)}
     place = table[x].map(lambda v: places[str(v)])
-    for rows, look in groups_of(table.assign(_x=place), by, kind):
+    groups = groups_of(table.assign(_x=place), by, kind, ax.figure)
+    near = float(np.diff(np.unique(place)).min()) if place.nunique() > 1 else 1.0
+    for i, (rows, look) in enumerate(groups):
         rows = rows.sort_values("_x")
         at, value = rows["_x"].to_numpy(float), rows[y].to_numpy(float)
         below, above = rows[low].to_numpy(float), rows[high].to_numpy(float)
         options = look.plot()
-        if len(rows) == 1:
-            ax.errorbar(at, value, yerr=_arms(value, below, above), **{**options, "linestyle": "none"})
+        alone = rows[x].astype(str).isin(apart).to_numpy() | (len(rows) == 1)
+        if bars:
+            at = at + (i - (len(groups) - 1) / 2) * min(0.08, 0.5 / len(groups)) * near
+        if alone.any():
+            only = {**options, "linestyle": "none"} | ({} if alone.all() else {"label": None})
+            ax.errorbar(at[alone], value[alone], yerr=_arms(value, below, above)[:, alone], **only)
+            at, value, below, above = (values[~alone] for values in (at, value, below, above))
+        if alone.all():
+            continue
+        if bars:
+            ax.errorbar(at, value, yerr=_arms(value, below, above), elinewidth=1.0, zorder=3, **options)
             continue
         options["markersize"] = 4 if len(rows) <= 16 else 3
         if not markers:
             options["marker"] = ""
         ax.plot(at, value, markeredgewidth=0.8, zorder=3, **options)
-        ax.fill_between(at, below, above, color=look.color, alpha=0.16, linewidth=0, zorder=2)
+        band: dict[str, Any] = {"facecolor": (look.color, 0.16), "linewidth": 0}
+        if len(groups) >= CROWDED:
+            band = {"facecolor": (look.color, 0.07), "edgecolor": (look.color, 0.4), "linewidth": 0.4}
+        ax.fill_between(at, below, above, zorder=2, **band)
     _ticks(ax, ticks)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)

@@ -31,7 +31,7 @@ def forest(
     """
     need(table, [label, value, low, high, *([by] if by else [])], "forest")
     rows = {name: i for i, name in enumerate(dict.fromkeys(map(str, table[label])))}
-    groups = groups_of(table, by, kind)
+    groups = groups_of(table, by, kind, ax.figure)
     several = by is not None and by != label and int(table.groupby(table[label].astype(str))[by].nunique().max()) > 1
     step = min(0.8 / len(groups), 0.3) if several else 0.0
     for i, (part, look) in enumerate(groups):

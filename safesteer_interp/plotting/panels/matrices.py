@@ -11,12 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm, to_rgba
 from matplotlib.patches import Rectangle
 
-from safesteer_interp.plotting.palette import DIVERGING, ENTITIES, INK, SEQUENTIAL
-from safesteer_interp.plotting.panels.shared import need
+from safesteer_interp.plotting.palette import DIVERGING, ENTITIES, INK, MUTED, SEQUENTIAL
+from safesteer_interp.plotting.panels.shared import legend_below, need
 from safesteer_interp.plotting.style import in_column
 
 LINE, AROUND = 0.125, 0.62
 """Inches that the name of a row takes in a column, and what title, ticks and label of a panel take."""
+
+UNPLACED = "white: 95 % interval wider than {:g}"
+"""What a legend says of cells that the data cannot place."""
 
 
 def layer_step_heatmap(
@@ -38,7 +41,7 @@ def layer_step_heatmap(
 ) -> None:
     """A measure over layers and steps; cells whose interval reaches across `center` are hatched, missing ones stay white.
 
-    So do cells that the data cannot place: their interval is wider than the whole range from `vmin` to `vmax`.
+    So do cells that the data cannot place: their interval is wider than the whole range from `vmin` to `vmax`; the legend says so.
     Raises ValueError for a missing column or an empty table.
     """
     need(table, [x, y, value, low, high], "layer_step_heatmap")
@@ -47,6 +50,9 @@ def layer_step_heatmap(
     if vmin is not None and vmax is not None:
         unplaced = highs - lows > vmax - vmin
         values, lows = np.where(unplaced, np.nan, values), np.where(unplaced, np.nan, lows)
+        if unplaced.any():
+            ax.scatter([], [], marker="s", s=30, facecolor="white", edgecolor=MUTED, linewidth=0.7, label=UNPLACED.format(vmax - vmin))
+            legend_below(ax)
     mesh = ax.imshow(values, **_colors(values, center, vmin, vmax), aspect="auto", origin="lower")
     if center is not None:
         for i, j in zip(*np.nonzero((lows <= center) & (highs >= center)), strict=True):
@@ -151,6 +157,7 @@ def _tick_names(ax: Axes, columns: list[str], rows: list[str]) -> None:
     named = not all(row.isdigit() or row in ("embed", "final_norm") for row in rows)
     if in_column() and named and len(rows) <= 14:
         _grow(ax, LINE * len(rows) + AROUND)
+    rows = [row.replace("final_norm", "final norm") for row in rows]
     for names, put, most in ((across, ax.set_xticks, 14), (rows, ax.set_yticks, 7 if in_column() and not named else 14)):
         every = max(1, int(np.ceil(len(names) / most)))
         put(range(0, len(names), every), names[::every])

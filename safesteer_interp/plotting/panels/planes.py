@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.markers import MarkerStyle
 
 from safesteer_interp.plotting.palette import style_of
 from safesteer_interp.plotting.panels.shared import groups_of, legend_below, need
+
+SAME = 0.01
+"""Points nearer to one another than this share of what an axis shows, on both, lie on one spot."""
+_EVEN = {"*": 1.6, "h": 1.2, "p": 1.2}
+"""Markers that look smaller than others of the same size, and how much larger they are drawn."""
+CORNERS = ((0.02, 0.02), (0.85, 0.85), (0.85, 0.02), (0.02, 0.85))
+"""Where an arrow that says what is better may stand, in shares of the axes, the first choice first."""
 
 
 def tradeoff_plane(
@@ -27,18 +36,28 @@ def tradeoff_plane(
 ) -> None:
     """One point per row with intervals on both axes (columns `x`_low, `x`_high, `y`_low, `y`_high); lower left is better on both.
 
+    The axes show what there is with a margin. Where points coincide, all but the first are open markers around it, each larger.
     `pareto` joins the points that no other point beats on both. With `shape` (say, the model) markers follow that column and colours
     follow `by`. Raises ValueError for a missing column or an empty table.
     """
     ends = [f"{axis}_{end}" for axis in (x, y) for end in ("low", "high")]
     need(table, [x, y, by, *ends, *([shape] if shape else [])], "tradeoff_plane")
-    for rows, look in groups_of(table, by, kind):
+    placed: list[tuple[float, float]] = []
+    near = [SAME * _spread(table, axis) for axis in (x, y)]
+    for rows, look in groups_of(table, by, kind, ax.figure):
         for _, row in rows.iterrows():
             form = style_of("model", str(row[shape])) if shape else look
             ax.hlines(row[y], row[f"{x}_low"], row[f"{x}_high"], color=look.color, linewidth=1.0, alpha=0.6)
             ax.vlines(row[x], row[f"{y}_low"], row[f"{y}_high"], color=look.color, linewidth=1.0, alpha=0.6)
             label = f"{look.label}, {form.label}" if shape else look.label
-            ax.scatter(row[x], row[y], s=34, color=look.color, marker=form.marker, label=label, zorder=3)
+            below = sum(abs(a - row[x]) <= near[0] and abs(b - row[y]) <= near[1] for a, b in placed)
+            placed.append((row[x], row[y]))
+            ax.scatter([], [], s=34, color=look.color, marker=form.marker, label=label)
+            paint: dict[str, Any] = {"color": look.color}
+            if below and MarkerStyle(form.marker).is_filled():
+                paint = {"facecolor": "none", "edgecolor": look.color, "linewidth": 1.2}
+            size = 34 * (1 + 0.8 * below) ** 2 * _EVEN.get(form.marker, 1.0)
+            ax.scatter(row[x], row[y], s=size, marker=form.marker, zorder=3 + below, clip_on=not below, **paint)
     if pareto and len(table) > 1:
         front = pareto_front(table[x].tolist(), table[y].tolist())
         points = table.iloc[front].sort_values(x)
@@ -46,10 +65,42 @@ def tradeoff_plane(
     ax.grid(visible=True, axis="both")
     ax.set_xlabel(xlabel or x)
     ax.set_ylabel(ylabel or y)
-    ax.annotate("better", (0.02, 0.02), xycoords="axes fraction", xytext=(0.11, 0.11), textcoords="axes fraction", fontsize=7,
-                color="#6b6b6b", arrowprops={"arrowstyle": "->", "color": "#6b6b6b", "linewidth": 0.8})  # fmt: skip
+    for axis in (x, y):
+        low, high = _ends(table, axis)
+        margin = 0.06 * ((high - low) or 1.0)
+        (ax.set_xlim if axis == x else ax.set_ylim)(low - margin, high + margin)
+    _better(ax, table, x, y)
     if legend:
         legend_below(ax)
+
+
+def _ends(table: pd.DataFrame, axis: str) -> tuple[float, float]:
+    """Where points and intervals begin and end."""
+    seen = table[[axis, f"{axis}_low", f"{axis}_high"]].to_numpy(float)
+    return float(np.nanmin(seen)), float(np.nanmax(seen))
+
+
+def _spread(table: pd.DataFrame, axis: str) -> float:
+    low, high = _ends(table, axis)
+    return high - low
+
+
+def _better(ax: Axes, table: pd.DataFrame, x: str, y: str) -> None:
+    """An arrow to the lower left, in the corner that fewest points and intervals reach into."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+
+    def reaching(corner: tuple[float, float]) -> int:
+        """How many crosses of two intervals reach into a corner, an eighth of both axes."""
+        (a, b), (c, d) = (
+            (lo + z * (hi - lo), lo + (z + 0.13) * (hi - lo)) for z, lo, hi in zip(corner, (left, bottom), (right, top), strict=True)
+        )
+        across = table[f"{x}_low"].le(b) & table[f"{x}_high"].ge(a) & table[y].between(c, d)
+        upright = table[f"{y}_low"].le(d) & table[f"{y}_high"].ge(c) & table[x].between(a, b)
+        return int((across | upright).sum())
+
+    at = min(CORNERS, key=reaching)
+    ax.annotate("better", at, xycoords="axes fraction", xytext=(at[0] + 0.09, at[1] + 0.09), textcoords="axes fraction", fontsize=7,
+                color="#6b6b6b", arrowprops={"arrowstyle": "->", "color": "#6b6b6b", "linewidth": 0.8})  # fmt: skip
 
 
 def pareto_front(xs: list[float], ys: list[float]) -> list[int]:
@@ -77,7 +128,7 @@ def paired_arrows(
     Raises ValueError for a missing column or an empty table.
     """
     need(table, [x0, y0, x1, y1, *([by] if by else [])], "paired_arrows")
-    for rows, look in groups_of(table, by, kind):
+    for rows, look in groups_of(table, by, kind, ax.figure):
         start = rows[[x0, y0]].to_numpy(float)
         shift = rows[[x1, y1]].to_numpy(float) - start
         thin: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "color": look.color}

@@ -28,7 +28,7 @@ def score_rows(
     """
     need(table, [value, label, by], "score_rows")
     rows = {name: i for i, name in enumerate(dict.fromkeys(map(str, table[label])))}
-    groups = groups_of(table, by, kind)
+    groups = groups_of(table, by, kind, ax.figure)
     lane = 0.8 / len(groups)
     for i, (part, look) in enumerate(groups):
         middle = part[label].astype(str).map(rows).to_numpy(float) + (i - (len(groups) - 1) / 2) * lane

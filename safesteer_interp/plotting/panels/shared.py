@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgba_array
 from matplotlib.figure import FigureBase
 
-from safesteer_interp.plotting.palette import ENTITIES, Style, styles_of
+from safesteer_interp.plotting.palette import ENTITIES, Style, is_known, styles_of
 from safesteer_interp.plotting.style import in_column
 
-_LEGEND, _GROWN = "legend-below", "_safesteer_grown"
+_LEGEND, _GROWN, _SERIES = "legend-below", "_safesteer_grown", "_safesteer_series"
 LEGEND_ROW = 0.155
 """Inches that one row of a legend takes."""
 LETTER, HANDLE = 0.055, 0.56
@@ -40,17 +41,43 @@ def need(table: pd.DataFrame, columns: Iterable[str], panel: str) -> None:
         raise ValueError(f"{panel} got an empty table.")
 
 
-def groups_of(table: pd.DataFrame, by: str | None, kind: str | None) -> list[tuple[pd.DataFrame, Style]]:
-    """The rows of each entity with its style: entities of the palette in its order, others as they come, controls last."""
+def groups_of(table: pd.DataFrame, by: str | None, kind: str | None, owner: FigureBase | None = None) -> list[tuple[pd.DataFrame, Style]]:
+    """The rows of each entity with its style: entities of the palette in its order, others as they come, controls last.
+
+    `owner` is the figure that is drawn on: a name without a fixed look keeps the one it has in other panels, and takes no colour that
+    means something else there, for all share one legend.
+    """
     if by is None:
         return [(table, styles_of("series", [""])[""])]
     chosen = kind_of(by, kind)
     present = list(dict.fromkeys(map(str, table[by])))
     known, controls = list(ENTITIES.get(chosen, {})), list(ENTITIES["control"])
     present.sort(key=lambda name: known.index(name) if name in known else 200 + controls.index(name) if name in controls else 100)
-    looks = styles_of(chosen, present)
+    looks = _looks(chosen, present, owner)
     names = table[by].astype(str)
     return [(table[names == name], looks[name]) for name in present]
+
+
+def _looks(kind: str, names: list[str], owner: FigureBase | None) -> dict[str, Style]:
+    """Styles of the names, and those without a fixed one kept with the figure."""
+    figure = None if owner is None else owner.get_figure(root=True)
+    kept: dict[tuple[str, str], Style] = getattr(figure, _SERIES, {})
+    new = [n for n in names if (kind, n) not in kept]
+    found = styles_of(kind, new, taken=_colors_in(figure), first=len(kept))
+    if figure is not None:
+        setattr(figure, _SERIES, kept | {(kind, n): look for n, look in found.items() if not is_known(kind, n)})
+    return {n: kept[kind, n] if (kind, n) in kept else found[n] for n in names}
+
+
+def _colors_in(figure: Any) -> set[str]:
+    """The colours of what the legends of a figure name, as hex."""
+    found = set()
+    for ax in [] if figure is None else figure.axes:
+        for handle in ax.get_legend_handles_labels()[0]:
+            part = handle[0] if isinstance(handle, tuple) else handle
+            color = part.get_color() if hasattr(part, "get_color") else part.get_facecolor()
+            found |= {to_hex(one) for one in to_rgba_array(color)}
+    return found
 
 
 def class_names(values: Iterable[Any]) -> list[str]:
