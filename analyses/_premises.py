@@ -21,7 +21,7 @@ CALLED, REACH, REACH_MSAV, REACH_RANDOM = (
     "called harmful", "refusal token in top K", "refusal token in top K, MSAV", "refusal token in top K, random vector",
 )  # fmt: skip
 DRAWS = 5
-"""Random vectors whose reach is averaged per request."""
+"""Random vectors of each pair, whose reach is averaged: a mean over pairs is one over vectors as well."""
 SHIFT = "shift from prompt to tokens"
 
 
@@ -47,8 +47,8 @@ def premises(ctx: Context, p: GuidedParams, base: Any, corrected: Any) -> pd.Dat
     """One row per premise, attack and class: value, low, high, n, clusters, p.
 
     `called harmful`: by the probe and thresholds of `base`. `refusal token in top K` of the first token: as the model has it, after MSAV
-    of `corrected` on every request that its probe calls harmful, and after random vectors of that length; and the first two's difference
-    to the others, paired. `shift`: an answer's mean prompt-fit score over its first `steps` tokens minus its prompt's, in units of the gap
+    of `corrected` on every request that its probe calls harmful, and after random vectors of that length, each pair's own; and the first
+    two's difference to the others, paired. `shift`: an answer's mean prompt-fit score over its first `steps` tokens minus its prompt's, in units of the gap
     between harmful and harmless prompts (0: the probe meets what it was fitted on).
     """
     from safesteer_interp.images import shows_something
@@ -67,7 +67,7 @@ def premises(ctx: Context, p: GuidedParams, base: Any, corrected: Any) -> pd.Dat
         best = logits[:, tokens].max(axis=1, keepdims=True)
         return np.asarray((logits > best).sum(axis=1) < p.k)
 
-    drawn = [in_reach(_opened(corrected.with_random_vector(draw), prompts)) for draw in range(DRAWS)]
+    drawn = [in_reach(_opened_at_random(corrected, prompts, pairs, draw)) for draw in range(DRAWS)]
     hits = {
         CALLED: base.prompt_probe.decision_function(prompts) > bars,
         REACH: in_reach(prompts),
@@ -126,6 +126,15 @@ def _opened(defense: Any, prompts: Any) -> Any:
 
     with torch.inference_mode():
         return defense.opening(torch.from_numpy(prompts)).states.numpy()
+
+
+def _opened_at_random(defense: Any, prompts: Any, pairs: Any, draw: int) -> Any:
+    """The same with a random vector of the same length in place of the defense's, another one for every pair."""
+    opened = np.array(prompts, copy=True)
+    for number, pair in enumerate(dict.fromkeys(pairs)):
+        own = pairs == pair
+        opened[own] = _opened(defense.with_random_vector(DRAWS * number + draw), prompts[own])
+    return opened
 
 
 def _shift(view: Any, probe: Any, steps: int, harmful: Any, pairs: Any, seed: int) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from safesteer_interp.statistics.aurocs import (
     cluster_aurocs,
 )
 from safesteer_interp.statistics.clusters import cluster_codes, cluster_weights
-from safesteer_interp.statistics.estimate import COLUMNS, Against, Estimate, percentile
+from safesteer_interp.statistics.estimate import COLUMNS, ENOUGH_DRAWS, Against, Estimate, percentile
 from safesteer_interp.statistics.means import DIFFERENCE, OUTCOME, cluster_difference, cluster_mean, from_influence
 from safesteer_interp.statistics.permutations import holm, mcnemar, permutation_test, sign_flip_test
 from safesteer_interp.statistics.rates import cluster_rate, wilson
@@ -29,6 +29,7 @@ from safesteer_interp.statistics.resampling import (
 __all__ = [
     "COLUMNS",
     "DIFFERENCE",
+    "ENOUGH_DRAWS",
     "OUTCOME",
     "Against",
     "Estimate",

@@ -108,9 +108,33 @@ def test_paired_difference_is_tighter_than_two_intervals() -> None:
 def test_draws_become_a_spread() -> None:
     draws = np.arange(101) / 100
     found = s.Estimate.of_draws(draws)
-    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.025, 0.975)) and (found.n, found.clusters) == (101, 101)
-    assert found.is_spread and str(found) == "0.50 [0.03, 0.97] (central 95 % of 101 draws)"
-    assert (s.Estimate.of_draws([1.0, 3.0], 0.5).low, s.Estimate.of_draws([1.0, 3.0], 0.5).high) == (1.5, 2.5)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.01, 0.99)) and (found.n, found.clusters) == (101, 101)
+    assert found.is_spread and str(found) == "0.50 [0.01, 0.99] (central 95 % of 101 draws)"
+    assert (s.Estimate.of_draws([1.0, 3.0, 2.0], 0.5).low, s.Estimate.of_draws([1.0, 3.0, 2.0], 0.5).high) == (1.0, 3.0)
+    assert (s.Estimate.of_draws([1.0, 3.0], level=1).low, s.Estimate.of_draws([1.0, 3.0], level=1).high) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize(("n", "rank"), [(39, 39), (40, 40), (50, 50), (78, 78), (79, 78), (200, 196), (999, 975)])
+def test_the_bounds_of_a_spread_are_draws_beyond_which_one_more_lies_in_2_5_percent_at_the_most(n: int, rank: int) -> None:
+    draws = np.random.default_rng(n).permutation(np.arange(1.0, n + 1))
+    found = s.Estimate.of_draws(draws)
+    assert (found.low, found.high) == (n + 1 - rank, rank)
+    assert (n + 1 - rank) / (n + 1) <= 0.025 + 1e-12 < (n + 2 - rank) / (n + 1), "and no farther out than that takes"
+
+
+@pytest.mark.parametrize("n", [1, 8, 20, 38])
+def test_fewer_than_39_draws_have_a_mean_and_a_range_and_no_central_95_percent(n: int) -> None:
+    found = s.Estimate.of_draws(np.arange(n))
+    assert found.value == (n - 1) / 2 and math.isnan(found.low) and math.isnan(found.high) and found.clusters == n
+    assert s.Estimate.of_draws(np.arange(n), level=1).high == n - 1
+    assert math.isnan(s.Estimate.of_draws(np.where(np.arange(39) < n, np.nan, 1.0)).low), "draws that are not defined do not count"
+
+
+def test_one_more_draw_lies_beyond_the_bound_as_often_as_promised() -> None:
+    rng = np.random.default_rng(0)
+    for n in (39, 50, 200):
+        beyond = [rng.exponential() > s.Estimate.of_draws(rng.exponential(size=n)).high for _ in range(20_000)]
+        assert np.mean(beyond) == pytest.approx((n + 1 - math.ceil(0.975 * (n + 1))) / (n + 1), abs=0.004) and np.mean(beyond) < 0.028
 
 
 def test_permutation_test_agrees_with_scipy_on_independent_rows() -> None:
