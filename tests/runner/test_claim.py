@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from safesteer_interp.runner.claim import Claim, Control, estimate_of, p_against
+from safesteer_interp.runner.claim import Claim, Control, all_hold, estimate_of, one_holds, p_against
 from safesteer_interp.runner.claim_record import claim_records
 from safesteer_interp.runner.tables import round_trip
 from safesteer_interp.statistics import Estimate, cluster_auroc, cluster_difference, cluster_mean, cluster_rate
@@ -68,6 +68,45 @@ def test_a_p_made_against_another_edge_is_not_used() -> None:
     assert p_against(found, found.low) == pytest.approx(0.05, abs=1e-6)
     assert p_against(found, (0.0, 0.2)) == pytest.approx(max(p_against(found, 0.2), found.p or 0))
     assert math.isnan(p_against(Estimate.of_draws(x), 0.0))
+
+
+def below_zero(value: float, p: float | None) -> Estimate:
+    return Estimate(value, value - 0.1, value + 0.1, 24, 24, p=p, against=0.0, kind="mean")
+
+
+def test_of_numbers_that_must_all_hold_the_largest_p_decides() -> None:
+    numbers = [below_zero(-0.5, 0.01), below_zero(-0.4, 0.002), below_zero(-0.6, 0.03)]
+    assert all_hold(numbers, "below", 0.0) == (2, numbers[2]), "not the one nearest to 0"
+    untested = Estimate(-0.5, math.nan, math.nan, 24, 24)
+    assert all_hold([*numbers, untested], "below", 0.0) == (3, untested)
+
+
+def test_of_numbers_that_must_all_hold_one_chosen_for_lying_outside_has_its_p_times_their_number() -> None:
+    numbers = [below_zero(-0.5, 0.01), below_zero(0.3, 0.002), below_zero(0.1, 0.2), Estimate(math.nan, math.nan, math.nan, 24)]
+    place, found = all_hold(numbers, "below", 0.0)
+    assert (place, found.value, found.p) == (1, 0.3, pytest.approx(0.006)), "of three: what has no value was not compared"
+    assert all_hold(numbers[2:], "below", 0.0)[1].p == 0.2 and all_hold([numbers[2]] * 36, "below", 0.0)[1].p == 1.0
+    assert claim(estimate=found, direction="below", threshold=0.0).tested == pytest.approx(0.006)
+
+
+def test_of_numbers_of_which_one_must_hold_the_farthest_has_its_p_times_their_number() -> None:
+    numbers = [below_zero(-0.2, 0.001), below_zero(0.1, 0.0001), below_zero(-0.5, 0.004)]
+    place, found = one_holds(numbers, "below", 0.0)
+    assert (place, found.p) == (2, pytest.approx(0.012))
+    none = [below_zero(0.3, 0.001), below_zero(0.1, 0.02)]
+    assert one_holds(none, "below", 0.0) == (1, none[1]), "contradicted only if all lie on the other side"
+
+
+def test_a_difference_chosen_among_many_where_there_is_none_is_rarely_contradicted() -> None:
+    """Nine rivals under two judges that agree mostly, none better than another: chosen by value and tested as one, 2.5 % become more."""
+    rng, alone, together = np.random.default_rng(0), 0, 0
+    for _ in range(100):
+        rivals = rng.normal(size=(9, 24))
+        numbers = [cluster_mean(rival + 0.1 * rng.normal(size=24), np.arange(24)) for rival in rivals for _ in range(2)]
+        worst = max(numbers, key=lambda e: e.value)
+        alone += p_against(worst, 0.0) < 0.05
+        together += p_against(all_hold(numbers, "below", 0.0)[1], 0.0) < 0.05
+    assert alone > 10 > 5 >= together
 
 
 @pytest.mark.parametrize(

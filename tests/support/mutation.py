@@ -25,7 +25,7 @@ import pandas as pd
 from scipy import stats
 
 from safesteer_interp.runner.analysis import Analysis, like_returned
-from safesteer_interp.runner.claim import Claim, Control, p_against
+from safesteer_interp.runner.claim import Claim, Control, estimate_of, p_against
 from safesteer_interp.runner.power import LARGE, assumed_effect, design_effect, deviation, error, error_at, units
 from safesteer_interp.runner.tables import table_files
 from safesteer_interp.runner.verdict import Judged, Verdict, judge
@@ -212,6 +212,21 @@ def siblings(name: str, *same: str) -> Hook:
     return hook
 
 
+def all_at_the_edge(name: str, column: str, value: str) -> Hook:
+    """For a claim that takes the strongest of several rows of table `name` (those with this value in `column`): it is false where all of them
+    lie at its edge."""
+
+    def hook(tables: Tables, claim: Claim, variant: str, rng: np.random.Generator) -> Tables:
+        found = put_back(tables, claim, redrawn(claim, variant, rng))
+        edge = claim.threshold
+        for label, r in tables[name].iterrows() if variant == "edge" and not isinstance(edge, tuple) else ():
+            if r[column] == value and (r["value"] >= 0) == (edge >= 0):
+                write(found[name], np.asarray(found[name].index == label), draw_again(estimate_of(r), edge, edge, claim, rng))
+        return found
+
+    return hook
+
+
 def rows_of(table: pd.DataFrame, estimate: Estimate) -> np.ndarray:
     if not {"value", "low", "high", "n"} <= set(table):
         return np.zeros(len(table), dtype=bool)
@@ -233,7 +248,9 @@ def _same(one: Estimate, two: Estimate) -> bool:
 HOOKS: dict[tuple[str, str], Hook] = {
     ("defense_comparison", "lowers_*"): siblings("contrasts", "first", "second", "measure"),
     ("defense_comparison", "safesteer_lets_least_through"): siblings("contrasts", "first", "measure"),
+    ("defense_composition", "*"): siblings("contrasts", "first", "measure"),
     ("judge_agreement", "lists_agree"): siblings("kappa", "measure"),
+    ("judge_agreement", "judge_moves_the_rate"): all_at_the_edge("differences", "measure", "asr, list against list"),
 }
 """(analysis, pattern of claim ids) -> how its tables are mutated, where the generic way does not fit."""
 
