@@ -138,16 +138,26 @@ def _opened_at_random(defense: Any, prompts: Any, pairs: Any, draw: int) -> Any:
 
 
 def _shift(view: Any, probe: Any, steps: int, harmful: Any, pairs: Any, seed: int) -> list[dict[str, Any]]:
-    """How far an answer's scores lie from its prompt's, by class."""
-    from safesteer_interp.statistics import cluster_mean
+    """How far an answer's scores lie from its prompt's, by class, in units of a gap that is measured on the same pairs."""
+    from safesteer_interp.statistics import cluster_jackknife
 
     at_prompt = _scores(view, probe, 0)
-    gap = at_prompt[harmful].mean() - at_prompt[~harmful].mean()
     by_step = np.stack([_scores(view, probe, step) for step in range(1, min(steps, STEPS) + 1)])
     there = np.isfinite(by_step).any(axis=0)
-    shift = (np.nanmean(by_step[:, there], axis=0) - at_prompt[there]) / abs(gap)
+    shift = np.full(len(at_prompt), np.nan)
+    shift[there] = np.nanmean(by_step[:, there], axis=0) - at_prompt[there]
+
+    def in_gaps(own: Any, score: Any, bad: Any) -> float:
+        if bad.all() or not bad.any() or not np.isfinite(own).any():
+            return float("nan")
+        gap = abs(score[bad].mean() - score[~bad].mean())
+        return float(np.nanmean(own) / gap) if gap else float("nan")
+
     rows = []
-    for kind, side in (("harmful", harmful[there]), ("harmless", ~harmful[there])):
-        found = cluster_mean(shift[side], pairs[there][side], against=(-0.5, 0.5), seed=seed)
-        rows.append({"premise": SHIFT, "fit": "prompt", "class": kind} | found.as_row())
+    for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
+        own = np.where(side, shift, np.nan)
+        found = cluster_jackknife(in_gaps, [own, at_prompt, harmful], pairs, against=(-0.5, 0.5), seed=seed)
+        told = np.isfinite(own)
+        numbers = found.as_row() | {"n": int(told.sum()), "clusters": len(np.unique(pairs[told]))}
+        rows.append({"premise": SHIFT, "fit": "prompt", "class": kind} | numbers)
     return rows

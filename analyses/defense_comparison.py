@@ -99,11 +99,11 @@ def contrasts(hits: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 def selective(answers: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Selectivity of each method, its difference to "none", and to the refusal bias where that was run."""
-    from safesteer_interp.statistics import cluster_mean
+    from safesteer_interp.statistics import DIFFERENCE, cluster_mean
 
     wide = selectivity(answers)
     pairs = wide.index.get_level_values("pair").to_numpy()
-    rows = [{"first": name, "second": ""} | cluster_mean(wide[name].to_numpy(), pairs).as_row() for name in names]
+    rows = [{"first": name, "second": ""} | cluster_mean(wide[name].to_numpy(), pairs, bounds=DIFFERENCE).as_row() for name in names]
     rows += [paired_rows(wide, name, "none", pairs, outcomes=False) for name in names if name != "none"]
     rows += [paired_rows(wide, name, BIAS, pairs, outcomes=False) for name in names if BIAS in names and name not in ("none", BIAS)]
     return pd.DataFrame(rows)
