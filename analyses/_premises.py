@@ -48,8 +48,8 @@ def premises(ctx: Context, p: GuidedParams, base: Any, corrected: Any) -> pd.Dat
 
     `called harmful`: by the probe and thresholds of `base`. `refusal token in top K` of the first token: as the model has it, after MSAV
     of `corrected` on every request that its probe calls harmful, and after random vectors of that length, each pair's own; and the first
-    two's difference to the others, paired. `shift`: an answer's mean prompt-fit score over its first `steps` tokens minus its prompt's, in units of the gap
-    between harmful and harmless prompts (0: the probe meets what it was fitted on).
+    two's difference to the others, paired. `shift`: an answer's mean prompt-fit score over its first `steps` tokens minus its prompt's, in
+    units of the gap between harmful and harmless prompts (0: the probe meets what it was fitted on).
     """
     from safesteer_interp.images import shows_something
     from safesteer_interp.statistics import cluster_mean, cluster_rate

@@ -56,7 +56,8 @@ def stratified_mean(
     level: float = 0.95,
 ) -> Estimate:
     """The mean over strata of their means, each stratum counted alike; interval: t over what each cluster adds beyond the means of its
-    strata, so that neither the strata's sizes nor their means count as noise; p: signs of the clusters' weighted sums flipped about `against`.
+    strata, so that neither the strata's sizes nor their means count as noise; p: signs of the clusters' weighted sums flipped about
+    `against`.
 
     A stratum of one cluster, or of equal values, says nothing of how clusters differ in it: its rows are held against the mean over all
     strata. t has the degrees of freedom of strata that spread alike (Satterthwaite 1946), G - 1 at the most: few where small strata weigh
@@ -116,7 +117,8 @@ def from_influence(
     freedom: float | None = None,
 ) -> Estimate:
     """A statistic that is (to first order) value + the mean of one influence per cluster [G]: t interval with `freedom` degrees (None:
-    G - 1), p of flipping the signs of influence + weight * (value - against). `weights` [G] (mean 1): how much of the rows a cluster holds."""
+    G - 1), p of flipping the signs of influence + weight * (value - against). `weights` [G] (mean 1): how much of the rows a cluster
+    holds."""
     groups = len(influence)
     share = np.ones(groups) if weights is None else weights
     p = nearer(against, lambda edge: flip_p(influence + share * (value - edge), seed=seed)) if math.isfinite(value) else None

@@ -86,7 +86,11 @@ def test_a_null_distribution_vetoes_unless_the_estimate_lies_beyond_it() -> None
 
 def test_a_null_of_too_few_draws_can_veto_nothing_so_that_nothing_is_supported() -> None:
     for n in (8, 24, 38):
-        for few in (Estimate.of_draws(np.zeros(n)), Estimate.of_draws(np.zeros(n), level=1), Estimate(0.0, -0.1, 0.1, 900, n, kind="spread")):
+        for few in (
+            Estimate.of_draws(np.zeros(n)),
+            Estimate.of_draws(np.zeros(n), level=1),
+            Estimate(0.0, -0.1, 0.1, 900, n, kind="spread"),
+        ):
             found = one(claim(0.7, 0.8, controls=(Control("random_direction", few),)))
             assert found.verdict is Verdict.UNDECIDED and found.reason == f"{n} draws of random direction are too few, 39 are needed"
             assert found.power == 0

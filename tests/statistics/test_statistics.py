@@ -132,7 +132,9 @@ def test_a_mean_of_one_stratum_is_a_mean_by_cluster_and_a_mean_of_two_has_the_te
         s.stratified_mean(x, strata, clusters, bounds=s.OUTCOME)
 
 
-@pytest.mark.parametrize(("rates", "sizes"), [((0.5, 0.5), (6, 30)), ((0.2, 0.9), (6, 30)), ((0.3, 0.8, 0.5), (12, 12, 12)), ((0.7, 0.7), (23, 1))])
+@pytest.mark.parametrize(
+    ("rates", "sizes"), [((0.5, 0.5), (6, 30)), ((0.2, 0.9), (6, 30)), ((0.3, 0.8, 0.5), (12, 12, 12)), ((0.7, 0.7), (23, 1))]
+)
 def test_the_interval_of_a_mean_of_strata_covers(rates: tuple[float, ...], sizes: tuple[int, ...]) -> None:
     rng, strata = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
     drawn = [(rng.random(len(strata)) < np.array(rates)[strata]).astype(float) for _ in range(400)]

@@ -213,8 +213,8 @@ def siblings(name: str, *same: str) -> Hook:
 
 
 def all_at_the_edge(name: str, column: str, value: str) -> Hook:
-    """For a claim that takes the strongest of several rows of table `name` (those with this value in `column`): it is false where all of them
-    lie at its edge."""
+    """For a claim that takes the strongest of several rows of table `name` (those with this value in `column`): it is false where all of
+    them lie at its edge."""
 
     def hook(tables: Tables, claim: Claim, variant: str, rng: np.random.Generator) -> Tables:
         found = put_back(tables, claim, redrawn(claim, variant, rng))
