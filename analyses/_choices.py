@@ -120,13 +120,10 @@ def orders(
 
 
 def _share(found: pd.DataFrame) -> Any:
-    """The share ordered rightly, steps and forms counted alike, its interval cut to what a share can be."""
-    from dataclasses import replace
-
+    """The share ordered rightly, steps and forms counted alike."""
     from safesteer_interp.probes.signs import stratified
 
-    share = stratified(found)
-    return replace(share, low=max(share.low, 0.0), high=min(share.high, 1.0)) if np.isfinite(share.low) else share
+    return stratified(found)
 
 
 def chance_of(fit: str) -> str:

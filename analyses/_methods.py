@@ -159,14 +159,15 @@ def paired_rows(
 ) -> dict[str, Any]:
     """A row with the mean of column `first` minus column `second`, paired, its interval and its p of being `against`, over pairs.
 
-    `outcomes`: the columns hold shares in 0..1; False: anything else.
+    `outcomes`: the columns hold shares in 0..1; False: differences of two of them, as `selectivity` is.
     """
-    from safesteer_interp.statistics import cluster_difference, cluster_mean
+    from safesteer_interp.statistics import DIFFERENCE, cluster_difference, cluster_mean
 
     one, two = values[first].to_numpy(dtype=float), values[second].to_numpy(dtype=float)
     there = np.isfinite(one - two)
     if outcomes:
         found = cluster_difference(one[there], two[there], pairs[there], against=against)
     else:
-        found = cluster_mean((one - two)[there], pairs[there], against=against)
+        bounds = (DIFFERENCE[0] - DIFFERENCE[1], DIFFERENCE[1] - DIFFERENCE[0])
+        found = cluster_mean((one - two)[there], pairs[there], against=against, bounds=bounds)
     return {**labels, "first": first, "second": second} | found.as_row()

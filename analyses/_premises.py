@@ -21,7 +21,7 @@ CALLED, REACH, REACH_MSAV, REACH_RANDOM = (
     "called harmful", "refusal token in top K", "refusal token in top K, MSAV", "refusal token in top K, random vector",
 )  # fmt: skip
 DRAWS = 5
-"""Random vectors whose reach is averaged per request."""
+"""Random vectors of each pair, whose reach is averaged: a mean over pairs is one over vectors as well."""
 SHIFT = "shift from prompt to tokens"
 
 
@@ -47,9 +47,9 @@ def premises(ctx: Context, p: GuidedParams, base: Any, corrected: Any) -> pd.Dat
     """One row per premise, attack and class: value, low, high, n, clusters, p.
 
     `called harmful`: by the probe and thresholds of `base`. `refusal token in top K` of the first token: as the model has it, after MSAV
-    of `corrected` on every request that its probe calls harmful, and after random vectors of that length; and the first two's difference
-    to the others, paired. `shift`: an answer's mean prompt-fit score over its first `steps` tokens minus its prompt's, in units of the gap
-    between harmful and harmless prompts (0: the probe meets what it was fitted on).
+    of `corrected` on every request that its probe calls harmful, and after random vectors of that length, each pair's own; and the first
+    two's difference to the others, paired. `shift`: an answer's mean prompt-fit score over its first `steps` tokens minus its prompt's, in
+    units of the gap between harmful and harmless prompts (0: the probe meets what it was fitted on).
     """
     from safesteer_interp.images import shows_something
     from safesteer_interp.statistics import cluster_mean, cluster_rate
@@ -67,7 +67,7 @@ def premises(ctx: Context, p: GuidedParams, base: Any, corrected: Any) -> pd.Dat
         best = logits[:, tokens].max(axis=1, keepdims=True)
         return np.asarray((logits > best).sum(axis=1) < p.k)
 
-    drawn = [in_reach(_opened(corrected.with_random_vector(draw), prompts)) for draw in range(DRAWS)]
+    drawn = [in_reach(_opened_at_random(corrected, prompts, pairs, draw)) for draw in range(DRAWS)]
     hits = {
         CALLED: base.prompt_probe.decision_function(prompts) > bars,
         REACH: in_reach(prompts),
@@ -128,17 +128,36 @@ def _opened(defense: Any, prompts: Any) -> Any:
         return defense.opening(torch.from_numpy(prompts)).states.numpy()
 
 
+def _opened_at_random(defense: Any, prompts: Any, pairs: Any, draw: int) -> Any:
+    """The same with a random vector of the same length in place of the defense's, another one for every pair."""
+    opened = np.array(prompts, copy=True)
+    for number, pair in enumerate(dict.fromkeys(pairs)):
+        own = pairs == pair
+        opened[own] = _opened(defense.with_random_vector(DRAWS * number + draw), prompts[own])
+    return opened
+
+
 def _shift(view: Any, probe: Any, steps: int, harmful: Any, pairs: Any, seed: int) -> list[dict[str, Any]]:
-    """How far an answer's scores lie from its prompt's, by class."""
-    from safesteer_interp.statistics import cluster_mean
+    """How far an answer's scores lie from its prompt's, by class, in units of a gap that is measured on the same pairs."""
+    from safesteer_interp.statistics import cluster_jackknife
 
     at_prompt = _scores(view, probe, 0)
-    gap = at_prompt[harmful].mean() - at_prompt[~harmful].mean()
     by_step = np.stack([_scores(view, probe, step) for step in range(1, min(steps, STEPS) + 1)])
     there = np.isfinite(by_step).any(axis=0)
-    shift = (np.nanmean(by_step[:, there], axis=0) - at_prompt[there]) / abs(gap)
+    shift = np.full(len(at_prompt), np.nan)
+    shift[there] = np.nanmean(by_step[:, there], axis=0) - at_prompt[there]
+
+    def in_gaps(own: Any, score: Any, bad: Any) -> float:
+        if bad.all() or not bad.any() or not np.isfinite(own).any():
+            return float("nan")
+        gap = abs(score[bad].mean() - score[~bad].mean())
+        return float(np.nanmean(own) / gap) if gap else float("nan")
+
     rows = []
-    for kind, side in (("harmful", harmful[there]), ("harmless", ~harmful[there])):
-        found = cluster_mean(shift[side], pairs[there][side], against=(-0.5, 0.5), seed=seed)
-        rows.append({"premise": SHIFT, "fit": "prompt", "class": kind} | found.as_row())
+    for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
+        own = np.where(side, shift, np.nan)
+        found = cluster_jackknife(in_gaps, [own, at_prompt, harmful], pairs, against=(-0.5, 0.5), seed=seed)
+        told = np.isfinite(own)
+        numbers = found.as_row() | {"n": int(told.sum()), "clusters": len(np.unique(pairs[told]))}
+        rows.append({"premise": SHIFT, "fit": "prompt", "class": kind} | numbers)
     return rows

@@ -56,7 +56,7 @@ class Params(AnsweringParams):
     """Validation pairs that the size of the bias is matched on."""
     attacks: tuple[str, ...] = ("SD",)
     """Image attacks, each with a vector of its own."""
-    random_vectors: int = 24
+    random_vectors: int = 39
     """Random vectors that the first token is looked at under; in answers each pair has one of its own."""
 
 

@@ -31,7 +31,7 @@ FORMS = (Attack.CB, Attack.SD, Attack.TYPO, Attack.SD_TYPO)
 class Params:
     pairs: int | None = 32
     """Pairs per split."""
-    random_vectors: int = 24
+    random_vectors: int = 39
     """Random vectors of MSAV's length; their bounds are the central 95 % of the vectors."""
     random_directions: int = 200
     """Random directions that the cosine with the refusal direction is held against."""

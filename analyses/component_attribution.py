@@ -22,7 +22,8 @@ from ._shared import report_spec, row
 METHODS = {"gradient": "gradient", "integrated": "integrated gradients"}
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Components that a circuit has."""
-CLAIMED = 16
+CLAIMED, SHOWN = 16, 8
+"""The size that claims are about, and how many random circuits there are of the other sizes, which are drawn only."""
 HALF = 0.5
 
 
@@ -36,8 +37,8 @@ class Params:
     """Form whose harm lies in the image."""
     steps: int = 4
     """Points of the integrated gradient."""
-    random_circuits: int = 8
-    """Random circuits of each size."""
+    random_circuits: int = 39
+    """Random circuits of the size that is claimed; of other sizes the first few of them."""
     seed: int = 0
     """Seed of the intervals and of the random circuits."""
 
@@ -119,7 +120,8 @@ def _circuits(ctx: Context, p: Params, orders: dict[str, list[str]]) -> tuple[pd
     def patch(names: list[str]) -> Any:
         return Patch(tuple(Head.parse(n) if n.startswith("head") else Site.parse(n) for n in names), ("last",))
 
-    asked = [(order, n, patch(names[:n])) for order, names in orders.items() for n in sizes]
+    spare, claimed = {f"random {i}" for i in range(SHOWN, p.random_circuits)}, min(CLAIMED, sizes[-1])
+    asked = [(order, n, patch(names[:n])) for order, names in orders.items() for n in sizes if n == claimed or order not in spare]
 
     def measured(pair: str, forms: tuple[Request, Request]) -> Rows:
         receiver, donor = (record(model, form) for form in forms)
@@ -265,7 +267,7 @@ ANALYSIS = Analysis(
     cost=cost,
     attacks=(Attack.CB, Attack.SD),
     data=COMPARED,
-    profiles={"full": {"pairs": None, "ranking_pairs": 40, "steps": 10, "random_circuits": 32}},
+    profiles={"full": {"pairs": None, "ranking_pairs": 40, "steps": 10, "random_circuits": 100}},
     order=23,
     captions={
         "figure": "Outputs of heads (z) and MLPs at the last prompt token, from the text form (CB) put into the picture form. Left and "

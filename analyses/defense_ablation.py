@@ -10,7 +10,7 @@ import pandas as pd
 
 from safesteer_interp.requests import Request
 from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.claim import Claim, Control, all_hold, estimate_of
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 from safesteer_interp.tracing.spec import TraceSpec
@@ -122,7 +122,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             id="beats_strings_and_bias",
             statement=f"SafeSteer {_words(best)} does better than refusal strings and than a bias on refusal tokens, neither of which "
             "looks at a state: it has the smaller sum of harmful requests let through and harmless ones refused.",
-            estimate=max(strings, key=lambda e: e.value),
+            estimate=all_hold(strings, "below", 0.0)[1],
             direction="below",
             threshold=0.0,
             unit=LOSS,

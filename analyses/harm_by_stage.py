@@ -38,7 +38,7 @@ class Params:
     """Decoder layers, evenly spaced; None: all."""
     width: int = 16
     """Principal components of every probe, at every stage."""
-    draws: int = 20
+    draws: int = 39
     """Shuffled labellings of the control."""
     seed: int = 0
     """Seed of the intervals and of the shuffled labels."""

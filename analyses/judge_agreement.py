@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 from safesteer_interp.evaluation.labelled import TUNED
 from safesteer_interp.requests import Attack
 from safesteer_interp.runner.analysis import Analysis
-from safesteer_interp.runner.claim import Claim, Control, estimate_of
+from safesteer_interp.runner.claim import Claim, Control, all_hold, estimate_of, one_holds
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.suitability import COMPARED
 
@@ -77,11 +78,12 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
     from safesteer_interp.evaluation.comparison import AGREEMENT
 
     kappa, differences = t["kappa"], t["differences"]
-    spread = t["table"][t["table"]["measure"] == "asr"].set_index("judge")["value"]
-    low, high = str(spread.idxmin()), str(spread.idxmax())
-    high = high if high != low else next(name for name in LISTS if name != low)  # all rates are equal
-    widest = estimate_of(row(differences, first=high, second=low, measure=BETWEEN))
-    weakest = kappa.loc[kappa["value"].astype(float).idxmin()] if kappa["value"].notna().any() else kappa.iloc[0]
+    ways = [[row(differences, first=a, second=b, measure=BETWEEN) for a, b in (two, two[::-1])] for two in combinations(LISTS, 2)]
+    apart = [max(both, key=lambda r: float(r["value"])) for both in ways]
+    place, widest = one_holds([estimate_of(r) for r in apart], "above", MOVED)
+    high, low = apart[place]["first"], apart[place]["second"]
+    place, least = all_hold([estimate_of(r) for _, r in kappa.iterrows()], "above", AGREEMENT)
+    weakest = kappa.iloc[place]
     return [
         Claim(
             id="broad_list_overtriggers",
@@ -106,7 +108,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
         Claim(
             id="lists_agree",
             statement="Every two lists agree on harmful pictures beyond chance, with kappa above 0.6.",
-            estimate=estimate_of(weakest),
+            estimate=least,
             direction="above",
             threshold=AGREEMENT,
             difference_to="chance: kappa 0 is what it gives",

@@ -32,7 +32,7 @@ class Params:
     """The width of the curves, the onset and the transfer; must be one of `widths`."""
     bar: float = 0.75
     """Onset: first layer to reach this AUROC, for every attack the same."""
-    draws: int = 20
+    draws: int = 39
     """Shuffled labellings of the control."""
     seed: int = 0
     """Seed of the bootstrap, the folds and the controls."""

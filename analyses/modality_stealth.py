@@ -59,9 +59,9 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
     take = {(a, h): np.array([at[g, a, h] for g in shared]) for a in names for h in (True, False)}
     axes = {"axis": unit(probe.weight_)[:, None], "random": unit(ctx.rng("axes").standard_normal((p.random_directions, states.shape[1]))).T}
 
-    def along(a: str, which: str) -> Any:
-        """Signed distance [pairs, axes] of each harmful request from the mean of the harmless requests of the same attack."""
-        return (states[take[a, True]] - states[take[a, False]].mean(axis=0)) @ axes[which]
+    def at_random(a: str) -> Any:
+        """Signed distance [axes] of the harmful requests' mean from that of the harmless ones of the same attack, on random axes."""
+        return (states[take[a, True]].mean(axis=0) - states[take[a, False]].mean(axis=0)) @ axes["random"]
 
     def space(a: str) -> Any:
         """Distance [pairs] to the harmless mean beyond that of a harmless request (each twin leaves itself out of the mean)."""
@@ -71,20 +71,18 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         return np.linalg.norm(states[take[a, True]] - others, axis=1) - np.linalg.norm(twins - others, axis=1)
 
     clusters = np.array(shared)
-    reference = {"axis": along("TEXT", "axis")[:, 0], "space": space("TEXT")}
-    scales = {"axis": reference["axis"].mean(), "space": np.median(np.linalg.norm(states, axis=1))}
+    reference, scale = space("TEXT"), np.median(np.linalg.norm(states, axis=1))
     rows, differences = [], []
     for name in names:
-        for measure, values in (("axis", along(name, "axis")[:, 0]), ("space", space(name))):
-            scale = scales[measure]
-            rows.append({"attack": name, "measure": measure} | cluster_mean(values / scale, clusters, seed=seed).as_row())
+        on = [states[take[a, h]] @ axes["axis"][:, 0] for a in (name, "TEXT") for h in (True, False)]
+        rows.append({"attack": name, "measure": "axis"} | cluster_jackknife(_place, on, clusters, seed=seed).as_row())
+        rows.append({"attack": name, "measure": "space"} | cluster_mean(space(name) / scale, clusters, seed=seed).as_row())
         if name != "TEXT":
-            on = [states[take[a, h]] @ axes["axis"][:, 0] for a in (name, "TEXT") for h in (True, False)]
             differences.append({"attack": name, "measure": "axis"} | cluster_jackknife(_nearer, on, clusters, seed=seed).as_row())
-            apart = cluster_mean((space(name) - reference["space"]) / scales["space"], clusters, seed=seed)
+            apart = cluster_mean((space(name) - reference) / scale, clusters, seed=seed)
             differences.append({"attack": name, "measure": "space"} | apart.as_row())
         if name != "TEXT":
-            text, image = along("TEXT", "random").mean(axis=0), along(name, "random").mean(axis=0)
+            text, image = at_random("TEXT"), at_random(name)
             chance = (np.abs(image) - np.abs(text)) / np.abs(text).mean()
             differences.append({"attack": name, "measure": "random_direction"} | Estimate.of_draws(chance).as_row())
         for kind, side in (("harmful", harmful), ("harmless", ~harmful)):
@@ -96,6 +94,12 @@ def table(ctx: Context, p: Params) -> dict[str, pd.DataFrame]:
         "differences": pd.DataFrame(differences),
         "refusals": _refusal_gaps(refused, take, clusters, names, seed),
     }
+
+
+def _place(image: Any, image_twins: Any, text: Any, text_twins: Any) -> float:
+    """How far harmful requests lie from their harmless twins on an axis, over the distance as text, which is no better known: 1 as text."""
+    distance = text.mean() - text_twins.mean()
+    return float((image.mean() - image_twins.mean()) / distance) if distance else float("nan")
 
 
 def _nearer(image: Any, image_twins: Any, text: Any, text_twins: Any) -> float:

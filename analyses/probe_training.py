@@ -33,7 +33,7 @@ class Params:
     """Principal components to compare."""
     counts: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
     """Numbers of training pairs to compare; those beyond what there is are left out."""
-    draws: int = 20
+    draws: int = 39
     """Shuffled labellings of the control."""
     seed: int = 0
     """Seed of the bootstrap, the subsets and the starts."""

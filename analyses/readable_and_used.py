@@ -37,8 +37,8 @@ class Params:
     """Forms whose harm lies in the image."""
     layers: int | None = 10
     """Layers, evenly spaced; None: all."""
-    random_directions: int = 8
-    """Random directions that each layer is given as well."""
+    random_directions: int = 39
+    """Random directions that the layer of the claims is given as well."""
     seed: int = 0
     """Seed of the intervals and of the random directions."""
 
@@ -53,7 +53,8 @@ def _fit(p: Params) -> TraceSpec:
 
 def cost(p: Params, pairs: int, n_layers: int) -> str:
     """How many edits of the last token, and in how many recorded passes."""
-    edits = len(layer_grid(n_layers, p.layers)) * (len(DIRECTIONS) + p.random_directions + 1) * (1 + 2 * len(p.attacks))
+    directions = len(layer_grid(n_layers, p.layers)) * (len(DIRECTIONS) + 1) + p.random_directions
+    edits = directions * (1 + 2 * len(p.attacks))
     return f"{2 * pairs * (1 + len(p.attacks))} recorded prompt passes, {pairs * edits} edits of one token each"
 
 
@@ -85,8 +86,9 @@ def _directions(ctx: Context, p: Params, layers: list[int]) -> dict[tuple[int, s
             "refusal": h[text & harmful].mean(0) - h[text & ~harmful].mean(0),
             "msav": h[(attack == str(DONOR)) & harmful].mean(0) - h[(attack == "SD") & harmful].mean(0),
         }
-        rng = ctx.rng(f"random directions {layer}")
-        vectors |= {f"random {i}": rng.standard_normal(h.shape[1]) for i in range(p.random_directions)}
+        if layer == at_depth(layers, DEPTH):  # the claims' null; elsewhere nothing is held against it
+            rng = ctx.rng(f"random directions {layer}")
+            vectors |= {f"random {i}": rng.standard_normal(h.shape[1]) for i in range(p.random_directions)}
         for name, vector in vectors.items():
             r = vector / (np.linalg.norm(vector) or 1.0)
             low, high = (float((h[text & side] @ r).mean()) for side in (~harmful, harmful))
@@ -202,10 +204,10 @@ def _contrasts(cells: pd.DataFrame, gaps: pd.DataFrame, reads: pd.DataFrame, see
             scores, side, pairs = part["score"].to_numpy(), part["harmful"].to_numpy(bool), part["pair"].to_numpy(str)
             found.append(base | {"of": f"{name} read"} | cluster_auroc(scores, side, pairs, against=0.75, seed=seed).as_row())
         drawn = [of(name).mean() / gap.mean() for name in random]
-        found.append(base | {"of": "random"} | Estimate.of_draws(drawn, level=1.0).as_row())
+        found.append(base | {"of": "random"} | Estimate.of_draws(drawn).as_row())
         lot = [reads[(reads["attack"] == attack) & (reads["layer"] == layer) & (reads["direction"] == name)] for name in random]
         aurocs = [cluster_auroc(x["score"].to_numpy(), x["harmful"].to_numpy(bool), x["pair"].to_numpy(str)).value for x in lot]
-        found.append(base | {"of": "random read"} | Estimate.of_draws(np.abs(np.array(aurocs) - 0.5), level=1.0).as_row())
+        found.append(base | {"of": "random read"} | Estimate.of_draws(np.abs(np.array(aurocs) - 0.5)).as_row())
     return pd.DataFrame(found)
 
 
@@ -298,7 +300,7 @@ ANALYSIS = Analysis(
     cost=cost,
     attacks=(Attack.CB, Attack.SD, Attack.TYPO),
     data=COMPARED,
-    profiles={"full": {"pairs": None, "fit_pairs": None, "layers": None, "random_directions": 32}},
+    profiles={"full": {"pairs": None, "fit_pairs": None, "layers": None, "random_directions": 100}},
     order=22,
     captions={
         "figure": "Top: how well harm is read along a direction of the last token's state. Bottom: how much of the refusal moves when only "

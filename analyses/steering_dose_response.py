@@ -59,7 +59,7 @@ class Params(AnsweringParams):
     """Doses of MSAV besides 0: times the paper's step; few, since an edit of the first token acts through that token alone."""
     dose: float = 1.0
     """The dose that the claims are about and that random vectors are given; must be among both."""
-    random_vectors: int = 24
+    random_vectors: int = 39
     """Random vectors that the first token is looked at under; in answers each pair has one of its own."""
     layers: int = 6
     """Candidate layers of the refusal direction, evenly spaced over the first 80 %."""

@@ -28,7 +28,8 @@ HEAD = """# What every claim can find
 By `python benchmarks/power.py --write`, from the tables in `figures/`. *Power*: share of simulated tables on which the claim is supported
 when it holds by *effect*, at its shipped number of clusters and Holm-adjusted over the claims of its finding. *False*: the largest such
 share over all ways in which it is not true (at the edge of what is claimed; no more than a paired control; one more draw of its null).
-Claims that are found in less than 80 % say so in `claims.json` and in the gallery where they are undecided.
+Where a claim is undecided and its own lower bound of that probability (`runner/power.py`) is under 80 %, `claims.json` and the gallery
+say how low; the bound may lie below the power simulated here.
 
 | finding | model | claim | kind | clusters | effect | power | false |
 |---|---|---|---|---:|---:|---:|---:|

@@ -24,7 +24,7 @@ from safesteer_interp.evaluation.store import ResponseStore, response_fields
 from safesteer_interp.evaluation.verdicts import kappa, verdicts
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
-from safesteer_interp.statistics import cluster_bootstrap, cluster_jackknife, cluster_mean, cluster_rate, wilson
+from safesteer_interp.statistics import OUTCOME, cluster_bootstrap, cluster_jackknife, cluster_mean, cluster_rate, stratified_mean, wilson
 
 PANEL: tuple[Judge, ...] = (RefusalStrings(), RefusalStrings("xstest"), RefusalStrings("arditi"), RefusalStrings("vlguard"))
 """What costs nothing: the suite's own rule and three published lists."""
@@ -160,7 +160,7 @@ def _hits(answers: pd.DataFrame, judge: str, measure: str, hit: Any) -> pd.DataF
 
 
 def rate_table(hits: pd.DataFrame, by: Sequence[str] = ("method", "benchmark", "judge", "measure")) -> pd.DataFrame:
-    """One row per group: `value` (micro) with pair-bootstrap and Wilson intervals, `macro` over scenarios with an interval, n, `unjudged`.
+    """One row per group: `value` (micro) with its interval over pairs and Wilson's, `macro` over scenarios with an interval, n, `unjudged`.
 
     What was not judged is in no rate; a group of which nothing was judged has NaN.
     """
@@ -173,9 +173,7 @@ def rate_table(hits: pd.DataFrame, by: Sequence[str] = ("method", "benchmark", "
             hit, pairs = said["hit"].to_numpy(dtype=float), _clusters(said)
             score = wilson(round(float(hit.sum())), len(hit))
             binary = bool(np.isin(hit, (0.0, 1.0)).all())
-            sizes = said.groupby("scenario")["scenario"].transform("size").to_numpy()
-            weighted = hit * len(hit) / (sizes * said["scenario"].nunique())
-            mean = cluster_mean(weighted, pairs)
+            mean = stratified_mean(hit, said["scenario"].to_numpy(), pairs, bounds=OUTCOME)
             found = cluster_rate(hit > 0, pairs) if binary else cluster_mean(hit, pairs)
             row |= {**found.as_row(), "wilson_low": score.low, "wilson_high": score.high}
             row |= {"macro": mean.value, "macro_low": mean.low, "macro_high": mean.high, "scenarios": int(said["scenario"].nunique())}

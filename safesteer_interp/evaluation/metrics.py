@@ -1,6 +1,6 @@
 """Rates with intervals and paired tests, from the tidy table of the harness.
 
-The pair is the unit that was sampled, so intervals resample pairs; seeds and attacks of one pair are not independent. A rate's
+The pair is the unit that was sampled, so intervals are over pairs; seeds and attacks of one pair are not independent. A rate's
 denominator is all answers of its kind: a degenerate answer is neither a compliance nor a refusal and has its own column.
 """
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.evaluation.judges import Outcome
-from safesteer_interp.statistics import DIFFERENCE, cluster_mean, cluster_rate, holm, mcnemar, wilson
+from safesteer_interp.statistics import DIFFERENCE, OUTCOME, cluster_mean, cluster_rate, holm, mcnemar, stratified_mean, wilson
 
 MEASURES = {
     "asr": (True, Outcome.COMPLY),
@@ -58,10 +58,9 @@ def macro(responses: pd.DataFrame, measure: str = "asr", over: str = "scenario",
     rows = []
     for group, part in asked.groupby(list(by), sort=False):
         labels = dict(zip(by, group if isinstance(group, tuple) else (group,), strict=True))
-        sizes = part.groupby(over)[over].transform("size").to_numpy()
         hits = (part["outcome"] == str(counted)).to_numpy(dtype=float)
-        weighted = hits * len(hits) / (sizes * part[over].nunique())  # its mean is the mean of the scenarios' rates
-        rows.append({**labels, "measure": f"{measure} (macro {over})", **cluster_mean(weighted, part["pair"].to_numpy()).as_row()})
+        found = stratified_mean(hits, part[over].to_numpy(), part["pair"].to_numpy(), bounds=OUTCOME)
+        rows.append({**labels, "measure": f"{measure} (macro {over})", **found.as_row()})
     return pd.DataFrame(rows)
 
 

@@ -24,7 +24,7 @@ def pairwise(hits: pd.DataFrame, by: Sequence[str] = ("judge", "measure")) -> pd
     """Every two methods compared, one row per group of `by` and two methods.
 
     `hits` has one row per answer, judge and measure: method, judge, measure, benchmark, request, seed, pair, hit (0 to 1, or missing: not
-    judged). Only answers judged for both methods count. `difference` is first minus second, with a pair-bootstrap interval; `p`: sign-flip
+    judged). Only answers judged for both methods count. `difference` is first minus second, with its t interval over pairs; `p`: sign-flip
     test by pair; `p_holm`: adjusted within each group of `by`, over all comparisons of it. Pairs of different benchmarks are different.
     """
     rows: list[dict[str, Any]] = []

@@ -69,7 +69,7 @@ def judged_by(table: pd.DataFrame, judges: Sequence[Judge], requests: Sequence[R
 def unsafe_rates(judged: pd.DataFrame, by: Sequence[str] = ("defense", "judge")) -> pd.DataFrame:
     """Share of answers to harmful requests that a judge calls unsafe (attack success), one row per group.
 
-    value, low, high (pair bootstrap), n, clusters, and `unjudged`: how many answers have no verdict, which are in no rate.
+    value, low, high (score interval over pairs), n, clusters, and `unjudged`: how many answers have no verdict, which are in no rate.
     """
     rows = []
     for group, part in judged[judged["harmful"]].groupby(list(by), sort=False):

@@ -22,13 +22,13 @@ from safesteer_interp.probes.decoding_probe import component_count
 from safesteer_interp.probes.nested import fold_scores
 from safesteer_interp.probes.rows import RESAMPLING, Resampling, Rows, check_rows
 from safesteer_interp.probes.separation import Width, aurocs, place
-from safesteer_interp.statistics import Estimate
+from safesteer_interp.statistics import ENOUGH_DRAWS, Estimate
 
 
 def shuffled_labels(
-    rows: Rows, *, width: Width = 4, draws: int = 20, folds: int = 5, C: float = 1.0, resampling: Resampling = RESAMPLING
+    rows: Rows, *, width: Width = 4, draws: int = ENOUGH_DRAWS, folds: int = 5, C: float = 1.0, resampling: Resampling = RESAMPLING
 ) -> pd.DataFrame:
-    """AUROC of probes fitted and tested on shuffled labels: value is the mean over `draws`, low and high their percentiles.
+    """AUROC of probes fitted and tested on shuffled labels: value is the mean over `draws`, low and high their central 95 %.
 
     Labels are exchanged as the design allows: swapped inside a pair, permuted among pairs of one label.
     """
@@ -45,7 +45,7 @@ def shuffled_labels(
 def random_direction(rows: Rows, *, draws: int = 200, folds: int = 5, resampling: Resampling = RESAMPLING) -> pd.DataFrame:
     """AUROC of projections on isotropic random directions, their sign set on the fitting rows.
 
-    Value is the mean over `draws`, low and high their percentiles. The same directions are used at every site.
+    Value is the mean over `draws`, low and high their central 95 %. The same directions are used at every site.
     """
     generator = np.random.default_rng(np.random.SeedSequence([resampling.seed, 2]))
     directions = generator.normal(size=(rows.states.shape[2], draws))
@@ -90,7 +90,7 @@ def length_scores(lengths: np.ndarray, rows: Rows, *, folds: int = 5, seed: int 
 
 
 def shuffled_maximum(
-    rows: Rows, *, width: Width = 4, draws: int = 20, folds: int = 5, C: float = 1.0, resampling: Resampling = RESAMPLING
+    rows: Rows, *, width: Width = 4, draws: int = ENOUGH_DRAWS, folds: int = 5, C: float = 1.0, resampling: Resampling = RESAMPLING
 ) -> pd.DataFrame:
     """What choosing the best site finds where there is nothing: of each shuffled labelling the largest AUROC over all sites.
 

@@ -36,7 +36,7 @@ class Rows:
     labels: Bool[np.ndarray, " n"]
     """True for harmful."""
     pairs: np.ndarray
-    """Pair ids [n]: rows of one pair are never on both sides of a fold, and intervals resample pairs."""
+    """Pair ids [n]: rows of one pair are never on both sides of a fold, and intervals are over pairs."""
     groups: np.ndarray | None = None
     """[n], usually the attack: each group gets probes of its own. None: one group "all"."""
     sites: Sequence[Hashable] | None = None

@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.probes.offered import Offered
-from safesteer_interp.statistics import Estimate, auroc, cluster_mean
+from safesteer_interp.statistics import OUTCOME, Estimate, auroc, stratified_mean
 
 CHANCE, ALPHA = 0.5, 0.05
 FEWEST_PAIRS = 6
@@ -105,9 +105,6 @@ def sign_test(scores: Float[np.ndarray, " n"], offered: Offered, *, seed: int = 
 
 def stratified(found: pd.DataFrame, *, seed: int = 0) -> Estimate:
     """The mean of `value` over strata (form and step), each counted alike, with its interval and two-sided p against 0.5 over pairs."""
-    strata = np.unique(found["form"].astype(str) + "\0" + found["step"].astype(str), return_inverse=True)[1]
-    counts = np.bincount(strata)
-    weights = len(found) / (len(counts) * counts[strata])
-    weighed = CHANCE + weights * (found["value"].to_numpy(dtype=np.float64) - CHANCE)
-    most = float(weights.max()) / 2 + 1e-9
-    return cluster_mean(weighed, found["pair"].to_numpy(), against=CHANCE, bounds=(CHANCE - most, CHANCE + most), seed=seed)
+    strata = found["form"].astype(str) + "\0" + found["step"].astype(str)
+    values = found["value"].to_numpy(dtype=np.float64)
+    return stratified_mean(values, strata, found["pair"].to_numpy(), against=CHANCE, bounds=OUTCOME, seed=seed)

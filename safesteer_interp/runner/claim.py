@@ -24,8 +24,8 @@ Holm's adjustment over the claims of the analysis. A `sanity` check (of the mach
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -127,6 +127,33 @@ def claimed(value: float, direction: Direction, threshold: Against) -> bool:
     if isinstance(threshold, tuple):
         return threshold[0] <= value <= threshold[1]
     return value > threshold if direction == "above" else value < threshold
+
+
+def all_hold(estimates: Sequence[Estimate], direction: Direction, threshold: float) -> tuple[int, Estimate]:
+    """Of several numbers that must all lie on the claimed side: the place of the one that decides, and its estimate for the claim.
+
+    Where all do, the one with the largest p. Else the farthest on the other side, its p times their number, since it was chosen among them
+    on the data it is tested on. Numbers that are NaN are left out. `direction` is "above" or "below".
+    """
+    side = 1.0 if direction == "above" else -1.0
+    known = [i for i, e in enumerate(estimates) if not math.isnan(e.value)]
+    if not known:
+        return 0, estimates[0]
+    p = {i: p_against(estimates[i], threshold) for i in known}
+    if all(claimed(estimates[i].value, direction, threshold) for i in known):
+        place = max(known, key=lambda i: (math.inf if math.isnan(p[i]) else p[i], -side * estimates[i].value))
+        return place, estimates[place]
+    place = min(known, key=lambda i: side * estimates[i].value)
+    times = None if math.isnan(p[place]) else min(1.0, len(known) * p[place])
+    return place, replace(estimates[place], p=times, against=threshold)
+
+
+def one_holds(estimates: Sequence[Estimate], direction: Direction, threshold: float) -> tuple[int, Estimate]:
+    """Of several numbers of which one must lie on the claimed side: the place of the one that decides, and its estimate for the claim.
+
+    The farthest on the claimed side, its p times their number; where none lies there, the one with the largest p (see `all_hold`).
+    """
+    return all_hold(estimates, "below" if direction == "above" else "above", threshold)
 
 
 def p_against(estimate: Estimate, edge: Against) -> float:

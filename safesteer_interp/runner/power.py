@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from safesteer_interp.runner.claim import Claim
-from safesteer_interp.statistics import Estimate, auroc_variance
+from safesteer_interp.statistics import ENOUGH_DRAWS, Estimate, auroc_variance
 
 LARGE = 0.8
 """Effect that is assumed where a claim names none, in standard deviations of a cluster (Cohen 1988 calls 0.8 large)."""
@@ -54,7 +54,9 @@ def power_of(claim: Claim, family: int, alpha: float, enough: int) -> float:
     if claim.kind == "sanity" or not math.isfinite(error(claim.estimate)):
         return math.nan
     paired = [c.estimate for c in claim.controls if c.kind == "paired"]
-    if min(map(units, (claim.estimate, *paired))) < enough:
+    nulls = [c for c in claim.controls if c.kind == "null" and claim.direction != "within"]
+    too_few = any(c.estimate.is_spread and units(c.estimate) < ENOUGH_DRAWS for c in nulls)
+    if too_few or min(map(units, (claim.estimate, *paired))) < enough:
         return 0.0
     effect = assumed_effect(claim)
     spread = error_at(claim.estimate, effect)
@@ -62,12 +64,11 @@ def power_of(claim: Claim, family: int, alpha: float, enough: int) -> float:
     shares = any(word in claim.unit for word in ("share", "rate"))
     missed = [1 - _clear(claim.estimate, effect, edge, alpha / family, shares=shares) for edge in edges]
     missed += [1 - _clear(c, LARGE * deviation(c), 0.0, alpha / family, shares=shares) for c in paired if math.isfinite(error(c))]
-    for control in claim.controls:
-        if control.kind == "null" and claim.direction != "within":
-            reach = control.estimate.high if control.absolute or claim.direction == "above" else control.estimate.low
-            beyond = abs(effect - control.center) - reach if control.absolute else effect - reach
-            side = -1 if claim.direction == "below" and not control.absolute else 1
-            missed.append(1 - float(stats.norm.cdf(side * beyond / spread)) if spread > 0 else 0.0 if side * beyond > 0 else 1.0)
+    for control in nulls:
+        reach = control.estimate.high if control.absolute or claim.direction == "above" else control.estimate.low
+        beyond = abs(effect - control.center) - reach if control.absolute else effect - reach
+        side = -1 if claim.direction == "below" and not control.absolute else 1
+        missed.append(1 - float(stats.norm.cdf(side * beyond / spread)) if spread > 0 else 0.0 if side * beyond > 0 else 1.0)
     return max(0.0, 1 - sum(missed))
 
 

@@ -3,7 +3,8 @@
 The claimed region is a half line ("above" or "below" a threshold) or a band ("within" low and high). A finding or replication is
 
 - supported: at least `ENOUGH` clusters, the whole interval in the claimed region, p < `ALPHA` after Holm's adjustment over all findings
-  and replications of the analysis, the estimate beyond every null, and beyond every paired control by interval and adjusted p;
+  and replications of the analysis, the estimate beyond every null (of 39 draws or more), and beyond every paired control by interval and
+  adjusted p;
 - contradicted: the same, with the interval outside of the region (nulls and paired controls have no say in that);
 - undecided: everything else, and the reason says what is missing.
 
@@ -21,14 +22,16 @@ from typing import Literal
 
 from safesteer_interp.runner.claim import Claim, Control, Direction, claimed
 from safesteer_interp.runner.power import assumed_effect, power_of
-from safesteer_interp.statistics import Against, Estimate, holm
+from safesteer_interp.statistics import ENOUGH_DRAWS, Against, Estimate, holm
 
 ENOUGH = 12
 """Clusters that a verdict needs: below, intervals and tests hold their level on paper only, and Holm leaves no room."""
 ALPHA = 0.05
+TIED = 1e-9
+"""Estimate and bound of a null that differ by no more than rounding are equal."""
 
 POWER = 0.8
-"""A claim that is found less often than this where it holds says so."""
+"""An undecided claim whose `power` is lower says how low it is."""
 
 
 class Verdict(StrEnum):
@@ -66,7 +69,7 @@ class Judged:
         if not 0 < power < POWER:
             return self.reason
         effect = f"{assumed_effect(self.claim):.2g}{f' {self.claim.unit}' if self.claim.unit else ''}"
-        return f"{self.reason}; a value of {effect} would have been found with a probability of {power:.0%} only"
+        return f"{self.reason}; a value of {effect} would have been found with a probability of at least {power:.0%}"
 
 
 def judge(claims: Sequence[Claim]) -> list[Judged]:
@@ -127,12 +130,24 @@ def _objection(claim: Claim, control: Control) -> str:
         return "" if side == "in" else f"the difference to {name} is not clear of 0"
     if isinstance(claim.threshold, tuple):
         return f"{name} meets the claim as well" if claimed(found.value, claim.direction, claim.threshold) else ""
+    if few := _few_draws(control):
+        return few
     value = claim.estimate.value
     if control.absolute:
-        beyond = abs(value - control.center) > found.high
+        beyond = abs(value - control.center) - found.high
     else:
-        beyond = value > found.high if claim.direction == "above" else value < found.low
-    return "" if beyond else f"{name} alone reaches as far"
+        beyond = value - found.high if claim.direction == "above" else found.low - value
+    # A draw equal to the estimate reaches as far, also where the last digit differs: both were computed in another order.
+    return "" if beyond > TIED * max(1.0, abs(value)) else f"{name} alone reaches as far"
+
+
+def _few_draws(control: Control) -> str:
+    """Why the draws of a null cannot say how far it reaches; "" where they can."""
+    found, name = control.estimate, control.name.replace("_", " ")
+    draws = found.n if found.clusters is None else found.clusters
+    if found.is_spread and draws < ENOUGH_DRAWS:
+        return f"{draws} draws of {name} are too few, {ENOUGH_DRAWS} are needed"
+    return "" if math.isfinite(found.low) and math.isfinite(found.high) else f"how far {name} alone reaches is not known"
 
 
 def _side(estimate: Estimate, direction: Direction, threshold: Against) -> Literal["in", "out", "across", "none"]:

@@ -13,8 +13,8 @@ from safesteer_interp.statistics.aurocs import (
     cluster_aurocs,
 )
 from safesteer_interp.statistics.clusters import cluster_codes, cluster_weights
-from safesteer_interp.statistics.estimate import COLUMNS, Against, Estimate, percentile
-from safesteer_interp.statistics.means import DIFFERENCE, OUTCOME, cluster_difference, cluster_mean, from_influence
+from safesteer_interp.statistics.estimate import COLUMNS, ENOUGH_DRAWS, Against, Estimate, percentile
+from safesteer_interp.statistics.means import DIFFERENCE, OUTCOME, cluster_difference, cluster_mean, from_influence, stratified_mean
 from safesteer_interp.statistics.permutations import holm, mcnemar, permutation_test, sign_flip_test
 from safesteer_interp.statistics.rates import cluster_rate, wilson
 from safesteer_interp.statistics.resampling import (
@@ -29,6 +29,7 @@ from safesteer_interp.statistics.resampling import (
 __all__ = [
     "COLUMNS",
     "DIFFERENCE",
+    "ENOUGH_DRAWS",
     "OUTCOME",
     "Against",
     "Estimate",
@@ -55,5 +56,6 @@ __all__ = [
     "percentile",
     "permutation_test",
     "sign_flip_test",
+    "stratified_mean",
     "wilson",
 ]

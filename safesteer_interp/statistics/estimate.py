@@ -15,6 +15,8 @@ how well the value is known, so they are never called a 95 % interval; "interval
 Against = float | tuple[float, float]
 COLUMNS = ("value", "low", "high", "n", "clusters", "p", "against", "against_to", "kind", "level")
 """Columns of a table that belong to its estimates (`Estimate.as_row`); the last four are there where they say something."""
+ENOUGH_DRAWS = 39
+"""Draws from which the central 95 % of one draw more can be told: of fewer, the next lies beyond them all in more than 2.5 %."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ class Estimate:
     def of_draws(cls, draws: ArrayLike, level: float = 0.95) -> Estimate:
         """The mean of some draws (directions, shuffles, vectors) with the central `level` of them: a spread. `level=1` gives the range.
 
-        NaN draws are left out of the bounds; n and clusters are the number of draws.
+        The bounds are draws themselves, so far out that one draw more lies beyond either in (1 - level) / 2 of cases at the most: of 39
+        the least and the largest, of fewer NaN (at 0.95). NaN draws are left out of the bounds; n and clusters are the number of draws.
         """
         x = np.asarray(draws, dtype=float)
-        return cls(float(x.mean()), *percentile(x, level), len(x), len(x), level, kind="spread")
+        return cls(float(x.mean()), *_of_one_more(x, level), len(x), len(x), level, kind="spread")
 
     def as_row(self) -> dict[str, Any]:
         """The columns of a tidy table: value, low, high, n, clusters, p, against, kind; `against_to` for a band, `level` unless 0.95."""
@@ -87,6 +90,14 @@ class Estimate:
             "kind": self.kind,
             **({} if self.level == 0.95 else {"level": self.level}),
         }
+
+
+def _of_one_more(draws: np.ndarray, level: float) -> tuple[float, float]:
+    """Order statistics that one draw more of the same kind lies between with probability `level` or more; NaN where no draw lies that far
+    out. The n draws cut the line into n + 1 parts that the next one falls into alike."""
+    defined = np.sort(draws[~np.isnan(draws)])
+    below = math.floor(round((1 - level) / 2 * (len(defined) + 1), 9)) if level < 1 else min(1, len(defined))
+    return (float(defined[below - 1]), float(defined[-below])) if below else (math.nan, math.nan)
 
 
 def percentile(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:

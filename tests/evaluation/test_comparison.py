@@ -117,6 +117,8 @@ def test_macro_is_the_mean_over_scenarios() -> None:
     found = rate_table(pd.DataFrame(rows)).iloc[0]
     assert found["value"] == pytest.approx(5 / 6) and found["macro"] == pytest.approx((1.0 + 0.5) / 2) and found["scenarios"] == 2
     assert found["low"] <= found["value"] <= found["high"] and found["wilson_low"] < found["value"] < found["wilson_high"]
+    same = rate_table(pd.DataFrame(rows).assign(hit=1)).iloc[0]
+    assert (same["macro"], same["macro_high"]) == (1.0, 1.0) and same["macro_low"] == pytest.approx(0.025 ** (1 / 6))
 
 
 def test_degenerate_answers_are_no_success_under_any_judge(answers: pd.DataFrame, benchmarks: list[Benchmark]) -> None:

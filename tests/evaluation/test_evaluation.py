@@ -131,6 +131,8 @@ def test_the_macro_average_weighs_scenarios_alike() -> None:
     table = responses({"none": ["comply", "comply"] * 4 + ["refuse", "comply"] * 2})
     found = macro(table).iloc[0]
     assert found["value"] == pytest.approx(0.5), "1 in scenario a (4 requests) and 0 in scenario b (2)"
+    same = macro(responses({"none": ["comply", "comply"] * 6})).iloc[0]
+    assert (same["value"], same["high"]) == (1.0, 1.0) and same["low"] == pytest.approx(0.025 ** (1 / 6)), "scenarios of 4 and of 2"
 
 
 def test_a_paired_comparison_sees_what_changed() -> None:

@@ -19,11 +19,11 @@ FOLDER = Path(__file__).parents[2] / "analyses"
 SMALLER: dict[str, dict[str, Any]] = {
     "patching_text_to_image": {"pairs": 12, "layers": 6},
     "attention_routes": {"pairs": 14, "width": 2},
-    "readable_and_used": {"pairs": 14, "random_directions": 4},
-    "component_attribution": {"pairs": 20, "random_circuits": 3},
+    "readable_and_used": {"pairs": 14, "random_directions": 39},
+    "component_attribution": {"pairs": 20, "random_circuits": 39},
     "image_token_lens": {"pairs": 14},
     "adaptive_probe": {"pairs": 12, "epsilons": (4.0, 64.0)},
-    "harm_by_stage": {"pairs": 24, "fit_pairs": 24, "layers": 2, "draws": 10},
+    "harm_by_stage": {"pairs": 24, "fit_pairs": 24, "layers": 2, "draws": 39},
 }
 pytestmark = pytest.mark.slow
 LONG = ("patching_text_to_image", "attention_routes")

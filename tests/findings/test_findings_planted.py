@@ -154,7 +154,8 @@ SHOWN: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
         ("guiding_layers", "", BARS),
     ],
     "modality_stealth": [
-        ("table", "measure == 'axis'", BARS),
+        ("table", "measure == 'axis' and attack != 'TEXT'", BARS),
+        ("table", "measure == 'axis'", ("value",)),  # TEXT's is 1 by definition, without an interval
         ("differences", "measure in ('axis', 'random_direction')", BARS),
         ("table", "measure.str.startswith('refusal rate')", BARS),
     ],

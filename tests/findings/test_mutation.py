@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support.mutation import DRAWS, Finding, draw_again, hook_of, share_supported, variants
+from support.mutation import DRAWS, Finding, draw_again, hook_of, null_again, put_back, redrawn, share_supported, variants
 
 from safesteer_interp import runner
 from safesteer_interp.runner.claim import Claim, Control, estimate_of
@@ -160,6 +160,32 @@ def test_a_number_that_no_row_holds_needs_a_hook() -> None:
     hidden = replace(known, tables={"table": known.tables["table"].assign(value=lambda t: t["value"] + 1)})
     with pytest.raises(LookupError, match="give it a hook"):
         share_supported(hidden, known.claims[0], "edge", draws=1)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("n", [39, 50, 200])
+def test_one_more_draw_of_a_null_and_its_other_draws_come_from_one_distribution(n: int, absolute: bool) -> None:
+    """The shipped bound is a draw too: one more draw lies beyond a bound drawn anew in the promised share, whatever the shipped one was."""
+    draws = np.random.default_rng(n).normal(0, 1.5, n)
+    null = Control("random", Estimate.of_draws(np.abs(draws) if absolute else draws), absolute=absolute, center=0.5 if absolute else 0.0)
+    rng, beyond, sizes = np.random.default_rng(2), [], []
+    for _ in range(3000):
+        one, others = null_again(null, rng)
+        beyond.append(one - others.center > others.estimate.high)
+        sizes.append(abs(one - (others.center or others.estimate.value)))
+        assert (others.estimate.n, others.estimate.clusters, others.absolute) == (n, n, absolute)
+    assert np.mean(beyond) == pytest.approx((n + 1 - math.ceil(0.975 * (n + 1))) / (n + 1), abs=0.008)
+    assert np.median(sizes) == pytest.approx(1.5 * 0.674, rel=0.4), "with the spread it had, as far as two draws tell it"
+
+
+def test_a_null_that_is_drawn_anew_is_put_back_and_judged() -> None:
+    known = toy(24)
+    (claim,) = known.claims
+    drawn = redrawn(claim, "null 0", np.random.default_rng(0))
+    assert drawn.controls[0].estimate != claim.controls[0].estimate
+    (read,) = known.claimed_of(put_back(known.tables, claim, drawn))
+    assert read.controls[0].estimate.high == drawn.controls[0].estimate.high and read.estimate.value == drawn.estimate.value
+    assert share_supported(known, claim, "null 0", draws=2000) <= 0.03, "2.5 % are promised"
 
 
 @pytest.mark.parametrize("kind", ["mean", "rate", "auroc", "statistic"])

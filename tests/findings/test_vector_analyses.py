@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow  # a minute of planted models and their answers
 FOLDER = Path(__file__).parents[2] / "analyses"
 SMALLER: dict[str, dict[str, Any]] = {
     "alignment_controls": {"new_tokens": 8},
-    "alignment_vector": {"matchings": 20},
+    "alignment_vector": {"matchings": 39},
     "refusal_direction": {"layers": None, "positions": 3, "attacks": ("TEXT", "SD", "TYPO")},
     "steering_dose_response": {"doses": (-1.0, 0.25, 1.0), "msav_doses": (-1.0, 0.5, 1.0), "new_tokens": 8},
 }

@@ -18,7 +18,7 @@ def planted() -> Layers:
 
 def test_shuffled_labels_and_random_directions_sit_at_chance(planted: Layers) -> None:
     rows = planted.rows(slice(3, 5))
-    shuffled = shuffled_labels(rows, draws=30)
+    shuffled = shuffled_labels(rows, draws=39)
     assert (abs(shuffled.value - 0.5) < 0.06).all() and (shuffled.high < 0.75).all() and set(shuffled.control) == {"shuffled labels"}
     random = random_direction(rows, draws=100)
     assert (random.value < 0.85).all() and (random.value > 0.45).all()

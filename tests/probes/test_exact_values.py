@@ -83,12 +83,12 @@ def test_stability_and_transfer() -> None:
 
 def test_controls() -> None:
     rows, resampling = sample(split=True), Resampling(seed=3)
-    shuffled = controls.shuffled_labels(rows, draws=12, resampling=resampling)
-    check(shuffled, [(0.475, 0.2575, 0.67725), (0.429166666667, 0.17275, 0.5545)], site="final_norm")
-    folded = controls.shuffled_labels(sample(slice(0, 2), grouped=False), width=2, draws=5, resampling=resampling)
-    check(folded, [(0.505729166667, 0.436979166667, 0.579774305556), (0.500694444444, 0.311545138889, 0.620789930556)])
-    random = controls.random_direction(rows, draws=30, resampling=resampling)
-    check(random, [(0.548666666667, 0.249, 0.7665), (0.542666666667, 0.268, 0.8055)], site="final_norm")
+    shuffled = controls.shuffled_labels(rows, draws=39, resampling=resampling)
+    check(shuffled, [(0.465641025641, 0.15, 0.76), (0.471794871795, 0.17, 0.81)], site="final_norm")
+    folded = controls.shuffled_labels(sample(slice(0, 2), grouped=False), width=2, draws=39, resampling=resampling)
+    check(folded, [(0.498441951567, 0.347222222222, 0.595920138889), (0.485654825499, 0.291666666667, 0.684895833333)])
+    random = controls.random_direction(rows, draws=40, resampling=resampling)
+    check(random, [(0.57525, 0.15, 0.79), (0.54625, 0.12, 0.81)], site="final_norm")
     labels, hundred = sample().labels, Resampling(100, seed=3)
     texts = [f"word{(i * 7) % 5} thing{int(bad) * (i % 3)}" for i, bad in enumerate(labels)]
     check(controls.bag_of_words(texts, sample(), resampling=hundred), [(0.688368055556, 0.471131054346, 0.839747918247)] * 2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from support.probes import planted_choices
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.probes.offered import Offered
-from safesteer_interp.probes.signs import SignTest, preferences, sign_test
+from safesteer_interp.probes.signs import SignTest, preferences, sign_test, stratified
 
 
 def test_sign_test_passes_fails_and_stays_undecided() -> None:
@@ -23,6 +24,14 @@ def test_sign_test_passes_fails_and_stays_undecided() -> None:
     assert chance is not None and not chance.passed and 0.3 < chance.share.value < 0.7
     with pytest.raises(InputError, match="not finite"):
         sign_test(np.full(len(offered), np.nan), offered)
+
+
+def test_a_perfect_probe_passes_however_few_choices_a_form_or_step_has() -> None:
+    """Twelve pairs with a choice at CB step 0, one of which also has one at CB step 1 and at SD step 0."""
+    rows = [("p0", "CB", 1), ("p0", "SD", 0), *((f"p{i}", "CB", 0) for i in range(12))]
+    found = stratified(pd.DataFrame(rows, columns=["pair", "form", "step"]).assign(value=1.0))
+    assert (found.value, found.high, found.clusters) == (1.0, 1.0, 12) and found.low == pytest.approx(0.025 ** (1 / 12))
+    assert SignTest(found, {}, 14).passed and found.p is not None and found.p < 0.01
 
 
 def test_few_pairs_pass_nothing() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from safesteer_interp.runner.claim import Claim, Control, estimate_of, p_against
+from safesteer_interp.runner.claim import Claim, Control, all_hold, estimate_of, one_holds, p_against
 from safesteer_interp.runner.claim_record import claim_records
 from safesteer_interp.runner.tables import round_trip
 from safesteer_interp.statistics import Estimate, cluster_auroc, cluster_difference, cluster_mean, cluster_rate
@@ -70,6 +71,45 @@ def test_a_p_made_against_another_edge_is_not_used() -> None:
     assert math.isnan(p_against(Estimate.of_draws(x), 0.0))
 
 
+def below_zero(value: float, p: float | None) -> Estimate:
+    return Estimate(value, value - 0.1, value + 0.1, 24, 24, p=p, against=0.0, kind="mean")
+
+
+def test_of_numbers_that_must_all_hold_the_largest_p_decides() -> None:
+    numbers = [below_zero(-0.5, 0.01), below_zero(-0.4, 0.002), below_zero(-0.6, 0.03)]
+    assert all_hold(numbers, "below", 0.0) == (2, numbers[2]), "not the one nearest to 0"
+    untested = Estimate(-0.5, math.nan, math.nan, 24, 24)
+    assert all_hold([*numbers, untested], "below", 0.0) == (3, untested)
+
+
+def test_of_numbers_that_must_all_hold_one_chosen_for_lying_outside_has_its_p_times_their_number() -> None:
+    numbers = [below_zero(-0.5, 0.01), below_zero(0.3, 0.002), below_zero(0.1, 0.2), Estimate(math.nan, math.nan, math.nan, 24)]
+    place, found = all_hold(numbers, "below", 0.0)
+    assert (place, found.value, found.p) == (1, 0.3, pytest.approx(0.006)), "of three: what has no value was not compared"
+    assert all_hold(numbers[2:], "below", 0.0)[1].p == 0.2 and all_hold([numbers[2]] * 36, "below", 0.0)[1].p == 1.0
+    assert claim(estimate=found, direction="below", threshold=0.0).tested == pytest.approx(0.006)
+
+
+def test_of_numbers_of_which_one_must_hold_the_farthest_has_its_p_times_their_number() -> None:
+    numbers = [below_zero(-0.2, 0.001), below_zero(0.1, 0.0001), below_zero(-0.5, 0.004)]
+    place, found = one_holds(numbers, "below", 0.0)
+    assert (place, found.p) == (2, pytest.approx(0.012))
+    none = [below_zero(0.3, 0.001), below_zero(0.1, 0.02)]
+    assert one_holds(none, "below", 0.0) == (1, none[1]), "contradicted only if all lie on the other side"
+
+
+def test_a_difference_chosen_among_many_where_there_is_none_is_rarely_contradicted() -> None:
+    """Nine rivals, none better than another: the largest difference, tested as if it had been the only one, and as one of nine."""
+    rng, alone, together = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        rivals = rng.normal(size=(9, 24))
+        tests = zip(rivals.mean(axis=1), stats.ttest_1samp(rivals, 0.0, axis=1).pvalue, strict=True)
+        numbers = [below_zero(float(value), float(p)) for value, p in tests]
+        alone += p_against(max(numbers, key=lambda e: e.value), 0.0) < 0.05
+        together += p_against(all_hold(numbers, "below", 0.0)[1], 0.0) < 0.05
+    assert alone / 400 > 0.15 and together / 400 <= 0.03, "2.5 % are promised"
+
+
 @pytest.mark.parametrize(
     "estimate",
     [
@@ -77,10 +117,11 @@ def test_a_p_made_against_another_edge_is_not_used() -> None:
         cluster_rate(np.arange(40) % 3 > 0, np.arange(40) // 2, against=0.5),
         cluster_auroc(np.arange(40) % 7, np.arange(40) % 2 > 0, np.arange(40) // 2, against=0.75),
         cluster_difference(np.arange(40) % 3 > 0, np.arange(40) % 2 > 0, np.arange(40) // 2, against=(-0.1, 0.1)),
+        Estimate.of_draws(np.arange(41)),
         Estimate.of_draws(np.arange(21)),
         Estimate.of_draws(np.arange(5), level=1),
     ],
-    ids=["mean", "rate", "auroc", "band", "spread", "range"],
+    ids=["mean", "rate", "auroc", "band", "spread", "too few", "range"],
 )
 def test_an_estimate_comes_back_from_a_table(estimate: Estimate) -> None:
     import pandas as pd
@@ -88,7 +129,7 @@ def test_an_estimate_comes_back_from_a_table(estimate: Estimate) -> None:
     table = round_trip(pd.DataFrame([estimate.as_row(), cluster_mean([1.0, 2.0], [0, 1]).as_row()]))
     found = estimate_of(table.iloc[0])
     assert (found.n, found.clusters, found.level, found.kind) == (estimate.n, estimate.clusters, estimate.level, estimate.kind)
-    assert [found.value, found.low, found.high] == pytest.approx([estimate.value, estimate.low, estimate.high], rel=1e-5)
+    assert [found.value, found.low, found.high] == pytest.approx([estimate.value, estimate.low, estimate.high], rel=1e-5, nan_ok=True)
     if estimate.against is not None:
         assert p_against(found, estimate.against) == pytest.approx(estimate.p, rel=1e-5), "six digits of the edge are enough"
 

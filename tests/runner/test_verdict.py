@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +82,34 @@ def test_a_null_distribution_vetoes_unless_the_estimate_lies_beyond_it() -> None
     assert one(claim(0.3, 0.4, controls=(wide,))).verdict is Verdict.CONTRADICTED, "what is contradicted needs no null"
     missing = Control("r", Estimate(0.5, math.nan, math.nan, 1, 1))
     assert one(claim(0.7, 0.8, controls=(missing,))).verdict is Verdict.UNDECIDED
+
+
+def test_a_null_of_too_few_draws_can_veto_nothing_so_that_nothing_is_supported() -> None:
+    for n in (8, 24, 38):
+        for few in (
+            Estimate.of_draws(np.zeros(n)),
+            Estimate.of_draws(np.zeros(n), level=1),
+            Estimate(0.0, -0.1, 0.1, 900, n, kind="spread"),
+        ):
+            found = one(claim(0.7, 0.8, controls=(Control("random_direction", few),)))
+            assert found.verdict is Verdict.UNDECIDED and found.reason == f"{n} draws of random direction are too few, 39 are needed"
+            assert found.power == 0
+            assert one(claim(0.3, 0.4, controls=(Control("random_direction", few),))).verdict is Verdict.CONTRADICTED
+    enough = one(claim(0.7, 0.8, controls=(Control("random_direction", Estimate.of_draws(np.zeros(39))),)))
+    assert enough.verdict is Verdict.SUPPORTED and enough.power > 0
+    unknown = one(claim(0.7, 0.8, controls=(Control("r", Estimate(0.5, math.nan, math.nan, 100, 100)),)))
+    assert unknown.reason == "how far r alone reaches is not known"
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-15, -1e-15])
+def test_an_estimate_that_equals_the_farthest_draw_is_not_beyond_it(off: float) -> None:
+    draws = np.linspace(0.1, 0.75 + off, 39)
+    null = Control("random vectors", Estimate.of_draws(draws))
+    found = one(claim(0.7, 0.8, controls=(null,)))
+    assert found.verdict is Verdict.UNDECIDED and found.reason == "random vectors alone reaches as far"
+    assert one(claim(-0.8, -0.7, "below", -0.6, controls=(Control("r", Estimate.of_draws(-draws)),))).verdict is Verdict.UNDECIDED
+    sizes = Control("r", Estimate.of_draws(np.linspace(0.0, 0.25 + off, 39)), absolute=True, center=0.5)
+    assert one(claim(0.7, 0.8, controls=(sizes,))).verdict is Verdict.UNDECIDED
 
 
 def test_directions_without_a_sign_of_their_own_are_compared_by_size() -> None:

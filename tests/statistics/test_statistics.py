@@ -105,12 +105,73 @@ def test_paired_difference_is_tighter_than_two_intervals() -> None:
     assert paired.high < 0.1, "the other score separates better"
 
 
+def test_a_mean_of_strata_does_not_take_their_sizes_for_noise() -> None:
+    strata = np.repeat(["a", "b"], [5, 35])
+    found = s.stratified_mean(np.ones(40), strata, np.arange(40), bounds=s.OUTCOME)
+    assert (found.value, found.high) == (1.0, 1.0) and found.low == pytest.approx(0.025 ** (1 / 40)), "the rule of three"
+    assert math.isnan(s.stratified_mean(np.ones(40), strata, np.arange(40)).low), "no bounds, no interval"
+    assert s.stratified_mean(np.repeat([1.0, 0.0], [5, 35]), strata, np.arange(40)).value == 0.5
+
+
+def test_a_mean_of_one_stratum_is_a_mean_by_cluster_and_a_mean_of_two_has_the_textbook_error() -> None:
+    rng = np.random.default_rng(4)
+    x, clusters = rng.normal(size=40), np.arange(40) // 2
+    whole, plain = s.stratified_mean(x, ["all"] * 40, clusters, against=0.2), s.cluster_mean(x, clusters, against=0.2)
+    assert (whole.value, whole.low, whole.high, whole.p) == pytest.approx((plain.value, plain.low, plain.high, plain.p))
+    strata = np.repeat([0, 1], [10, 30])
+    found, parts = s.stratified_mean(x, strata, np.arange(40)), [x[:10], x[10:]]
+    error = math.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)) / 2
+    freedom = (1 / 10 + 1 / 30) ** 2 / (1 / 10**2 / 9 + 1 / 30**2 / 29)
+    assert found.value == pytest.approx(np.mean([part.mean() for part in parts]))
+    assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * error)
+    weighed = x * 40 / (2 * np.where(strata == 0, 10, 30))
+    assert found.p == s.cluster_mean(weighed, np.arange(40)).p, "the p is that of the weighted values' signs"
+    with pytest.raises(InputError, match="need 40 strata"):
+        s.stratified_mean(x, strata[:3], clusters)
+    with pytest.raises(InputError, match="were said to lie within 0 to 1"):
+        s.stratified_mean(x, strata, clusters, bounds=s.OUTCOME)
+
+
+@pytest.mark.parametrize(
+    ("rates", "sizes"), [((0.5, 0.5), (6, 30)), ((0.2, 0.9), (6, 30)), ((0.3, 0.8, 0.5), (12, 12, 12)), ((0.7, 0.7), (23, 1))]
+)
+def test_the_interval_of_a_mean_of_strata_covers(rates: tuple[float, ...], sizes: tuple[int, ...]) -> None:
+    rng, strata = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
+    drawn = [(rng.random(len(strata)) < np.array(rates)[strata]).astype(float) for _ in range(400)]
+    found = [s.stratified_mean(x, strata, np.arange(len(strata)), bounds=s.OUTCOME) for x in drawn]
+    assert np.mean([e.low <= np.mean(rates) <= e.high for e in found]) >= 0.93
+
+
 def test_draws_become_a_spread() -> None:
     draws = np.arange(101) / 100
     found = s.Estimate.of_draws(draws)
-    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.025, 0.975)) and (found.n, found.clusters) == (101, 101)
-    assert found.is_spread and str(found) == "0.50 [0.03, 0.97] (central 95 % of 101 draws)"
-    assert (s.Estimate.of_draws([1.0, 3.0], 0.5).low, s.Estimate.of_draws([1.0, 3.0], 0.5).high) == (1.5, 2.5)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.01, 0.99)) and (found.n, found.clusters) == (101, 101)
+    assert found.is_spread and str(found) == "0.50 [0.01, 0.99] (central 95 % of 101 draws)"
+    assert (s.Estimate.of_draws([1.0, 3.0, 2.0], 0.5).low, s.Estimate.of_draws([1.0, 3.0, 2.0], 0.5).high) == (1.0, 3.0)
+    assert (s.Estimate.of_draws([1.0, 3.0], level=1).low, s.Estimate.of_draws([1.0, 3.0], level=1).high) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize(("n", "rank"), [(39, 39), (40, 40), (50, 50), (78, 78), (79, 78), (200, 196), (999, 975)])
+def test_the_bounds_of_a_spread_are_draws_beyond_which_one_more_lies_in_2_5_percent_at_the_most(n: int, rank: int) -> None:
+    draws = np.random.default_rng(n).permutation(np.arange(1.0, n + 1))
+    found = s.Estimate.of_draws(draws)
+    assert (found.low, found.high) == (n + 1 - rank, rank)
+    assert (n + 1 - rank) / (n + 1) <= 0.025 + 1e-12 < (n + 2 - rank) / (n + 1), "and no farther out than that takes"
+
+
+@pytest.mark.parametrize("n", [1, 8, 20, 38])
+def test_fewer_than_39_draws_have_a_mean_and_a_range_and_no_central_95_percent(n: int) -> None:
+    found = s.Estimate.of_draws(np.arange(n))
+    assert found.value == (n - 1) / 2 and math.isnan(found.low) and math.isnan(found.high) and found.clusters == n
+    assert s.Estimate.of_draws(np.arange(n), level=1).high == n - 1
+    assert math.isnan(s.Estimate.of_draws(np.where(np.arange(39) < n, np.nan, 1.0)).low), "draws that are not defined do not count"
+
+
+def test_one_more_draw_lies_beyond_the_bound_as_often_as_promised() -> None:
+    rng = np.random.default_rng(0)
+    for n in (39, 50, 200):
+        beyond = [rng.exponential() > s.Estimate.of_draws(rng.exponential(size=n)).high for _ in range(20_000)]
+        assert np.mean(beyond) == pytest.approx((n + 1 - math.ceil(0.975 * (n + 1))) / (n + 1), abs=0.004) and np.mean(beyond) < 0.028
 
 
 def test_permutation_test_agrees_with_scipy_on_independent_rows() -> None:

@@ -5,7 +5,8 @@ interval and p computed from the draws; then `claims` and the rule decide again.
 
 - "edge": the estimate's true value is the edge of what is claimed, whatever it is held against lies far on the claimed side;
 - "paired": the estimate is as large as claimed, but the paired control is as well (true difference 0); one at a time;
-- "null": the estimate is one more draw of the null distribution.
+- "null": the estimate is one more draw of the null distribution, whose other draws are drawn anew as well: the shipped bound is a draw too,
+  not the distribution's quantile.
 
 "effect" is the claim as it holds (`Claim.effect`). A claim whose numbers are computed inside `claims`, so that no row equals them, needs a
 hook: see `HOOKS`.
@@ -24,7 +25,7 @@ import pandas as pd
 from scipy import stats
 
 from safesteer_interp.runner.analysis import Analysis, like_returned
-from safesteer_interp.runner.claim import Claim, Control
+from safesteer_interp.runner.claim import Claim, Control, estimate_of, p_against
 from safesteer_interp.runner.power import LARGE, assumed_effect, design_effect, deviation, error, error_at, units
 from safesteer_interp.runner.tables import table_files
 from safesteer_interp.runner.verdict import Judged, Verdict, judge
@@ -86,7 +87,7 @@ def share_supported(
             family = tuple(drawn if c.id == claim.id else c for c in finding.claims)
             if detour or draw < THROUGH_TABLES:
                 read = finding.claimed_of(put_back(finding.tables, claim, drawn))
-                detour = detour or not _same(read[number].estimate, drawn.estimate)
+                detour = detour or not _read_as(read[number], drawn)
                 family = read if detour else family
         found += rule(family)[number].verdict is Verdict.SUPPORTED
     return found / draws
@@ -96,21 +97,20 @@ def redrawn(claim: Claim, variant: str, rng: np.random.Generator) -> Claim:
     """The claim with its numbers drawn anew, at `variant`."""
     kind, _, place = variant.partition(" ")
     centre: float = assumed_effect(claim)
+    controls = list(claim.controls)
     if kind == "edge":
         centre = claim.threshold[rng.integers(2)] if isinstance(claim.threshold, tuple) else claim.threshold
     elif kind == "null":
-        centre = _one_more(claim.controls[int(place)], rng)
+        centre, controls[int(place)] = null_again(controls[int(place)], rng)
     estimate = draw_again(claim.estimate, centre, claim.threshold, claim, rng)
     if kind == "null":  # the draw is what is found, not the centre of what could be found
         estimate = shifted(estimate, centre - estimate.value, claim.threshold)
-    controls = []
-    for i, control in enumerate(claim.controls):
+    for i, control in enumerate(controls):
         if control.kind == "paired":
             true = 0.0 if variant == f"paired {i}" else _far(claim, control.estimate)
             # Where the estimate is the weakest of its controls, both are one number of one row.
             one = _same(control.estimate, claim.estimate)
-            control = replace(control, estimate=estimate if one else draw_again(control.estimate, true, 0.0, claim, rng))
-        controls.append(control)
+            controls[i] = replace(control, estimate=estimate if one else draw_again(control.estimate, true, 0.0, claim, rng))
     return replace(claim, estimate=estimate, controls=tuple(controls))
 
 
@@ -118,14 +118,21 @@ def _far(claim: Claim, control: Estimate) -> float:
     return (1 if claim.direction == "above" else -1) * LARGE * deviation(control)
 
 
-def _one_more(control: Control, rng: np.random.Generator) -> float:
-    """One more draw of a null distribution whose central share lies between its bounds."""
-    found, below = control.estimate, 0.5 + min(control.estimate.level, 0.99) / 2  # the share of draws below the upper bound
-    reach = float(stats.norm.ppf(below))
-    if control.absolute:  # sizes: the half normal with that quantile
-        return control.center + abs(rng.normal()) * found.high / float(stats.norm.ppf((1 + below) / 2))
-    side = rng.normal()
-    return found.value + side * ((found.high - found.value) if side > 0 else (found.value - found.low)) / reach
+def null_again(control: Control, rng: np.random.Generator) -> tuple[float, Control]:
+    """One more draw of a null distribution, and the null of as many draws as before, drawn anew from the same.
+
+    The distribution is the (half) normal one of which the shipped bounds are the order statistics to be expected (Blom 1958).
+    """
+    found, n = control.estimate, units(control.estimate)
+    rank = n if found.level == 1 else math.ceil(round((1 + found.level) / 2 * (n + 1), 9))
+    below = (min(rank, n) - 0.375) / (n + 0.25)
+    if control.absolute:  # sizes
+        drawn = np.abs(rng.normal(size=n + 1)) * found.high / float(stats.norm.ppf((1 + below) / 2))
+    else:
+        side = rng.normal(size=n + 1)
+        drawn = found.value + side * np.where(side > 0, found.high - found.value, found.value - found.low) / float(stats.norm.ppf(below))
+    others = replace(Estimate.of_draws(drawn[1:], found.level), n=found.n)
+    return float(drawn[0]) + (control.center if control.absolute else 0.0), replace(control, estimate=others)
 
 
 def draw_again(estimate: Estimate, centre: float, against: Against, claim: Claim, rng: np.random.Generator) -> Estimate:
@@ -164,9 +171,10 @@ def shifted(estimate: Estimate, by: float, against: Against) -> Estimate:
 
 
 def put_back(tables: Mapping[str, pd.DataFrame], claim: Claim, drawn: Claim) -> Tables:
-    """The tables with the rows that the claim and its paired controls were read from replaced. Raises LookupError when there is none."""
+    """The tables with the rows replaced that the claim, its paired controls and a null drawn anew were read from. Raises LookupError when
+    there is none."""
     changes = [(claim.estimate, drawn.estimate)]
-    changes += [(a.estimate, b.estimate) for a, b in zip(claim.controls, drawn.controls, strict=True) if a.kind == "paired"]
+    changes += [(a.estimate, b.estimate) for a, b in zip(claim.controls, drawn.controls, strict=True) if a.estimate is not b.estimate]
     found = {name: t.copy() for name, t in tables.items()}
     for old, new in changes:
         rows = [(name, rows_of(t, old)) for name, t in tables.items()]
@@ -204,11 +212,33 @@ def siblings(name: str, *same: str) -> Hook:
     return hook
 
 
+def all_at_the_edge(name: str, column: str, value: str) -> Hook:
+    """For a claim that takes the strongest of several rows of table `name` (those with this value in `column`): it is false where all of
+    them lie at its edge."""
+
+    def hook(tables: Tables, claim: Claim, variant: str, rng: np.random.Generator) -> Tables:
+        found = put_back(tables, claim, redrawn(claim, variant, rng))
+        edge = claim.threshold
+        for label, r in tables[name].iterrows() if variant == "edge" and not isinstance(edge, tuple) else ():
+            if r[column] == value and (r["value"] >= 0) == (edge >= 0):
+                write(found[name], np.asarray(found[name].index == label), draw_again(estimate_of(r), edge, edge, claim, rng))
+        return found
+
+    return hook
+
+
 def rows_of(table: pd.DataFrame, estimate: Estimate) -> np.ndarray:
     if not {"value", "low", "high", "n"} <= set(table):
         return np.zeros(len(table), dtype=bool)
     wanted = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
     return np.logical_and.reduce([np.isclose(table[c].astype(float), v, rtol=1e-12, atol=0, equal_nan=True) for c, v in wanted.items()])
+
+
+def _read_as(read: Claim, drawn: Claim) -> bool:
+    """Whether `claims` reads back what was drawn, as it was drawn: it may have chosen another row, or multiplied a p."""
+    parts = zip((read, *read.controls), (drawn, *drawn.controls), strict=True)
+    same = all(_same(a.estimate, b.estimate) for a, b in parts if not isinstance(a, Control) or a.kind != "context")
+    return same and math.isclose(p_against(read.estimate, read.threshold), p_against(drawn.estimate, drawn.threshold), rel_tol=1e-5)
 
 
 def _same(one: Estimate, two: Estimate) -> bool:
@@ -218,7 +248,9 @@ def _same(one: Estimate, two: Estimate) -> bool:
 HOOKS: dict[tuple[str, str], Hook] = {
     ("defense_comparison", "lowers_*"): siblings("contrasts", "first", "second", "measure"),
     ("defense_comparison", "safesteer_lets_least_through"): siblings("contrasts", "first", "measure"),
+    ("defense_composition", "*"): siblings("contrasts", "first", "measure"),
     ("judge_agreement", "lists_agree"): siblings("kappa", "measure"),
+    ("judge_agreement", "judge_moves_the_rate"): all_at_the_edge("differences", "measure", "asr, list against list"),
 }
 """(analysis, pattern of claim ids) -> how its tables are mutated, where the generic way does not fit."""
 
