@@ -168,10 +168,10 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 estimate=worst,
                 direction="below",
                 threshold=0.0,
-                difference_to=f"{_label(nearest)}, the best other method on the same requests",
+                difference_to=f"{_label(str(nearest['second']))} on the same requests",
                 unit="difference in share not refused, paired",
                 controls=(),
-                note=f"Held against every method under every judge; the one that decides: {_label(str(nearest['second']))}.",
+                note="Held against every method under every judge; the one told is the one that decides.",
             )
         )
         found.append(
