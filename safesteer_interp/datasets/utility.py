@@ -77,8 +77,8 @@ LEAD_INS = re.compile(
     r"^(?:(?:the|this) (?:image|picture|text|word|answer|colour|color|object|sentence)s?(?: in the (?:image|picture))?|it|there|i|this|you)"
     r" (?:says?|reads?|shows?|is|are|see|contains?|can see) (?:(?:the|a) (?:words?|text|picture|image) (?:of )?)?"
 )
-NEGATIONS = set(
-    ["not", "no", "never", "isnt", "arent", "cannot", "cant", "couldnt", "wont", "wouldnt", "dont", "doesnt", "didnt", "unable"]
+NEGATIONS = frozenset(
+    ("not", "no", "never", "isnt", "arent", "cannot", "cant", "couldnt", "wont", "wouldnt", "dont", "doesnt", "didnt", "unable")
 )
 ARTICLES = re.compile(r"^(?:a|an|the|some) ")
 

@@ -54,6 +54,8 @@ class Response:
     """What the defense measured and decided, e.g. the probe's score of the prompt."""
     steps: list[StepRecord] = field(default_factory=list)
     """Guided steps, when `Settings.explain`."""
+    written: int | None = None
+    """Tokens the model wrote, where a review may have put another answer in their place; None: those of `ids`. Not stored."""
 
 
 class Defense(ABC):
@@ -222,7 +224,7 @@ def seeded(settings: Settings, seed: int) -> Settings:
 
 def response_of(request: Request, decoded: Decoded) -> Response:
     """A decoded answer as the response to a request."""
-    return Response(request, decoded.text, decoded.ids, dict(decoded.verdict), decoded.steps)
+    return Response(request, decoded.text, decoded.ids, dict(decoded.verdict), decoded.steps, len(decoded.ids))
 
 
 def answer(
