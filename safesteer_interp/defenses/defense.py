@@ -171,6 +171,10 @@ class StagedDefense(Defense, unnamed=True):
         """The request that a contrast reads beside the rewritten one: as it came."""
         return request
 
+    def readings(self, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> tuple[list[Request], list[Request]]:
+        """What a contrast reads: the rewritten requests, and the counterpart of each."""
+        return self.rewrites(mllm, requests, settings), [self.counterpart(mllm, request) for request in requests]
+
     def tilt(self, mllm: MLLM) -> Tilt | None:
         """How the next-token logits are changed; None: not at all."""
         return None
@@ -199,21 +203,21 @@ class StagedDefense(Defense, unnamed=True):
         keys = [request.key() for request in requests]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         once = [requests[place] for place in first.values()]
-        rewritten = self.rewrites(mllm, once, settings)
+        rewritten, beside = (self.rewrites(mllm, once, settings), None) if combine is None else self.readings(mllm, once, settings)
         edits = self.edits_each(mllm, rewritten, settings)
-        prepared = dict(zip(first, zip(rewritten, edits, strict=True), strict=True))
+        prepared = dict(zip(first, zip(rewritten, edits, beside or [None] * len(once), strict=True), strict=True))
         return [
             Ask(
                 prepared[key][0],
                 seed,
                 policy,
                 prepared[key][1],
-                beside=self.counterpart(mllm, request) if combine is not None else None,
+                beside=prepared[key][2],
                 combine=combine,
                 tilt=tilt,
                 key=key,
             )
-            for request, key, seed, policy in zip(requests, keys, seeds, policies, strict=True)
+            for key, seed, policy in zip(keys, seeds, policies, strict=True)
         ]
 
 
