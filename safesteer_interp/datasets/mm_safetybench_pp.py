@@ -34,7 +34,8 @@ def load_mm_safetybench_pp(
     """The rows as pairs; the options name the columns where they are called otherwise.
 
     The label says "unsafe" or "safe" in one of the usual words, or is true, false, 1 or 0 in a column called `safe` or `is_safe`. Rows
-    without a pair id are paired in the order of the file within their scenario. Raises InputError naming the line, and the columns that are there, for one that is missing.
+    without a pair id are paired in the order of the file within their scenario. Raises InputError naming the line, and the columns that
+    are there, for one that is missing.
     """
     base = Path(root) / "mm_safetybench_pp"
     path = first_file(base, ("test.jsonl", "all_questions.jsonl"), "MM-SafetyBench++")
