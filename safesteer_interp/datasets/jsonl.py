@@ -67,10 +67,10 @@ def load_rows(path: Path | str, dataset: str | None = None, *, bad: list[BadRequ
             if request.id in seen:
                 raise InputError(f'{where}: field "id" repeats "{name}" of line {seen[request.id]}; ids must be unique.')
             if row.get("split") is not None:
-                split, first = splits.setdefault(request.pair, (request.split, number))
+                split, earlier = splits.setdefault(request.pair, (request.split, number))
                 if split is not request.split:
                     raise InputError(
-                        f'{where}: field "split" is {request.split}, but line {first} of the same pair "{printable(request.pair)}" is '
+                        f'{where}: field "split" is {request.split}, but line {earlier} of the same pair "{printable(request.pair)}" is '
                         f"{split}; give all rows of a pair one split, or the rows pairs of their own."
                     )
         except InputError as cause:

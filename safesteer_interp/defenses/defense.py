@@ -203,9 +203,13 @@ class StagedDefense(Defense, unnamed=True):
         keys = [request.key() for request in requests]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         once = [requests[place] for place in first.values()]
-        rewritten, beside = (self.rewrites(mllm, once, settings), None) if combine is None else self.readings(mllm, once, settings)
+        beside: Sequence[Request | None] = [None] * len(once)
+        if combine is None:
+            rewritten = self.rewrites(mllm, once, settings)
+        else:
+            rewritten, beside = self.readings(mllm, once, settings)
         edits = self.edits_each(mllm, rewritten, settings)
-        prepared = dict(zip(first, zip(rewritten, edits, beside or [None] * len(once), strict=True), strict=True))
+        prepared = dict(zip(first, zip(rewritten, edits, beside, strict=True), strict=True))
         return [
             Ask(
                 prepared[key][0],
