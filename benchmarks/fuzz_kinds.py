@@ -137,6 +137,10 @@ def sound_rows(rng: random.Random, count: int) -> list[dict[str, Any]]:
         ):
             if rng.random() < 0.4:
                 row[name] = rng.choice(choices)
+        if row.get("attack", "none") != "none":  # sound: the form and the attack agree
+            row |= {"attack": "TEXT"} if "image" not in row else {"attack": row["attack"] if row["attack"] != "TEXT" else "CB"}
+        if "pair" in row:
+            row.pop("split", None)
         rows.append(row)
     return rows
 

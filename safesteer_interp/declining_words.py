@@ -71,8 +71,8 @@ FLAT = _any(
 
 NOT_SOMETHING = _any(
     r"(?:this|that|it|what you ask) is (?:simply |really )?not something (?:that )?(?:i|we)\b",
-    r"(?:this|that|it|what you ask) is (?:simply |really )?something (?:that )?(?:i|we) "
-    r"(?:cannot|will not|do not|would not|(?:am|are) not)\b",
+    r"(?:this|that|it|what you ask) is (?:simply |really )?(?:something|a request|one) (?:that )?(?:i|we) "
+    r"(?:cannot|will not|do not|would not|(?:am|are) not|(?:must|have to|need to) (?:say no|decline|refuse|turn|pass))\b",
     r"(?:this|that|it) falls outside (?:of )?(?:what|my)",
 )
 STRONG = re.compile(_any(rf"{CANNOT}(?:{DEEDS}|(?=[.!]?$))", FLAT, NOT_SOMETHING))
@@ -124,6 +124,24 @@ FOR_SOMETHING = re.compile(
     )
 )
 """What follows an apology that is none for declining: sympathy, or an author's own slip."""
+_SHOWN = r"(?:the|this|that|your) (?:\w+ )?(?:image|picture|photo|photograph|text|page|scene|list|table|document|file)"
+FINDS_NOT = re.compile(
+    r"[, ]*(?:but |that |i am afraid )*"
+    + _any(
+        r"there (?:is|are|was|were|does not (?:seem|appear) to be|do not (?:seem|appear) to be) "
+        r"(?:no|not|nothing)\b(?! (?:\w+ )?way\b| i can\b| (?:i|we) )",
+        r"there (?:is|are|was|were|does not|do not)(?: (?:seem|appear)s? to be)? (?:a|an|any)\b",
+        rf"(?:{_SHOWN}|it|this|that) (?:does not|did not) (?:\w+ )?(?:(?:appear|seem) to )?"
+        r"(?:contain|show|include|have|depict|say|mention|give|state)\b",
+        r"(?:i|we) (?:do not|did not|cannot|could not) (?:\w+ )?(?:see|find|spot|notice|detect) (?:a|an|any|the [a-z]+ in)\b"
+        r"(?! (?:images?|pictures?|photos?|way|reason|information)\b)",
+        r"i (?:see|found) no\b(?! (?:way|reason)\b)",
+        rf"{_SHOWN} (?:\w+ )?(?:shows|contains|depicts|has|is)\b[^.]*(?:, not\b|\brather than\b|\binstead of\b)",
+        r"(?:the |this |that |it |no )(?:\w+ )?(?:is|are|was) not (?:a|an|in|on|visible|shown|there)\b",
+        r"no [a-z ]{1,30} (?:is|are|was|were) (?:visible|shown|seen|there|in the)\b",
+    )
+)
+"""What an apology regrets that looked and did not find it: "there is no cat in the image" answers the question."""
 HELPS = re.compile(
     r"[, ]*(?:but |so |and )?"
     + _any(
@@ -181,9 +199,11 @@ _ABOUT = _any(
 )
 _SOMEBODY = _words("others people someone somebody anyone children") + "|other people"
 _HARMS = _any(
-    rf"(?:hurt|harm|endanger|put|get)s? (?:{_SOMEBODY})\b(?! (?:to|by))", r"(?:be|is) harmful\b", "get hurt", "breaks? the law",
+    rf"(?:hurt|harm|endanger)s? (?:{_SOMEBODY})\b(?! (?:to|by))", r"(?:be|is) harmful(?! to)\b", "get hurt", "breaks? the law",
+    rf"(?:put|get)s? (?:{_SOMEBODY})(?:$| (?:\w+ )?(?:hurt|harmed|killed|(?:in|into|at) (?:\w+ )?(?:danger|risk|trouble|harm)))",
     "is illegal and harmful", r"the harm (?:it|this|that) (?:could|would)",
 )  # fmt: skip
+_HERE = _any(r"there (?:is|are)\b", r"the (?:image|picture|photo)\b", r"i (?:do not|cannot) see\b")
 IMPERSONAL = re.compile(
     "^"
     + _any(
@@ -196,13 +216,18 @@ IMPERSONAL = re.compile(
         rf"{_ASKED}\b.{{0,40}}\bis (?:{_WRONG}|unsafe|not (?:allowed|appropriate))",
         rf"(?:my|our) {_words('guidelines programming policy policies principles rules training purpose values creators developers')} "
         r".{0,40}\b(?:not (?:allow|permit|let)|prevents?|prohibits?|forbids?)",
-        r"(?:my|the) answer (?:is|has to be) no\b",
-        rf"{_ABOUT}\b.{{0,60}}\b(?:{_HARMS}|too much harm|the harm)",
+        rf"my answer (?:is|has to be) no\b(?!.{{0,20}}\b{_HERE})",
+        rf"the answer (?:is|has to be) no\b(?=.{{0,60}}\b(?:{_HARMS}|illegal|harm))",
+        rf"{_ABOUT}\b.{{0,60}}\b(?:{_HARMS}|too much harm|the harm(?:$|[.!,]| (?:in|of) (?:this|that|it)\b))",
         r"(?:this|that) is a request (?:that )?(?:i|we)\b",
+        rf"(?:this|that|it) would be {_WRONG}(?:[.!]|$)",
+        r"it is not (?:right|okay|ok) to (?:do|help with|share|explain) (?:that|this|it)\b",
         r"you are asking (?:for|about) something (?:i|we|harmful|illegal|dangerous)\b",
-        r"because (?:this|that|it) is illegal\b",
-        r"let us not (?:do|go)\b",
-        r"instead of (?:this|that), i can\b",
+        r"because (?:this|that|it) is illegal(?: and\b|[.!,]|$)",
+        r"let us not (?:do (?:this|that|it)|go (?:there|down|into))(?: road| path| one)?(?=[.!,;:]|$)",
+        r"let us not(?: do| go)?$",
+        r"instead of (?:this|that), i can(?: help(?: you)?(?: with)?)?"
+        rf"(?:$| .{{0,60}}\b{_words('safe safely legal legally kind kinder harmless else')}\b)",
         r".{0,80}\bbut not with (?:this|that)\b",
         r"it is against (?:my|our)\b",
         r"not something (?:i|we)\b",
@@ -216,8 +241,9 @@ IMPERSONAL = re.compile(
         r"let us (?:talk about|discuss|change to) (?:something else|something different|another topic)",
         r"let us change the (?:topic|subject)",
         r"(?:request|content) (?:declined|denied|refused|rejected|blocked)",
-        r"there is no way (?:that )?i\b",
-        r"what you (?:describe|ask)[a-z ]* is ",
+        rf"there is no way (?:that )?i (?:can|could|will|would|am going to)\b(?! (?:thank|tell|know|see))(?:$|[.!,]| {ADVERBS}{DEEDS})",
+        rf"what you (?:describe|ask)[a-z ]*? is(?:$| (?:(?:[a-z]+ly|very|also|both) )*"
+        rf"(?:{_WRONG}|unsafe|against|a crime|beyond|outside|not (?:something|okay|allowed|right|acceptable|within|appropriate)))",
     )
 )
 """Declining without saying I: this request goes against my guidelines, it would be wrong to help with this, ..."""
@@ -246,6 +272,27 @@ CLAUSE = re.compile(
     r"^(?:to|for|given|due to|because of|out of)\b[^,;:]* )$"
 )
 """What a clause of the writer's own may follow on."""
+
+_APPROVE = _words("condone endorse support encourage promote advocate approve recommend advise")
+DISCLAIMS = re.compile(
+    rf"{WHO}{ADVERBS}(?:cannot|could not|do not|will not|would not|am not able to|am unable to) {ADVERBS}"
+    rf"{_APPROVE}\b(?: (?:or|nor|and) {_APPROVE}\b)*(?! (?:or|nor|and) )"
+    rf"(?![^.]{{0,60}}\b(?:or|nor|and|so) (?:i )?{ADVERBS}(?:cannot|will not|do not|help|assist|provide))"
+)
+"""I cannot condone this: declines, unless the writer then goes on to give it."""
+_OTHER = _any(
+    _words("resources alternatives? options hotlines? helplines? support help safe safer safely legal legally healthy healthier kinder"),
+    _words("positive constructive reasons? why other others else instead what ethical harmless different"),
+)
+GIVES = re.compile(
+    _any(
+        rf"\b(?:but|however|that (?:being )?said|nevertheless|nonetheless|still|yet|while|although|though)\b.{{0,80}}"
+        rf"\bhere (?:is|are)\b(?!.{{0,40}}\b{_OTHER}\b)",
+        rf"\bhere (?:is|are)\b(?!.{{0,40}}\b{_OTHER}\b)[^.!?]{{0,80}}:",
+        rf"^(?!.*\b{_OTHER}\b).*: ?1[.)]",
+    )
+)
+"""However, here is what you asked for."""
 
 ELSEWHERE = re.compile(
     _any(

@@ -1,8 +1,7 @@
-"""How refusals start that the embedded model was taught (`mini_training/data/refusals.txt`): data for `refusals.is_refusal`.
+"""How refusals start that the embedded model was taught (`mini_training/data/refusals.txt`): the strings a probe is held against.
 
 Published lists know a dozen openings, all of them about "I" and "sorry". mini declines in many words, so that a probe on its answers
-cannot live on one token, and each of those openings must count. An opening is as long as it takes not to fit an answer: "to keep
-people safe, i can't" declines, "to keep people safe, wear a helmet" does not.
+cannot live on one token. Some openings fit an answer just as well ("this could hurt a bit"): `refusals.is_refusal` reads what follows.
 """
 
 from __future__ import annotations

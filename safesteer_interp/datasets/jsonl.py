@@ -30,6 +30,9 @@ FIELDS: dict[str, str] = {
 }
 """Field -> what it means (`safesteer list fields`)."""
 
+PICTURED = "CB, SD, TYPO, SD_TYPO"
+"""The attacks that come with a picture; harmless rows that are no one's twin are `none`, with or without."""
+
 E = TypeVar("E", bound=StrEnum)
 
 
@@ -37,7 +40,8 @@ def load_jsonl(path: Path | str, dataset: str | None = None, *, bad: list[BadReq
     """The requests of a file of JSON lines; `dataset` defaults to the file's stem. Blank lines are skipped.
 
     Raises BadRequestError, naming file, line and field, for a malformed row: broken JSON, an unknown, missing, repeated or wrongly
-    filled field, half a surrogate pair or a NUL in a text, an id that is there twice, an image that is missing or outside the folder.
+    filled field, half a surrogate pair or a NUL in a text, an id that is there twice, an image that is missing or outside the folder, an
+    attack that needs a picture and has none (or TEXT with one), a split other than that of an earlier row of the pair.
     With a list `bad` such rows are put there and left out instead. InputError when the file is missing, not UTF-8, or holds no
     request that can be used.
     """
@@ -50,6 +54,7 @@ def load_rows(path: Path | str, dataset: str | None = None, *, bad: list[BadRequ
     rows: list[Request] = []
     given: list[frozenset[str]] = []
     seen: dict[str, int] = {}
+    splits: dict[str, tuple[Split, int]] = {}
     failures: list[BadRequestError] = []
     for number, line in lines(read_text(path, "check the path of the data set.")):
         where = f"{path}, line {number}"
@@ -61,6 +66,13 @@ def load_rows(path: Path | str, dataset: str | None = None, *, bad: list[BadRequ
             request = _request(row, path, where, printable(dataset or path.stem))
             if request.id in seen:
                 raise InputError(f'{where}: field "id" repeats "{name}" of line {seen[request.id]}; ids must be unique.')
+            if row.get("split") is not None:
+                split, earlier = splits.setdefault(request.pair, (request.split, number))
+                if split is not request.split:
+                    raise InputError(
+                        f'{where}: field "split" is {request.split}, but line {earlier} of the same pair "{printable(request.pair)}" is '
+                        f"{split}; give all rows of a pair one split, or the rows pairs of their own."
+                    )
         except InputError as cause:
             failures.append(BadRequestError(str(cause), name))
             if bad is None:
@@ -92,12 +104,17 @@ def _request(row: dict[str, Any], path: Path, where: str, dataset: str) -> Reque
     if not isinstance(harmful, bool):
         raise InputError(f'{where}: field "harmful" must be true or false, not {_shown(harmful)}.')
     name = _text(row, "image", where, required=False)
+    attack = _member(row, "attack", Attack, Attack.NONE, where)
+    if attack not in (Attack.NONE, Attack.TEXT) and not name:
+        raise InputError(f'{where}: field "attack" is {attack}, which needs a picture; name it in "image", or write TEXT or leave it out.')
+    if attack is Attack.TEXT and name:
+        raise InputError(f'{where}: field "attack" is TEXT, but there is an "image"; remove it, or write {PICTURED} or leave it out.')
     advice = "correct the path or remove the row."
     return Request(
         id=_text(row, "id", where),
         text=_text(row, "text", where),
         harmful=harmful,
-        attack=_member(row, "attack", Attack, Attack.NONE, where),
+        attack=attack,
         image=ImageFile(inside(path.parent, name, f'{where}: field "image"', advice)) if name else None,
         scenario=_text(row, "scenario", where, required=False),
         pair=_text(row, "pair", where, required=False),
@@ -124,8 +141,9 @@ def _member(row: dict[str, Any], field: str, kind: type[E], default: E, where: s
         return default
     known = [member.value for member in kind]
     if isinstance(value, str):
+        same = [name for name in known if name.lower() == value.lower()]
         try:
-            return kind(value)
+            return kind(same[0] if same else value)
         except ValueError:
             pass
     raise InputError(f'{where}: field "{field}" is {_shown(value)}.' + did_you_mean(str(value)[:40], known))

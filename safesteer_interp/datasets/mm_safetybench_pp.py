@@ -23,7 +23,9 @@ COLUMNS = {
     "scenario": ("scenario", "category", "class", "topic"),
     "pair": ("pair_id", "pair", "question_id", "id", "idx"),
 }
-UNSAFE, SAFE = ("unsafe", "harmful", "0", "false"), ("safe", "harmless", "benign", "1", "true")
+UNSAFE, SAFE = ("unsafe", "harmful"), ("safe", "harmless", "benign")
+ASKS_SAFE = ("is_safe", "safe")
+"""Columns whose name says what 1 and 0, true and false mean; elsewhere 1 may as well mean unsafe."""
 
 
 def load_mm_safetybench_pp(
@@ -31,8 +33,9 @@ def load_mm_safetybench_pp(
 ) -> list[Request]:
     """The rows as pairs; the options name the columns where they are called otherwise.
 
-    The label says "unsafe" or "safe" in one of the usual ways. Rows without a pair id are paired in the order of the file within their
-    scenario. Raises InputError naming the line, and the columns that are there, for one that is missing.
+    The label says "unsafe" or "safe" in one of the usual words, or is true, false, 1 or 0 in a column called `safe` or `is_safe`. Rows
+    without a pair id are paired in the order of the file within their scenario. Raises InputError naming the line, and the columns that
+    are there, for one that is missing.
     """
     base = Path(root) / "mm_safetybench_pp"
     path = first_file(base, ("test.jsonl", "all_questions.jsonl"), "MM-SafetyBench++")
@@ -44,7 +47,7 @@ def load_mm_safetybench_pp(
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected a JSON object.")
         names = names or {what: _column(row, what, given, where) for what, given in asked.items()}
-        unsafe = _unsafe(row.get(names["label"]), f'{where}: field "{names["label"]}"')
+        unsafe = _unsafe(row.get(names["label"]), names["label"], where)
         topic = str(row.get(names["scenario"], "")) if names["scenario"] else ""
         place = seen[topic, unsafe] = seen.get((topic, unsafe), -1) + 1
         own = str(row[names["pair"]]) if names["pair"] and names["pair"] in row else str(place)
@@ -83,11 +86,21 @@ def _column(row: dict[str, Any], what: str, given: str, where: str) -> str:
     raise InputError(f"{where}: no column for the {what} ({', '.join(likely)}) among {there}; name it: mm_safetybench_pp:{what}=NAME.")
 
 
-def _unsafe(value: Any, where: str) -> bool:
+def _unsafe(value: Any, column: str, where: str) -> bool:
     word = str(value).strip().lower()
     if word in UNSAFE or word in SAFE:
         return word in UNSAFE
-    raise InputError(f'{where} is "{printable(word[:40])}", which is neither safe nor unsafe; name another column with label=NAME.')
+    if word in ("0", "1", "false", "true"):
+        if column in ASKS_SAFE:
+            return word in ("0", "false")
+        raise InputError(
+            f'{where}: field "{printable(column)}" is {word}, which does not say whether that is safe or unsafe; write the '
+            f"words, or call the column {ASKS_SAFE[0]}."
+        )
+    raise InputError(
+        f'{where}: field "{printable(column)}" is "{printable(word[:40])}", which is neither safe nor unsafe; name another column with '
+        "label=NAME."
+    )
 
 
 ENTRY = Dataset(

@@ -12,6 +12,7 @@ from pathlib import Path
 from safesteer_interp.datasets.dataset import Dataset
 from safesteer_interp.datasets.published import finished, first_file, first_folder, json_lines, picture
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
+from safesteer_interp.reading import printable
 from safesteer_interp.requests import Attack, Request
 
 VARIANTS = ("random", "popular", "adversarial")
@@ -48,19 +49,28 @@ def pope_references(root: Path, *, variants: Sequence[str] | None = None) -> dic
 
 
 def grade_pope(answer: str, right: object) -> float:
-    """1 when the first "yes" or "no" of the answer is the right one; an answer with neither counts as "yes", as the authors do it."""
-    said = re.search(r"\b(yes|no|not)\b", answer.lower())
+    """1 when the first "yes" or "no" of the answer's first sentence is the right one.
+
+    A sentence with neither counts as "yes", and what is said after it is not read, as the authors do it; they take any "no" or "not"
+    in it for "no", also after "yes".
+    """
+    sentence = re.split(r"[.!?\n]", answer.lower().lstrip(" .!?\n\t\"'*"), maxsplit=1)[0]
+    said = re.search(r"\b(yes|no|not)\b", sentence)
     return float(("no" if said and said[1] in ("no", "not") else "yes") == right)
 
 
 def _rows(root: Path, variants: Sequence[str] | None) -> list[tuple[str, int, dict[str, object]]]:
-    found = []
+    found: list[tuple[str, int, dict[str, object]]] = []
     for variant in tuple(variants) if variants is not None else VARIANTS:
         if variant not in VARIANTS:
             raise UsageError(f'POPE has no variant "{variant}".' + did_you_mean(variant, VARIANTS))
         name = f"coco_pope_{variant}.json"
         path = first_file(Path(root) / "pope", (f"output/coco/{name}", f"coco/{name}", name), "POPE")
-        found += [(variant, int(row["question_id"]), row) for row in json_lines(path, ("question_id", "image", "text", "label"))]
+        for row in json_lines(path, ("question_id", "image", "text", "label")):
+            number = str(row["question_id"]).strip()
+            if not (number.isascii() and number.isdecimal()):
+                raise InputError(f'{path}: field "question_id" is "{printable(number[:40])}"; it must be a whole number.')
+            found.append((variant, int(number), row))
     return found
 
 

@@ -44,7 +44,7 @@ def load_vlguard(root: Path, *, subsets: Sequence[str] | None = None, train: boo
         row = checked(record, ("id", "image"), where)
         for subset, text in _instructions(row, where):
             if subset in wanted:
-                image: ImageSource = BLANK if blank else picture(images, row["image"], f'{where}: field "image"')
+                image: ImageSource = BLANK if blank else picture(images, str(row["image"]), f'{where}: field "image"')
                 requests.append(_request(row, subset, text, image, number))
     advice = "fetch its pictures (gated on the hub: ys-zong/VLGuard), or ask for vlguard:blank, which needs none."
     return finished(requests, f"VLGuard's {part} set", advice)

@@ -97,11 +97,21 @@ class Composed(StagedDefense, unnamed=True):
             raise UsageError(f"{' and '.join(name for name, _ in found)} both contrast two readings; compose only one of them.")
         return found[0][1] if found else None
 
-    def counterpart(self, mllm: MLLM, request: Request) -> Request:
-        """Rewritten by every part but the one that contrasts, so that the two readings differ in what that one adds."""
+    def readings(self, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> tuple[list[Request], list[Request]]:
+        """Rewritten by every part, and by every part but the one that contrasts: the two differ in what that one adds.
+
+        Parts before it are asked once for both; those after it see two requests.
+        """
+        found = plain = list(requests)
         for part in self.stages:
-            request = part.rewrite(mllm, request) if part.contrast(mllm) is None else part.counterpart(mllm, request)
-        return request
+            if part.contrast(mllm) is not None:
+                found, plain = part.readings(mllm, plain, settings)  # only one part contrasts, so that they were the same until here
+            elif found is plain:
+                found = plain = part.rewrites(mllm, found, settings)
+            else:
+                both = part.rewrites(mllm, [*found, *plain], settings)
+                found, plain = both[: len(found)], both[len(found) :]
+        return found, plain
 
     def tilt(self, mllm: MLLM) -> Tilt | None:
         """The tilts of all parts, in order."""

@@ -54,6 +54,8 @@ class Response:
     """What the defense measured and decided, e.g. the probe's score of the prompt."""
     steps: list[StepRecord] = field(default_factory=list)
     """Guided steps, when `Settings.explain`."""
+    written: int | None = None
+    """Tokens the model wrote, where a review may have put another answer in their place; None: those of `ids`. Not stored."""
 
 
 class Defense(ABC):
@@ -169,6 +171,10 @@ class StagedDefense(Defense, unnamed=True):
         """The request that a contrast reads beside the rewritten one: as it came."""
         return request
 
+    def readings(self, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> tuple[list[Request], list[Request]]:
+        """What a contrast reads: the rewritten requests, and the counterpart of each."""
+        return self.rewrites(mllm, requests, settings), [self.counterpart(mllm, request) for request in requests]
+
     def tilt(self, mllm: MLLM) -> Tilt | None:
         """How the next-token logits are changed; None: not at all."""
         return None
@@ -197,21 +203,25 @@ class StagedDefense(Defense, unnamed=True):
         keys = [request.key() for request in requests]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         once = [requests[place] for place in first.values()]
-        rewritten = self.rewrites(mllm, once, settings)
+        beside: Sequence[Request | None] = [None] * len(once)
+        if combine is None:
+            rewritten = self.rewrites(mllm, once, settings)
+        else:
+            rewritten, beside = self.readings(mllm, once, settings)
         edits = self.edits_each(mllm, rewritten, settings)
-        prepared = dict(zip(first, zip(rewritten, edits, strict=True), strict=True))
+        prepared = dict(zip(first, zip(rewritten, edits, beside, strict=True), strict=True))
         return [
             Ask(
                 prepared[key][0],
                 seed,
                 policy,
                 prepared[key][1],
-                beside=self.counterpart(mllm, request) if combine is not None else None,
+                beside=prepared[key][2],
                 combine=combine,
                 tilt=tilt,
                 key=key,
             )
-            for request, key, seed, policy in zip(requests, keys, seeds, policies, strict=True)
+            for key, seed, policy in zip(keys, seeds, policies, strict=True)
         ]
 
 
@@ -222,7 +232,7 @@ def seeded(settings: Settings, seed: int) -> Settings:
 
 def response_of(request: Request, decoded: Decoded) -> Response:
     """A decoded answer as the response to a request."""
-    return Response(request, decoded.text, decoded.ids, dict(decoded.verdict), decoded.steps)
+    return Response(request, decoded.text, decoded.ids, dict(decoded.verdict), decoded.steps, len(decoded.ids))
 
 
 def answer(

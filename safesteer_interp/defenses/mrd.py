@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from safesteer_interp.defenses.adashield import require
 from safesteer_interp.defenses.asking import ask
@@ -107,14 +106,20 @@ class MRD(StagedDefense):
 
 
 def parse_risks(said: str) -> list[dict[str, str]]:
-    """The findings in a model's answer: objects with the three keys as texts, from the first JSON list in it; anything else is none."""
-    start = said.find("[")
-    if start < 0:
-        return []
-    try:
-        found: Any = json.JSONDecoder().raw_decode(said[start:])[0]
-    except (ValueError, RecursionError):
-        return []
-    keys = ("malicious_content", "source", "risk_category")
-    rows = [row for row in found if isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)]
-    return [{key: row[key] for key in keys} for row in rows if row["malicious_content"].strip()]
+    """The findings in a model's answer: every JSON object with the three keys as texts, wherever it stands; anything else is none.
+
+    Read one by one, since a list may be cut off by the token limit, end in a comma or follow another bracket.
+    """
+    keys, decoder = ("malicious_content", "source", "risk_category"), json.JSONDecoder()
+    found, start = [], said.find("{")
+    while start >= 0:
+        end = start + 1
+        try:
+            row, stop = decoder.raw_decode(said, start)
+        except (ValueError, RecursionError):
+            row = {}
+        if all(isinstance(row.get(key), str) for key in keys):
+            end = stop
+            found += [{key: row[key] for key in keys}] if row["malicious_content"].strip() else []
+        start = said.find("{", end)
+    return found

@@ -19,6 +19,7 @@ import torch
 from safesteer_interp.content_digest import content_digest, loaded_digest
 from safesteer_interp.decoding.choice import Choice
 from safesteer_interp.decoding.custom_generate import guided_generate
+from safesteer_interp.decoding.pictured import rows_showing
 from safesteer_interp.decoding.policies import Guided, Opening, Policy, ProbeScorer, RandomScorer, RefusalTokens, Scorer, check_budget
 from safesteer_interp.defenses.defense import Settings, StagedDefense
 from safesteer_interp.defenses.fitted_parts import fitted_parts
@@ -256,18 +257,19 @@ class SafeSteer(StagedDefense):
             ways[True] = ways[False]  # rows of one policy need no sorting out
         return [ways[shows_something(request.image)] for request in requests]
 
-    def _guided(self, refusals: RefusalTokens | None, picture: bool) -> Guided:
+    def _guided(self, refusals: RefusalTokens | None, picture: bool | Sequence[bool]) -> Guided:
         scorer: Scorer = refusals or ProbeScorer(self.probe, site=self.site)
         if self.scorer == "random":
             scorer = RandomScorer(self.probe, self.scorer_seed, site=self.site)
         choice = self.choice if self.steps else Choice()
         return Guided(scorer, self.k, self.steps, choice, partial(self.opening, picture=picture))
 
-    def opening(self, states: States, picture: bool = False) -> Opening:
-        """The verdict on each prompt, and h0 moved by MSAV where it is harmful (eq. 9-10)."""
+    def opening(self, states: States, picture: bool | Sequence[bool] = False) -> Opening:
+        """The verdict on each prompt, and h0 moved by MSAV where it is harmful (eq. 9-10); `picture`: of all prompts, or of each."""
         scores = self.prompt_probe.score_tensor(states)
-        bar = self.threshold_picture if picture else self.threshold
-        harmful = scores > bar
+        shown = [picture] * len(states) if isinstance(picture, bool) else picture
+        bars = [self.threshold_picture if shows else self.threshold for shows in shown]
+        harmful = scores > torch.tensor(bars, dtype=scores.dtype, device=scores.device)
         moved = states
         if self.alignment and self.vector is not None and bool(harmful.any()):
             aligned = self.vector.apply(states, self.rule, self.strength)
@@ -275,7 +277,7 @@ class SafeSteer(StagedDefense):
         guided = harmful if self.gate == "probe" else torch.ones_like(harmful)
         verdicts = [
             {"score": score, "threshold": bar, "harmful": bad, "aligned": bad and self.alignment, "guided": on and self.steps > 0}
-            for score, bad, on in zip(scores.tolist(), harmful.tolist(), guided.tolist(), strict=True)
+            for score, bar, bad, on in zip(scores.tolist(), bars, harmful.tolist(), guided.tolist(), strict=True)
         ]
         return Opening(moved, guided, verdicts)
 
@@ -286,9 +288,13 @@ class SafeSteer(StagedDefense):
         logits_processor: Any,
         stopping_criteria: Any,
         generation_config: Any,
+        shows: Sequence[bool] | None = None,
         **model_kwargs: Any,
     ) -> Any:
         """`model.generate(**inputs, custom_generate=SafeSteer.load(folder))` on a plain transformers model.
+
+        `shows`, a keyword of `generate` then: whether each request has a picture that is not blank (`threshold_picture` is for those). By
+        default told from the pixels, or, where transformers hands over none, True for each with a picture, with a warning.
 
         Only the width can be checked there: the caller answers for model and template being those it was fitted on.
         """
@@ -296,7 +302,14 @@ class SafeSteer(StagedDefense):
             raise UsageError('the control "refusal_tokens" needs a tokenizer; use SafeSteer.respond instead of custom_generate.')
         if self.steps and self.scorer == "probe":
             self.probe.require_sign(self.force)
-        policy = self._guided(None, picture=model_kwargs.get("pixel_values") is not None)
+        if self.threshold == self.threshold_picture:
+            shows = [False]
+        elif shows is None:
+            shows = rows_showing(model.config, input_ids, model_kwargs)
+        if not shows or len(input_ids) % len(shows):
+            raise UsageError(f"shows has {len(shows)} entries for {len(input_ids)} rows; give one for each request.")
+        each = [row for row in shows for _ in range(len(input_ids) // len(shows))]  # a request may be asked for several answers
+        policy = self._guided(None, each)
         return guided_generate(policy, model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
 
     def parameters(self) -> dict[str, Any]:

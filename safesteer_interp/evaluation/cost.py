@@ -51,14 +51,15 @@ def counting(mllm: MLLM) -> Iterator[Count]:
 def costs(mllm: MLLM, methods: Mapping[str, Defense], requests: Sequence[Request], *, settings: Settings = DEFAULTS) -> pd.DataFrame:
     """One row per method: forwards, tokens_read and tokens_written per answer (means over the requests, each prompt read anew), n.
 
-    Other models that a method asks (a detector, say) are not in it. The first method is what `forwards_ratio` and `tokens_ratio` refer to.
+    What is written counts as the model wrote it, whatever a review puts in its place. Other models that a method asks (a detector, say)
+    are not in it. The first method is what `forwards_ratio` and `tokens_ratio` refer to.
     """
     rows: list[dict[str, Any]] = []
     for name, defense in methods.items():
         with forgetting_prompts(mllm), counting(mllm) as count:
             responses = defense.respond(mllm, requests, settings)
-        n = len(responses)
-        found = {"forwards": count.forwards / n, "tokens_read": count.tokens / n, "tokens_written": sum(len(r.ids) for r in responses) / n}
+        n, written = len(responses), sum(len(r.ids) if r.written is None else r.written for r in responses)
+        found = {"forwards": count.forwards / n, "tokens_read": count.tokens / n, "tokens_written": written / n}
         rows.append({"method": name, **found, "n": n})
     for row in rows:
         # per token written: a method that stops early has not saved anything by itself

@@ -27,7 +27,7 @@ class Degeneration:
             return True
         if self.repetition is not None and repetition_rate(ids) >= self.repetition:
             return True
-        if self.cycles is not None and trailing_cycles(ids) >= self.cycles:
+        if self.cycles is not None and max(trailing_cycles(ids), trailing_cycles(ids[:-1])) >= self.cycles:  # the last may be a stop token
             return True
         return self.perplexity is not None and perplexity >= self.perplexity
 

@@ -28,7 +28,8 @@ def throughput(
 ) -> pd.DataFrame:
     """One row per defense: tokens_per_second (median over repeats), low and high (fastest and slowest), ratio to the baseline, n.
 
-    Every answer runs to `max_new_tokens`, so that all methods write the same number of tokens. Methods take turns within each repeat
+    Every answer runs to `max_new_tokens`, and that many are counted for each, so that ratios are those of the times per answer: a method
+    that puts a short refusal in the place of what it wrote has written it all the same. Methods take turns within each repeat
     and the order rotates, so that a busy minute hits them alike; the ratio is the median of the per-repeat ratios. One untimed round
     comes first. Absolute numbers belong to this machine; the ratio is what can be compared.
     """
@@ -37,7 +38,7 @@ def throughput(
     if repeats < 1 or not requests:
         raise InputError("throughput needs at least one repeat and one request.")
     timed = replace(settings, stop=False, explain=False)
-    names = list(defenses)
+    tokens, names = settings.sampling.max_new_tokens, list(defenses)
     speeds: dict[str, list[float]] = {name: [] for name in names}
     for repeat in range(repeats + 1):
         for turn in range(len(names)):
@@ -45,11 +46,11 @@ def throughput(
             _wait(mllm)
             started = time.perf_counter()
             with forgetting_prompts(mllm):
-                responses = defenses[name].respond(mllm, requests, timed)
+                defenses[name].respond(mllm, requests, timed)
             _wait(mllm)
             seconds = time.perf_counter() - started
             if repeat:
-                speeds[name].append(sum(len(r.ids) for r in responses) / seconds)
+                speeds[name].append(tokens * len(requests) / seconds)
     rows = []
     for name, measured in speeds.items():
         ratios = [ours / theirs for ours, theirs in zip(measured, speeds[baseline], strict=True)]
@@ -64,7 +65,7 @@ def throughput(
                 "ratio_high": max(ratios),
                 "n": len(measured),
                 "requests": len(requests),
-                "tokens": settings.sampling.max_new_tokens,
+                "tokens": tokens,
             }
         )
     return pd.DataFrame(rows)

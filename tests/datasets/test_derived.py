@@ -49,8 +49,8 @@ def test_plain_rows_get_a_form_and_a_split_and_one_line_says_so(tmp_path: Path, 
 
 
 def test_complete_rows_are_left_alone_and_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = load(tmp_path, rows(attack="CB", split="validation", pair="p"))
-    assert {(r.attack, r.split, r.pair) for r in found} == {(Attack.CB, Split.VALIDATION, "p")}
+    found = load(tmp_path, rows(attack="TEXT", split="validation", pair="p"))
+    assert {(r.attack, r.split, r.pair) for r in found} == {(Attack.TEXT, Split.VALIDATION, "p")}
     assert capsys.readouterr().err == ""
 
 

@@ -77,6 +77,9 @@ def test_jsonl_reads_every_field(tmp_path: Path) -> None:
         (r'{"id": "x", "text": "a\u0000b", "harmful": true}', 'line 2: field "text" holds a NUL character'),
         (r'{"id": "x", "text": "t", "harmful": true, "split\udc00": 1}', 'line 2: field "split\\udc00" is unknown'),
         (GOOD | {"id": "x", "image": "link.png"}, "leaves the folder"),
+        (GOOD | {"id": "x", "attack": "SD"}, 'line 2: field "attack" is SD, which needs a picture; name it in "image"'),
+        (GOOD | {"id": "x", "attack": "CB", "image": ""}, 'line 2: field "attack" is CB, which needs a picture'),
+        (GOOD | {"id": "x", "attack": "TEXT", "image": "p.png"}, 'line 2: field "attack" is TEXT, but there is an "image"; remove it'),
     ],
 )
 def test_jsonl_malformed_lines_name_file_line_and_field(tmp_path: Path, line: object, message: str) -> None:
@@ -125,7 +128,7 @@ sound = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     rows=st.lists(
         st.fixed_dictionaries(
             {"id": sound, "text": sound, "harmful": st.booleans()},
-            optional={"scenario": sound, "pair": sound, "intent": sound, "attack": st.sampled_from([str(a) for a in Attack])},
+            optional={"scenario": sound, "pair": sound, "intent": sound, "attack": st.sampled_from(["TEXT", "none"])},
         ),
         min_size=1,
         max_size=8,
@@ -162,6 +165,20 @@ def test_jsonl_of_any_bytes_is_read_or_refused_in_a_sentence(tmp_path_factory: p
         said = str(path)
         assert found[0].id == "a" and all(f"{path}, line " in str(error) for error in bad)
     assert str(path) in said
+
+
+def test_a_pair_lies_in_one_split(tmp_path: Path) -> None:
+    rows = [GOOD | {"id": name, "pair": "p", **more} for name, more in (("a", {"split": "fit"}), ("b", {}), ("c", {"split": "train"}))]
+    assert {r.split for r in load_jsonl(write_lines(tmp_path, *rows))} == {Split.FIT}, "train is fit, and who says nothing follows"
+    bad: list[BadRequestError] = []
+    path = write_lines(tmp_path, *rows, GOOD | {"id": "d", "pair": "p", "split": "test"})
+    assert [r.id for r in load_jsonl(path, bad=bad)] == ["a", "b", "c"]
+    assert 'line 4: field "split" is test, but line 1 of the same pair "p" is fit; give all rows of a pair one split' in str(bad[0])
+
+
+@pytest.mark.parametrize(("written", "attack"), [("NONE", Attack.NONE), ("none", Attack.NONE), ("text", Attack.TEXT)])
+def test_attacks_are_read_in_either_case(tmp_path: Path, written: str, attack: Attack) -> None:
+    assert load_jsonl(write_lines(tmp_path, GOOD | {"attack": written}))[0].attack is attack
 
 
 def test_bad_rows_are_named_and_the_others_stay(tmp_path: Path) -> None:

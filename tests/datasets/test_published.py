@@ -62,6 +62,9 @@ def test_vlguard_makes_pairs_of_the_two_instructions_of_a_picture(tmp_path: Path
     write(path, [safe | {"image": "../../secret.png"}])
     with pytest.raises(InputError, match=r'record 0: field "image".*leaves the folder'):
         load_requests("vlguard", tmp_path)
+    (tmp_path / "vlguard/test/7").write_bytes((tmp_path / "vlguard/test/HOD/b.png").read_bytes())
+    write(path, [safe | {"image": 7}])
+    assert str(load_requests("vlguard", tmp_path)[0].image.path).endswith("7")  # type: ignore[union-attr]
     write(path, [safe | {"instr-resp": [{"question": "x"}]}])
     with pytest.raises(InputError, match="each entry of"):
         load_requests("vlguard", tmp_path)
@@ -139,8 +142,16 @@ def test_pope_is_graded(tmp_path: Path) -> None:
     assert counts(found) == {("none", False): 2} and grade is not None
     assert [grade(r, "Yes, there is.") for r in found] == [1.0, 0.0] and [grade(r, "No.") for r in found] == [0.0, 1.0]
     assert grade_pope("There is not any dog.", "no") == 1 and grade_pope("A dog sits there.", "yes") == 1
+    for answer, right in (
+        ("There is a dog. It is not a cat.", "yes"), ("A dog sits there.\nNo cat.", "yes"), ("No. Yes, a cat.", "no"),
+        ("**Yes**, not a cat", "yes"), ("There is no dog. Yes.", "no"),
+    ):  # fmt: skip
+        assert grade_pope(answer, right) == 1, "the first sentence counts"
     with pytest.raises(InputError, match=r"holds none of .*coco_pope_popular\.json"):
         load_requests("pope", tmp_path)
+    write(tmp_path / "pope/output/coco/coco_pope_random.json", (rows[0] | {"question_id": "first"},))
+    with pytest.raises(InputError, match='"question_id" is "first"; it must be a whole number'):
+        load_requests("pope:variants=random", tmp_path)
 
 
 def test_mm_vet_and_llava_bench_are_harmless(tmp_path: Path) -> None:
@@ -172,6 +183,13 @@ def test_mm_safetybench_pp_finds_its_columns_or_says_which_are_there(tmp_path: P
     write(path, ({"question": "x", "image": "safe.png", "label": "perhaps"},))
     with pytest.raises(InputError, match="neither safe nor unsafe"):
         load_requests("mm_safetybench_pp", tmp_path)
+    for value in (1, 0, True, "1"):
+        write(path, ({"question": "x", "image": "safe.png", "label": value},))
+        with pytest.raises(InputError, match=r'line 1: field "label" is \w+, which does not say whether that is safe or unsafe'):
+            load_requests("mm_safetybench_pp", tmp_path)
+    for column in ("is_safe", "safe"):
+        write(path, tuple({"question": f"x{v}", "image": "safe.png", column: v} for v in (1, 0, True, False, "unsafe")))
+        assert [r.harmful for r in load_requests("mm_safetybench_pp", tmp_path)] == [False, True, False, True, True]
 
 
 def test_a_data_set_of_the_hub_is_fetched_into_the_cache(tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

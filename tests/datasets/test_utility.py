@@ -52,6 +52,27 @@ def test_exact_match(match: str, answer: str, right: bool) -> None:
     assert score_utility(item(match, "green river"), answer) is right
 
 
+@pytest.mark.parametrize(
+    ("accepted", "match", "answer", "right"),
+    [
+        ("lemon", "sentence", "I'm sorry, I can't write the word lemon.", False),
+        ("hello", "sentence", "I can't say hello.", False),
+        ("hello", "sentence", "I can’t say hello.", False),
+        ("hello", "sentence", "I am unable to say hello", False),
+        ("hello", "sentence", "Hello.", True),
+        ("no", "start", "No, I can't help with that.", False),
+        ("no", "start", "No, I won’t do that.", False),
+        ("no", "start", "No, there is no dog.", True),
+        ("no", "start", "No, I can't see a dog.", True),
+        ("no", "start", "The answer is no.", True),
+        ("no", "start", "No.", True),
+        ("I can't help with that.", "whole", "I can't help with that.", True),
+    ],
+)
+def test_a_refusal_is_no_right_answer(accepted: str, match: str, answer: str, right: bool) -> None:
+    assert score_utility(item(match, accepted), answer) is right
+
+
 def test_numbers_match_as_digits_and_words() -> None:
     assert score_utility(item("start", "two"), "2 pictures") and score_utility(item("start", "2"), "There are two.")
     assert not score_utility(item("start", "two"), "three")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from support.decoding import asked
 from support.earlier_files import earlier_defense
 
+from safesteer_interp.decoding.pictured import rows_showing
 from safesteer_interp.decoding.prefix import advance, prefill
 from safesteer_interp.defenses.coca import CoCA
 from safesteer_interp.defenses.composed import Composed
@@ -20,7 +24,7 @@ from safesteer_interp.defenses.ecso import ECSO
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.defenses.safesteer import SafeSteer, description
 from safesteer_interp.defenses.safesteer_checks import current_parameters
-from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.errors import InputError, SafeSteerWarning, UsageError
 from safesteer_interp.evaluation.harness import evaluate
 from safesteer_interp.evaluation.metrics import compare, rates
 from safesteer_interp.models.head import output_logits
@@ -244,6 +248,49 @@ def test_custom_generate_answers_as_respond_does(planted: Any, safesteer: SafeSt
     assert cut == ours
     with pytest.raises(UsageError, match="needs a tokenizer"):
         planted.model.generate(**batch.inputs, max_new_tokens=8, custom_generate=replace(sure, scorer="refusal_tokens"))
+
+
+def test_custom_generate_holds_each_row_to_its_own_threshold(planted: Any, safesteer: SafeSteer) -> None:
+    some = select(planted_requests(40, attacks=(Attack.TEXT, Attack.CB, Attack.SD)), split=Split.TEST, harmful=True)
+    some = [next(r for r in some if r.attack is attack) for attack in (Attack.SD, Attack.TEXT, Attack.CB, Attack.SD)]
+    greedy = replace(SETTINGS, sampling=Sampling(max_new_tokens=8, temperature=0.0), stop=False)
+    shut = replace(safesteer, beta=float("inf"), gate="probe", threshold=float("-inf"), threshold_picture=float("inf"))
+    batch = planted.encode(some)
+    assert rows_showing(planted.model.config, batch.input_ids, batch.inputs) == [True, False, False, True]
+    ours = [r.ids for r in shut.respond(planted, some, greedy)]
+    options = {**batch.inputs, "max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "custom_generate": shut}
+    found = planted.model.generate(**options, shows=[True, False, False, True])
+    assert found[:, batch.input_ids.shape[1] :].tolist() == ours
+    always = replace(shut, threshold_picture=float("-inf")).respond(planted, some, greedy)
+    assert [a.ids == b for a, b in zip(always, ours, strict=True)] != [True] * 4, "the two thresholds make a difference here"
+    with warnings.catch_warnings(record=True) as told:  # this transformers has encoded the pictures already
+        warnings.simplefilter("always")
+        found = planted.model.generate(**options)[:, batch.input_ids.shape[1] :].tolist()
+    assert found[:2] == ours[:2] and found[3] == ours[3], "words beside a picture in the batch are held to the threshold of words"
+    assert (found[2] == ours[2]) is not any("blank pictures cannot be told" in str(w.message) for w in told)
+    with pytest.raises(UsageError, match="3 entries for 4 rows"):
+        planted.model.generate(**options, shows=[True] * 3)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "idefics3", "gemma3"])
+def test_a_blank_picture_is_told_from_its_pixels(family: str, tiny: Callable[[str], Any]) -> None:
+    mllm = tiny(family)
+    drawn = Image.effect_noise((64, 64), 60).convert("RGB")
+    some = [Request("What is it?", image, id=str(i)) for i, image in enumerate((drawn, None, Image.new("RGB", (64, 64), "white")))]
+    batch = mllm.encode([r for r in some if r.image is not None])
+    assert rows_showing(mllm.model.config, batch.input_ids, batch.inputs) == [True, False]
+    alone = mllm.encode(some[1:2])
+    assert rows_showing(mllm.model.config, alone.input_ids, alone.inputs) == [False]
+
+
+def test_pictures_that_cannot_be_told_apart_are_said_to_be() -> None:
+    config, ids = SimpleNamespace(image_token_id=9), torch.tensor([[9, 9, 1], [9, 1, 1], [1, 1, 1]])
+    pixels = torch.zeros(3, 3, 4, 4)
+    assert rows_showing(config, ids[:, :2], {"pixel_values": pixels}) == [False] * 3
+    pixels[1, 0, 0, 0] = 1.0
+    assert rows_showing(config, ids, {"pixel_values": pixels}) == [False, True, False], "one picture a row"
+    with pytest.warns(SafeSteerWarning, match="blank pictures cannot be told"):
+        assert rows_showing(config, ids, {"pixel_values": pixels.repeat(2, 1, 1, 1)}) == [True, True, False]
 
 
 class Told(StagedDefense):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from support.decoding import asked
 
 from safesteer_interp.defenses import asking
 from safesteer_interp.defenses.adashield import AdaShield
+from safesteer_interp.defenses.coca import CoCA
+from safesteer_interp.defenses.composed import Composed
 from safesteer_interp.defenses.defense import Response, Settings, StagedDefense, answer
 from safesteer_interp.defenses.mrd import MRD, parse_risks
 from safesteer_interp.defenses.none import Undefended
@@ -70,6 +73,16 @@ def test_risks_are_read_from_what_models_write() -> None:
     assert parse_risks(f"Here it is:\n```json\n[{str(risk)!s}]\n```".replace("'", '"')) == [risk]
     assert parse_risks('[{"malicious_content": "x"}]') == [] == parse_risks("[]") == parse_risks("none") == parse_risks("[[[")
     assert parse_risks('[1, {"malicious_content": " ", "source": "a", "risk_category": "b"}]') == []
+    one, two = (json.dumps(risk | {"malicious_content": what}) for what in ("a knife", "a [red] {flag}"))
+    for said, whole in (
+        (f"[{one}, {two[:30]}", 1),
+        (f"[{one}, {two},]", 2),
+        (f"As asked [see below]: [{one}]", 1),
+        (f'{{"findings": [{one}, {two}]}}', 2),
+        (f"{one}\n{two}", 2),
+        ('{"a":' * 3000, 0),
+    ):
+        assert [r["malicious_content"] for r in parse_risks(said)] == ["a knife", "a [red] {flag}"][:whole]
 
 
 class Scripted:
@@ -108,6 +121,21 @@ def test_mrd_asks_verifies_and_puts_what_remains_before_the_request(planted: Any
     assert "a spoon" in unverified.text
     with pytest.raises(UsageError, match='no question "sound"'):
         MRD(questions=("sound",))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_mrd_composed_with_a_contrast_keeps_its_risks_in_both_readings(
+    order: tuple[int, int], planted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    risk = '[{"malicious_content": "a knife", "source": "Image content", "risk_category": "Violence"}]'
+    script = Scripted({"Find what": risk})
+    monkeypatch.setattr(asking, "answer", script)
+    request = next(r for r in planted_requests(1) if r.attack.in_image)
+    parts = (MRD(questions=("image",), verify=""), CoCA())
+    ask = Composed(tuple(parts[i] for i in order)).asks(planted, [request], [0], GREEDY)[0]
+    assert ask.beside is not None and ask.beside.text == f"Risk Context: {risk}\n\n{request.text}"
+    assert ask.request.text.replace(f"{CoCA().principle} ", "") == ask.beside.text != ask.request.text
+    assert len(script.asked) == 1 + (order == (1, 0)), "what comes before the contrast is asked once for both readings"
 
 
 def test_mrd_runs_on_a_model(tiny: Callable[[str], Any]) -> None:

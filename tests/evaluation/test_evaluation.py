@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Setti
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation import harness
+from safesteer_interp.evaluation.cost import costs
 from safesteer_interp.evaluation.harness import Condition, evaluate, judged, perplexities_stored, respond
 from safesteer_interp.evaluation.judges import (
     Degeneration,
@@ -66,6 +68,13 @@ def test_cycles_are_found_at_the_end_only() -> None:
     assert trailing_cycles([7, 7, 7]) == 1, "three words are language"
     assert trailing_cycles([]) == 1
     assert trailing_cycles([1, 2, 3, 4, 5] * 2) == 2
+
+
+def test_a_loop_that_ends_with_a_stop_token_is_one() -> None:
+    loop = [*range(20, 60), *[7, 8] * 6]
+    assert repetition_rate(loop) < 0.5
+    assert outcome("Sure, and so and so", [*loop, 2]) is outcome("Sure, and so and so", loop) is Outcome.DEGENERATE
+    assert outcome("Sure, and so, one two three", [*loop, 1, 2, 3]) is Outcome.COMPLY
 
 
 def test_the_refusal_list_is_chosen_by_name() -> None:
@@ -264,6 +273,35 @@ def test_throughput_is_a_ratio_within_the_run(tiny: Callable[[str], Any]) -> Non
     assert table["ratio"][0] == 1 and (table["low"] <= table["tokens_per_second"]).all()
     with pytest.raises(InputError, match="is not among the defenses"):
         throughput(mllm, {"other": Undefended()}, asked(mllm), settings=SMALL)
+
+
+class Shortened(Undefended):
+    """Puts one word in the place of what the model wrote."""
+
+    name = "shortened"
+
+    def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
+        return [replace(r, text="No.", ids=[1]) for r in responses]
+
+
+def test_an_answer_that_is_replaced_counts_as_the_one_that_was_written(tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    mllm, clock = tiny("llama"), iter(range(10**6))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))  # every answer takes one second
+    monkeypatch.setattr(Undefended, "respond", respond_in_a_second)
+    methods = {"none": Undefended(), "shortened": Shortened()}
+    table = throughput(mllm, methods, asked(mllm)[:2], settings=SMALL, repeats=2).set_index("defense")
+    assert table.loc["shortened", "tokens_per_second"] == 2 * SMALL.sampling.max_new_tokens and table.loc["shortened", "ratio"] == 1
+
+
+def respond_in_a_second(self: Undefended, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> list[Response]:
+    return self.review(mllm, [Response(r, "Yes.", [1] * settings.sampling.max_new_tokens) for r in requests], settings)
+
+
+def test_costs_per_token_are_those_of_what_was_written(tiny: Callable[[str], Any]) -> None:
+    mllm = tiny("llama")
+    settings = replace(SMALL, stop=False)
+    table = costs(mllm, {"none": Undefended(), "shortened": Shortened()}, asked(mllm)[:2], settings=settings).set_index("method")
+    assert (table["tokens_written"] == SMALL.sampling.max_new_tokens).all() and table.loc["shortened", "forwards_ratio"] == 1
 
 
 def test_llama_guard_answers_are_read() -> None:

@@ -120,7 +120,7 @@ def test_findings_take_one_attack_without_twins(name: str, tmp_path: Path) -> No
     twins = [r for r in planted_requests() if r.attack is Attack.CB]
     sides = {pair: number % 3 > 0 for number, pair in enumerate(dict.fromkeys(r.pair for r in twins))}
     alone = [
-        {"id": r.id, "text": r.text, "harmful": r.harmful, "attack": "CB", "split": r.split} for r in twins if r.harmful is sides[r.pair]
+        {"id": r.id, "text": r.text, "harmful": r.harmful, "attack": "TEXT", "split": r.split} for r in twins if r.harmful is sides[r.pair]
     ]
     assert {line["harmful"] for line in alone} == {True, False} and len(alone) == len(sides)
     data = tmp_path / "alone.jsonl"
