@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from support.decoding import asked
 
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings
@@ -184,6 +185,29 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(tiny: Callable[[str], Any]
     assert all(json.loads(line) for line in file.read_text().splitlines() if line.endswith("}"))
     again = evaluate(mllm, [Killed([], 0)], requests, seeds=[0], settings=SMALL, root=tmp_path, progress=False)
     pd.testing.assert_frame_equal(again, table)
+
+
+@dataclass(frozen=True)
+class Swapping(Killed):
+    """Somebody replaces the picture while the second batch is answered."""
+
+    path: Path
+
+    def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
+        found = super().respond(mllm, requests, settings)
+        if len(self.calls) == 2:
+            Image.new("RGB", (5, 5), "red").save(self.path)
+        return found
+
+
+def test_an_answer_to_a_picture_that_was_replaced_is_not_kept(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    path, mllm = tmp_path / "a.png", tiny("llava")
+    Image.new("RGB", (4, 4), "blue").save(path)
+    requests = [Request(f"What is number {i}?", path, id=str(i)) for i in range(4)]
+    with pytest.raises(InputError, match=r'request "\d": its image .*a\.png was replaced'):
+        evaluate(mllm, [Swapping([], 9, path)], requests, seeds=[0], settings=SMALL, root=tmp_path, progress=False)
+    (file,) = tmp_path.glob("*.jsonl")
+    assert len(file.read_text().splitlines()) == 2, "the first batch is kept"
 
 
 def test_a_batch_holds_all_seeds_that_are_missing(tiny: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
