@@ -25,7 +25,7 @@ from safesteer_interp.decoding.sharing import Ask, by_length
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import digest, read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.models.special_tokens import stop_ids
+from safesteer_interp.models.special_tokens import further_stops, stop_ids
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.tokens import SITE
@@ -112,12 +112,14 @@ def offered_at(
 
 
 def _key(mllm: MLLM, requests: Sequence[str], how: RollOut, sites: Sequence[Site]) -> str:
+    stops = further_stops(mllm)
     fields = {
         "format": KIND,
         "model": mllm.fingerprint,
         "dtype": str(mllm.dtype),
         "system_prompt": mllm.system_prompt,
         "thinking": mllm.thinking,
+        **({"stops": stops} if stops else {}),
         "requests": list(requests),
         "how": [how.k, how.steps, how.tokens, how.seed],
         "sites": [str(site) for site in sites],

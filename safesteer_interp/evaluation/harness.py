@@ -137,7 +137,7 @@ class _Part:
     todo: list[int] = field(default_factory=list)
 
     def add(self, places: Sequence[int], responses: Sequence[Response], seconds: float) -> None:
-        """Store responses to the requests at `places`; `seconds` is what one of them took. Raises InputError where a picture was replaced."""
+        """Store responses to the requests at `places`; `seconds` is what one of them took. Raises InputError for a replaced picture."""
         check_unchanged([self.requests[i] for i in places], [self.keys[i] for i in places])
         records = [record_of(response, self.keys[i], seconds) for i, response in zip(places, responses, strict=True)]
         self.store.add(records)
@@ -271,8 +271,8 @@ def perplexities_stored(
 ) -> list[float]:
     """`answer_perplexities`, stored beside the answers: each distinct answer to a request is scored once."""
     fields = {**response_fields(mllm, Undefended(), DEFAULTS), "what": "perplexity"}
-    for name in ("defense", "sampling", "explain", "stop"):
-        fields.pop(name)
+    for name in ("defense", "sampling", "explain", "stop", "stops"):
+        fields.pop(name, None)
     store = ResponseStore(fields, root)
     stored = store.read()
     asked = [request.key() for request in requests]

@@ -26,7 +26,7 @@ class Contents:
         """Request (held, so that its id stays its own), key and digest."""
 
     def of(self, requests: Sequence[Request]) -> tuple[str, ...]:
-        """32 hex digits per request. Raises BadRequestError, naming the request, where it cannot be encoded or its picture cannot be read."""
+        """32 hex digits per request. Raises BadRequestError, naming the request, where it or its picture cannot be read."""
         for pictured in {request.image is not None for request in requests}:
             frame = self.model.encoder.frame(pictured, fresh=True)
             if self._frames.get(pictured) != frame:  # new, or the template prints another date than before

@@ -141,7 +141,7 @@ class Maker:
             yield shard
 
     def _check_prompts(self, want: Want, rows: Sequence[int]) -> None:
-        """The states just captured must be those of the key: a picture may be replaced, and a chat template that prints the date move on."""
+        """The states just captured must be those of the key: a picture may be replaced, a chat template that prints the date move on."""
         requests = [want.requests[row] for row in rows]
         for row, now in zip(rows, self.contents.of(requests), strict=True):
             if now != want.contents[row]:

@@ -16,8 +16,9 @@ from support.decoding import asked
 
 from safesteer_interp.decoding.answering import generate
 from safesteer_interp.decoding.prefix import advance, prefill
-from safesteer_interp.decoding.rollouts import RollOut, continued, offered, offered_at, ranked
+from safesteer_interp.decoding.rollouts import KIND, RollOut, _key, continued, offered, offered_at, ranked
 from safesteer_interp.errors import InputError
+from safesteer_interp.files import digest
 from safesteer_interp.models.planted import planted_requests, planted_truth
 from safesteer_interp.requests import Attack, ImageFile, Request, Split, select
 from safesteer_interp.sites import Site
@@ -82,6 +83,19 @@ def test_candidates_of_a_picture_that_was_replaced_are_not_kept(tiny: Callable[[
         with pytest.raises(InputError, match=r"its image .*a\.png was replaced"):
             offered(tiny("llava"), [request], RollOut(k=2, steps=1), root=tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_candidates_are_kept_under_the_tokens_that_end_an_answer(planted: Any) -> None:
+    """Those of the tokenizer alone leave the key as it was before it held any."""
+    how = RollOut(k=8, steps=1)
+    before = {
+        "format": KIND, "model": planted.fingerprint, "dtype": "torch.float32", "system_prompt": None, "thinking": None,
+        "requests": ["a"], "how": [8, 1, how.tokens, how.seed], "sites": ["final_norm"],
+    }  # fmt: skip
+    assert _key(planted, ["a"], how, [FINAL]) == digest(before)[:32]
+    model = deepcopy(planted.model)
+    model.generation_config.eos_token_id = [5, planted.tokenizer.eos_token_id]
+    assert _key(replace(planted, model=model), ["a"], how, [FINAL]) == digest({**before, "stops": [5]})[:32]
 
 
 def test_a_few_requests_of_every_form_are_taken_the_same_ones_every_time() -> None:
