@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,11 @@ def _stable(settings: Any) -> Any:
     return [_stable(v) for v in settings] if isinstance(settings, (list, tuple)) else settings
 
 
-def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | None = None) -> str:
-    """Hex SHA-256 over weights (their files when given, else the state dict), config, processor and chat template."""
+def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | None = None, code: Mapping[str, Path] | None = None) -> str:
+    """Hex SHA-256 over weights (their files when given, else the state dict), config, processor and chat template.
+
+    `code`: files of the checkpoint's own code by their place in its folder, for a model that runs it.
+    """
     digest = hashlib.sha256()
     if weights:
         for path in sorted(weights, key=lambda p: p.name):
@@ -116,6 +120,8 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
         digest.update(state_digest(model).encode())
         if adapters := adapter_settings(model):
             digest.update(json.dumps(adapters, sort_keys=True).encode())
+    for place, path in sorted((code or {}).items()):
+        digest.update(f"code {place}:{file_digest(path)};".encode())
     digest.update(_text(_stable(model.config.to_dict()), "the config"))
     digest.update(str(model.dtype).encode())
     digest.update(processor_digest(processor).encode())

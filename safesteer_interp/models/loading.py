@@ -23,7 +23,7 @@ from safesteer_interp.environment import has
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models import adapters, hub
 from safesteer_interp.models.casting import cast
-from safesteer_interp.models.checkpoint import read_config, stated_settings, weight_files
+from safesteer_interp.models.checkpoint import own_code, read_config, stated_settings, weight_files
 from safesteer_interp.models.checks import check_layout
 from safesteer_interp.models.dtypes import DTYPES, dtype_name
 from safesteer_interp.models.families.layouts import layout_for
@@ -220,7 +220,7 @@ def load_folder(
         model=(adapters.merged(model, adapter) if adapter is not None else model).eval(),
         processor=processor,
         layout=layout,
-        fingerprint=fingerprint(model, processor, files),
+        fingerprint=fingerprint(model, processor, files, own_code(folder) if trust_remote_code else None),
         source=source or str(folder),
     )
     return mllm if placement.split else _placed(mllm, placement.device, dtype)

@@ -186,6 +186,26 @@ def test_remote_code_is_refused_and_never_run(broken: Path, file: str, tmp_path:
     assert not ran.exists()
 
 
+def test_code_of_its_own_is_part_of_a_models_fingerprint_where_it_runs(broken: Path) -> None:
+    def found(**options: bool) -> str:
+        return load_model(str(broken), **options).fingerprint
+
+    before = found()
+    (broken / "convert.py").write_text("import torch")
+    assert found() == found(trust_remote_code=True) == before, "nothing names that file, so it does not run"
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCTC": "convert.Model"}}))
+    (broken / "layers").mkdir()
+    (broken / "layers" / "convert.py").write_text("A = 1")
+    first = found(trust_remote_code=True)
+    (broken / "layers" / "convert.py").write_text("A = 22")
+    second = found(trust_remote_code=True)
+    (broken / "layers" / "convert.py").rename(broken / "layers" / "other.py")
+    third = found(trust_remote_code=True)
+    (broken / "layers" / "other.py").rename(broken / "other.py")
+    assert len({before, first, second, third, found(trust_remote_code=True)}) == 5
+
+
 def test_unknown_model_type_is_named_with_the_nearest_and_the_way_in(broken: Path) -> None:
     config = json.loads((broken / "config.json").read_text())
     for kind, near in (("lava", "llava"), ("internvl_old", "internvl"), ("phi4_multimodal", r"\w+")):
