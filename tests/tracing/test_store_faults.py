@@ -23,6 +23,8 @@ from safesteer_interp.tracing import plan as planning
 from safesteer_interp.tracing import shards
 from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.hooks import HooksTracer
+from safesteer_interp.tracing.library import TraceLibrary
+from safesteer_interp.tracing.parts import Share
 from safesteer_interp.tracing.store import Folder, Store
 from safesteer_interp.tracing.tracer import Captured
 
@@ -263,6 +265,36 @@ def test_ctrl_c_keeps_what_is_finished(job: Job, passes: list[int], monkeypatch:
     passes.clear()
     job.run()
     assert len(passes) == N // 2 - 5 and job.is_reference()
+
+
+@pytest.mark.parametrize("moment", ["capture", "move"])
+def test_what_workers_made_survives_an_interrupted_collection(
+    job: Job, passes: list[int], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Shards 0, 2, 4 ... lie ready; the run that collects them is interrupted at its first own shard, or while it moves shard 0."""
+    library = TraceLibrary(job.mllm, Store(job.store), tracer="hooks", batch_size=2, progress=False)
+    want = library.want(job.requests, reads="last_prompt,step:1")
+    assert library.make_share(want, Share(0, 2)) == N // 4
+    own = Path.replace
+
+    def interrupted(*_: Any, **__: Any) -> Captured:
+        raise KeyboardInterrupt
+
+    def replace(self: Path, target: Path) -> Path:
+        if self.parent.parent.name == "parts":
+            raise KeyboardInterrupt
+        return own(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HooksTracer, "capture", interrupted) if moment == "capture" else patch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            job.run()
+    assert list(Folder.load(job.folder).hashes) == ["shard-00000.safetensors"]
+    assert (job.folder / "shard-00000.safetensors").exists() == (moment == "capture")
+    passes.clear()
+    job.run()
+    assert len(passes) == N // 4, "only the other half is computed"
+    assert not (job.folder / "parts").exists() and job.is_reference()
 
 
 def test_a_second_run_waits_for_the_first_and_uses_what_it_made(job: Job, passes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
