@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from support.tracing import requests_for
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.tracing import plan as planning
 from safesteer_interp.tracing import shards
+from safesteer_interp.tracing import store as store_module
 from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.hooks import HooksTracer
 from safesteer_interp.tracing.library import TraceLibrary
@@ -346,6 +348,37 @@ def test_a_thread_does_not_wait_for_its_own_process(tmp_path: Path) -> None:
         store.claim("k", {}, {}, ()),
     ):
         pass
+
+
+@pytest.mark.parametrize("written", ["{host} {pid} 0123456789abcdef", "elsewhere {pid} 0123456789abcdef", "{pid}", ""])
+def test_a_process_of_the_same_id_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    """Two containers that share a store: each has its own process 1."""
+    host, own = store_module._this_process().split(" ")[:2]
+    written = written.format(host=host, pid=own)
+    (tmp_path / ".locks").mkdir()
+    lock, said = FileLock(tmp_path / ".locks" / "k.lock"), list[str]()
+    lock.acquire()
+    (tmp_path / ".locks" / "k.pid").write_text(written)
+
+    def notice(text: str) -> None:
+        said.append(text)
+        lock.release()
+
+    monkeypatch.setattr(store_module, "notice", notice)
+    with Store(tmp_path).claim("k", {}, {}, ()):
+        assert (tmp_path / ".locks" / "k.pid").read_text() == store_module._this_process()
+    who = f"process {own}" if written else "process unknown"
+    assert len(said) == 1 and f"another run ({who}{' on elsewhere' if 'elsewhere' in written else ''}) is writing trace k" in said[0]
+
+
+def test_a_forked_child_is_another_process(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        (tmp_path / "token").write_text(store_module._this_process())
+        os._exit(0)
+    os.waitpid(child, 0)
+    host, own, drawn = store_module._this_process().split(" ")
+    assert (tmp_path / "token").read_text() == f"{host} {child} {drawn}" and int(own) == os.getpid() != child
 
 
 def test_another_batch_size_resumes_to_the_same_numbers(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
