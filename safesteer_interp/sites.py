@@ -64,9 +64,14 @@ class Site:
         kind, _, layer = text.strip().partition(".")
         if kind not in set(SiteKind):
             raise UsageError(f'no site is called "{text}".{did_you_mean(kind, SiteKind)}')
-        if layer and not layer.isdigit():
+        if layer and not _is_number(layer):
             raise UsageError(f'site "{text}" needs a whole layer number after the dot, e.g. "{kind}.12".')
         return cls(SiteKind(kind), int(layer) if layer else None)
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is a whole number that `int` reads: "²" is a digit and no number, and thousands of digits are too many."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 _WITHIN_LAYER = {SiteKind.ATTN_OUT: 0, SiteKind.MLP_OUT: 1, SiteKind.RESID_POST: 2}
@@ -167,7 +172,7 @@ class Read:
             if not re.fullmatch(r"-[1-9]\d*", step):
                 raise UsageError(f'read "{text}" needs a number of tokens before the last one, e.g. "last_prompt:-2".')
             return cls(ReadKind.LAST_PROMPT, back=-int(step))
-        if step and not step.isdigit():
+        if step and not _is_number(step):
             raise UsageError(f'read "{text}" needs a whole step number, e.g. "step:3".')
         return cls(ReadKind(kind), int(step) if step else None)
 

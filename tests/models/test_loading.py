@@ -96,6 +96,10 @@ def test_dtype_is_kept_and_images_follow_it(checkpoint: Path) -> None:
         ("plantd", UsageError, 'no model is called "plantd". Did you mean "planted"'),
         ("tiny:lava", UsageError, 'no family is called "lava". Did you mean "llava"'),
         ("./nowhere/at/all", InputError, "the model folder ./nowhere/at/all does not exist"),
+        *(
+            (f"foo/{name}", UsageError, f'"foo/{name}" is no local folder, and malformed as a hub id: owner/name of letters')
+            for name in ("a--b", "-bar", "bar.git", "..", "a..b", "a" * 100)
+        ),
         ("somebody/some-model", InputError, '"somebody/some-model" is no local folder, and the hub cannot be reached'),
     ],
 )
