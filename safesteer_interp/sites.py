@@ -64,14 +64,9 @@ class Site:
         kind, _, layer = text.strip().partition(".")
         if kind not in set(SiteKind):
             raise UsageError(f'no site is called "{text}".{did_you_mean(kind, SiteKind)}')
-        if layer and not _is_number(layer):
+        if layer and not layer.isdigit():
             raise UsageError(f'site "{text}" needs a whole layer number after the dot, e.g. "{kind}.12".')
         return cls(SiteKind(kind), int(layer) if layer else None)
-
-
-def _is_number(text: str) -> bool:
-    """Whether a text is a whole number that `int` reads: "²" is a digit and no number, and thousands of digits are too many."""
-    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 _WITHIN_LAYER = {SiteKind.ATTN_OUT: 0, SiteKind.MLP_OUT: 1, SiteKind.RESID_POST: 2}
@@ -104,6 +99,14 @@ def parse_ranges(text: str, *, within: str = "") -> list[str]:
     return found
 
 
+def _is_odd(number: str) -> bool:
+    """Whether these are digits that `int` may not read: "²", or thousands of them.
+
+    Asked here and not by `Site.parse` and `Read.parse`, whose code is part of the key of every stored answer.
+    """
+    return number.isdigit() and not (number.isascii() and len(number) < 10)
+
+
 def parse_sites(text: str | Iterable[str], n_layers: int, n_vision: int = 0) -> tuple[Site, ...]:
     """Sites from "all" (every resid_post, embed and final_norm), "resid_post" (every layer), "resid_post.0-9", "final_norm", "vision", ...
 
@@ -120,6 +123,8 @@ def parse_sites(text: str | Iterable[str], n_layers: int, n_vision: int = 0) -> 
             if not span and not count:
                 raise UsageError(f'site "{kind}": no layers of a vision tower are known of this model.')
             found += [Site(SiteKind(kind), i) for i in (map(int, parse_ranges(span, within=part)) if span else range(count))]
+        elif kind in set(SiteKind) and _is_odd(span):
+            raise UsageError(f'site "{part}" needs a whole layer number after the dot, e.g. "{kind}.12".')
         else:
             found.append(Site.parse(part))
     for site in found:
@@ -172,7 +177,7 @@ class Read:
             if not re.fullmatch(r"-[1-9]\d*", step):
                 raise UsageError(f'read "{text}" needs a number of tokens before the last one, e.g. "last_prompt:-2".')
             return cls(ReadKind.LAST_PROMPT, back=-int(step))
-        if step and not _is_number(step):
+        if step and not step.isdigit():
             raise UsageError(f'read "{text}" needs a whole step number, e.g. "step:3".')
         return cls(ReadKind(kind), int(step) if step else None)
 
@@ -190,6 +195,8 @@ def parse_reads(text: str | Iterable[str]) -> tuple[Read, ...]:
         span = re.fullmatch(r"step:(\d+-\d+)", part)
         if span:
             found += [Read(ReadKind.STEP, int(k)) for k in parse_ranges(span[1], within=part)]
+        elif _is_odd(part.removeprefix("step:")):
+            raise UsageError(f'read "{part}" needs a whole step number, e.g. "step:3".')
         else:
             found.append(Read.parse(part))
     return tuple(dict.fromkeys(found))

@@ -107,11 +107,8 @@ def _stable(settings: Any) -> Any:
     return [_stable(v) for v in settings] if isinstance(settings, (list, tuple)) else settings
 
 
-def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | None = None, code: Mapping[str, Path] | None = None) -> str:
-    """Hex SHA-256 over weights (their files when given, else the state dict), config, processor and chat template.
-
-    `code`: files of the checkpoint's own code by their place in its folder, for a model that runs it.
-    """
+def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | None = None) -> str:
+    """Hex SHA-256 over weights (their files when given, else the state dict), config, processor and chat template."""
     digest = hashlib.sha256()
     if weights:
         for path in sorted(weights, key=lambda p: p.name):
@@ -120,12 +117,18 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
         digest.update(state_digest(model).encode())
         if adapters := adapter_settings(model):
             digest.update(json.dumps(adapters, sort_keys=True).encode())
-    for place, path in sorted((code or {}).items()):
-        digest.update(f"code {place}:{file_digest(path)};".encode())
     digest.update(_text(_stable(model.config.to_dict()), "the config"))
     digest.update(str(model.dtype).encode())
     digest.update(processor_digest(processor).encode())
     return digest.hexdigest()
+
+
+def with_code(found: str, code: Mapping[str, Path]) -> str:
+    """The fingerprint of a model that runs code of its own: files by their place in its folder. Without any it stays as it was found."""
+    if not code:
+        return found
+    files = "".join(f"{place}:{file_digest(path)};" for place, path in sorted(code.items()))
+    return hashlib.sha256(f"{found}\0code\0{files}".encode()).hexdigest()
 
 
 def weights_digest(folder: str | Path) -> str:

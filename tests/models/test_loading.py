@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -191,7 +192,7 @@ def test_remote_code_is_refused_and_never_run(broken: Path, file: str, tmp_path:
 
 
 def test_code_of_its_own_is_part_of_a_models_fingerprint_where_it_runs(broken: Path) -> None:
-    def found(**options: bool) -> str:
+    def found(**options: Any) -> str:
         return load_model(str(broken), **options).fingerprint
 
     before = found()
