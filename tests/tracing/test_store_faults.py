@@ -374,8 +374,10 @@ def test_a_process_of_the_same_id_is_waited_for(tmp_path: Path, monkeypatch: pyt
 def test_a_forked_child_is_another_process(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
-        (tmp_path / "token").write_text(store_module._this_process())
-        os._exit(0)
+        try:
+            (tmp_path / "token").write_text(store_module._this_process())
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     host, own, drawn = store_module._this_process().split(" ")
     assert (tmp_path / "token").read_text() == f"{host} {child} {drawn}" and int(own) == os.getpid() != child
