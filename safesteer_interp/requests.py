@@ -27,6 +27,7 @@ __all__ = [
     "Split",
     "as_rgb",
     "check_images",
+    "check_unchanged",
     "index_of",
     "select",
 ]
@@ -169,6 +170,20 @@ def check_images(requests: Iterable[Request]) -> tuple[list[Request], list[BadRe
         else:
             good.append(request)
     return good, bad
+
+
+def check_unchanged(requests: Iterable[Request], keys: Iterable[str]) -> None:
+    """Refuses to keep what was computed on pictures that were replaced meanwhile: it would lie under the key of the old picture.
+
+    Raises InputError, naming the first request whose key is no longer the one taken before.
+    """
+    for request, key in zip(requests, keys, strict=True):
+        if request.key() != key:
+            shown = f"image {request.image.label}" if request.image is not None else "image"
+            raise InputError(
+                f'request "{request.id}": its {shown} was replaced while the request was worked on; run the same command again '
+                "(what was finished before is kept)."
+            )
 
 
 def index_of(requests: Iterable[Request]) -> pd.DataFrame:

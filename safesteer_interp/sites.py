@@ -108,6 +108,14 @@ def parse_ranges(text: str, *, within: str = "") -> list[str]:
     return found
 
 
+def _is_odd(number: str) -> bool:
+    """Whether these are digits that `int` may not read: "²", or thousands of them.
+
+    Asked here and not by `Site.parse` and `Read.parse`, whose code is part of the key of every stored answer.
+    """
+    return number.isdigit() and not (number.isascii() and len(number) < 10)
+
+
 def parse_sites(text: str | Iterable[str], n_layers: int, n_vision: int = 0) -> tuple[Site, ...]:
     """Sites from "all" (every resid_post, embed and final_norm), "resid_post" (every layer), "resid_post.0-9", "final_norm", "vision", ...
 
@@ -124,6 +132,8 @@ def parse_sites(text: str | Iterable[str], n_layers: int, n_vision: int = 0) -> 
             if not span and not count:
                 raise UsageError(f'site "{kind}": no layers of a vision tower are known of this model.')
             found += [Site(SiteKind(kind), i) for i in (map(int, parse_ranges(span, within=part)) if span else range(count))]
+        elif kind in set(SiteKind) and _is_odd(span):
+            raise UsageError(f'site "{part}" needs a whole layer number after the dot, e.g. "{kind}.12".')
         else:
             found.append(Site.parse(part))
     for site in found:
@@ -194,6 +204,8 @@ def parse_reads(text: str | Iterable[str]) -> tuple[Read, ...]:
         span = re.fullmatch(r"step:(\d+-\d+)", part)
         if span:
             found += [Read(ReadKind.STEP, int(k)) for k in parse_ranges(span[1], within=part)]
+        elif _is_odd(part.removeprefix("step:")):
+            raise UsageError(f'read "{part}" needs a whole step number, e.g. "step:3".')
         else:
             found.append(Read.parse(part))
     return tuple(dict.fromkeys(found))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.requests import Attack, ImageFile, PilImage, Request, Split
+from safesteer_interp.requests import Attack, ImageFile, PilImage, Request, Split, check_unchanged
 
 
 def picture(seed: int = 0) -> Image.Image:
@@ -57,6 +57,17 @@ def test_key_follows_a_file_that_changes_and_is_kept_otherwise(tmp_path: Path) -
     picture(1).save(path)
     assert request.key() != before
     assert still.key() is kept
+
+
+def test_a_picture_that_was_replaced_meanwhile_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    picture(0).save(path)
+    requests = [Request("x", picture(0)), Request("x", path, id="on disk"), Request("x")]
+    keys = [request.key() for request in requests]
+    check_unchanged(requests, keys)
+    picture(1).resize((9, 9)).save(path)
+    with pytest.raises(InputError, match=r'request "on disk": its image .*a\.png was replaced .* run the same command again'):
+        check_unchanged(requests, keys)
 
 
 def test_key_holds_text_and_pixels_and_no_label() -> None:

@@ -40,6 +40,11 @@ def test_ranges_in_sites_and_reads() -> None:
     for wrong in ("last_prompt:2", "last_prompt:-0", "last_prompt:x"):
         with pytest.raises(UsageError, match="tokens before the last one"):
             parse_reads(wrong)
+    for odd in ("²", "٣", "9" * 5000, "1e1"):
+        with pytest.raises(UsageError, match="needs a whole layer number after the dot"):
+            parse_sites(f"resid_post.{odd}", 4)
+        with pytest.raises(UsageError, match="needs a whole step number"):
+            parse_reads(f"step:{odd}")
     with pytest.raises(UsageError, match='only "last_prompt"'):
         Read(ReadKind.USER_MEAN, back=1)
     with pytest.raises(UsageError, match=r'"step:3-2" runs backwards'):

@@ -65,7 +65,7 @@ class Export:
 
         roles = words(self.roles)
         if self.dry_run:
-            plan = planned(model, requests, self.site, roles=roles, context_size=self.context_size)
+            plan = planned(model, requests, self.site, roles=roles, context_size=self.context_size, batch_size=self.batch_size)
             if self.json:
                 emit_json(plan)
             else:

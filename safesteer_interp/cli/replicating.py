@@ -22,6 +22,7 @@ from safesteer_interp.defenses.registry import Choice, defense_named
 from safesteer_interp.errors import InputError, SafeSteerError
 from safesteer_interp.evaluation.judge import Judge
 from safesteer_interp.evaluation.throughput import throughput
+from safesteer_interp.models.special_tokens import further_stops
 from safesteer_interp.probes.fitting import training_plan
 from safesteer_interp.probes.token_spec import TOKENS
 from safesteer_interp.replication import cells, findings, protocol, readiness
@@ -205,7 +206,9 @@ class Replication:
         asked = {
             k: str(v) for k, v in self.asked.__dict__.items() if k not in ("dry_run", "json", "only", "gpu_hour_price", "tokens_per_second")
         }
-        taken = Taken.read(self.folder / "taken.json", files.digest({"model": self.mllm.fingerprint, "asked": asked}))
+        stops = further_stops(self.mllm)
+        key = {"model": self.mllm.fingerprint, "asked": asked, **({"stops": stops} if stops else {})}
+        taken = Taken.read(self.folder / "taken.json", files.digest(key))
         taken.plan(parts)
         training = taken.time("fit", lambda: self._fit(taken)) if self._wanted("fit") else {}
         tables = {name: self._answered(name, taken) for name in ("table1", "table3") if self._wanted(name)}

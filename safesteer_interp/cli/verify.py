@@ -28,7 +28,7 @@ class Verify:
     analyses: Path | None = None
     """Folder with analyses of your own, besides the shipped ones and those in ./analyses."""
     retrace: bool = False
-    """Also make the traces again."""
+    """Also make the traces and the answers again."""
     data_root: Path | None = None
     """Folder with public benchmarks; default: $SAFESTEER_DATA."""
     store: Path | None = None

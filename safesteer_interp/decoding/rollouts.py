@@ -25,13 +25,13 @@ from safesteer_interp.decoding.sharing import Ask, by_length
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import digest, read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.models.special_tokens import stop_ids
+from safesteer_interp.models.special_tokens import further_stops, stop_ids
 from safesteer_interp.paths import cache_dir
 from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.progress import progress_bar
 from safesteer_interp.refusals import is_refusal
-from safesteer_interp.requests import Request
+from safesteer_interp.requests import Request, check_unchanged
 from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.sampling import draw
 from safesteer_interp.tracing.tracer import Sampling
@@ -88,12 +88,14 @@ def offered_at(
     if not requests:
         raise InputError("there is no request to take candidates from; give some harmful requests of the fit split.")
     requests = list({request.key(): request for request in reversed(requests)}.values())[::-1]  # of equal ones the first
-    path = (root or cache_dir() / "candidates") / f"{_key(mllm, requests, how, sites)}.safetensors"
+    keys = [request.key() for request in requests]
+    path = (root or cache_dir() / "candidates") / f"{_key(mllm, keys, how, sites)}.safetensors"
     try:
         tensors, record = read_tensors(path, KIND)
     except InputError:  # not there yet, or damaged: measured again
         with remembering_prompts(mllm):
             tensors, record = _measured(mllm, requests, how, tuple(sites), batch_size, progress)
+        check_unchanged(requests, keys)
         write_tensors(path, tensors, record, kind=KIND)
     of = [requests[i] for i in tensors["request"].tolist()]
     labels: dict[str, Any] = {
@@ -109,14 +111,16 @@ def offered_at(
     return {site: Offered(tensors[f"states/{site}"], **labels) for site in sites}
 
 
-def _key(mllm: MLLM, requests: Sequence[Request], how: RollOut, sites: Sequence[Site]) -> str:
+def _key(mllm: MLLM, requests: Sequence[str], how: RollOut, sites: Sequence[Site]) -> str:
+    stops = further_stops(mllm)
     fields = {
         "format": KIND,
         "model": mllm.fingerprint,
         "dtype": str(mllm.dtype),
         "system_prompt": mllm.system_prompt,
         "thinking": mllm.thinking,
-        "requests": [request.key() for request in requests],
+        **({"stops": stops} if stops else {}),
+        "requests": list(requests),
         "how": [how.k, how.steps, how.tokens, how.seed],
         "sites": [str(site) for site in sites],
     }

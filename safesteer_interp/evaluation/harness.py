@@ -35,7 +35,7 @@ from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.evaluation.store import ResponseStore, missing, record_of, response_fields
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.progress import progress_bar
-from safesteer_interp.requests import Request, index_of
+from safesteer_interp.requests import Request, check_unchanged, index_of
 
 SEEDS = (0, 1, 2)
 """Answers are sampled at temperature 1.0, so one seed says little."""
@@ -137,7 +137,8 @@ class _Part:
     todo: list[int] = field(default_factory=list)
 
     def add(self, places: Sequence[int], responses: Sequence[Response], seconds: float) -> None:
-        """Store responses to the requests at `places`; `seconds` is what one of them took."""
+        """Store responses to the requests at `places`; `seconds` is what one of them took. Raises InputError for a replaced picture."""
+        check_unchanged([self.requests[i] for i in places], [self.keys[i] for i in places])
         records = [record_of(response, self.keys[i], seconds) for i, response in zip(places, responses, strict=True)]
         self.store.add(records)
         self.lines.update({record["key"]: record for record in records})
@@ -270,16 +271,18 @@ def perplexities_stored(
 ) -> list[float]:
     """`answer_perplexities`, stored beside the answers: each distinct answer to a request is scored once."""
     fields = {**response_fields(mllm, Undefended(), DEFAULTS), "what": "perplexity"}
-    for name in ("defense", "sampling", "explain", "stop"):
-        fields.pop(name)
+    for name in ("defense", "sampling", "explain", "stop", "stops"):
+        fields.pop(name, None)
     store = ResponseStore(fields, root)
     stored = store.read()
-    keys = [hashlib.sha256(f"{r.key()}{list(ids)}".encode()).hexdigest() for r, ids in zip(requests, answers, strict=True)]
+    asked = [request.key() for request in requests]
+    keys = [hashlib.sha256(f"{key}{list(ids)}".encode()).hexdigest() for key, ids in zip(asked, answers, strict=True)]
     todo = missing(keys, stored)
     empty = [i for i in todo if not len(answers[i])]
     batches = [[todo[p] for p in b] for b in by_answer_length([requests[i] for i in todo], [answers[i] for i in todo], batch_size)]
     for batch in [empty, *batches] if empty else batches:
         found = answer_perplexities(mllm, [requests[i] for i in batch], [answers[i] for i in batch], batch_size=batch_size)
+        check_unchanged([requests[i] for i in batch], [asked[i] for i in batch])
         records: list[dict[str, Any]] = [{"key": keys[i], "perplexity": value} for i, value in zip(batch, found, strict=True)]
         store.add(records)
         stored.update({record["key"]: record for record in records})

@@ -13,6 +13,7 @@ from safesteer_interp.defenses.defense import Defense, Response, Settings
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import digest, safe_name
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.special_tokens import further_stops
 from safesteer_interp.paths import cache_dir
 
 FORMAT = 2
@@ -25,6 +26,7 @@ WORKER = "SAFESTEER_WORKER"
 
 def response_fields(mllm: MLLM, defense: Defense, settings: Settings) -> dict[str, Any]:
     """Everything that affects an answer, apart from the request: its hash names the file. Batch size is left out on purpose."""
+    stops = further_stops(mllm)
     return {
         "format": FORMAT,
         "model": mllm.fingerprint,
@@ -32,6 +34,7 @@ def response_fields(mllm: MLLM, defense: Defense, settings: Settings) -> dict[st
         "attention": str(mllm.model.config._attn_implementation),
         "system_prompt": mllm.system_prompt,
         **({} if mllm.thinking is None else {"thinking": mllm.thinking}),  # left out where it is not set, as in answers kept from before
+        **({"stops": stops} if stops else {}),
         "defense": defense.fingerprint(),
         "sampling": asdict(settings.sampling),
         "explain": settings.explain,

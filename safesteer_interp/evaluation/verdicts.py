@@ -37,6 +37,8 @@ def verdicts(judge: Judge, requests: Sequence[Request], answers: Sequence[str], 
     for start in range(0, len(todo), BATCH):
         batch = todo[start : start + BATCH]
         found = judge.judge([requests[i] for i in batch], [answers[i] for i in batch])
+        if replaced := [requests[i].id for i in batch if _key(judge.seen(requests[i]), answers[i]) != keys[i]]:
+            raise InputError(f'request "{replaced[0]}": its image was replaced while {judge.name} judged it; run the same command again.')
         known |= {keys[i]: verdict for i, verdict in zip(batch, found, strict=True)}
         store.add({"key": keys[i], **asdict(v)} for i, v in zip(batch, found, strict=True) if v.unsafe is not None or v.score is not None)
     return [known[key] for key in keys]

@@ -27,13 +27,26 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
             )
         raise InputError(f"{folder} has no config.json; give the folder of a transformers checkpoint.")
     raw = _object(path)
-    asks = [file.name for file in (path, *(folder / name for name in _SETTINGS)) if "auto_map" in _object(file, missing_is_empty=True)]
+    asks = _asks_for_code(folder)
     if asks and not trust_remote_code:
         raise InputError(
             f"{folder} wants to run its own Python code ({asks[0]} has auto_map); read that code, then allow it with --trust-remote-code."
         )
     _object(folder / "tokenizer.json", missing_is_empty=True)  # the tokenizers library names no file when it cannot read one
     return raw
+
+
+def _asks_for_code(folder: Path) -> list[str]:
+    """Names of the settings files that name Python files of the folder to run."""
+    files = (folder / name for name in ("config.json", *_SETTINGS))
+    return [file.name for file in files if "auto_map" in _object(file, missing_is_empty=True)]
+
+
+def own_code(folder: Path) -> dict[str, Path]:
+    """Python files of a checkpoint that wants to run code of its own, by their place in the folder; none of one that does not."""
+    if not _asks_for_code(folder):
+        return {}
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py") if path.is_file()}
 
 
 def stated_settings(folder: Path) -> Stated:

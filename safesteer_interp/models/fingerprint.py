@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,14 @@ def fingerprint(model: PreTrainedModel, processor: Any, weights: list[Path] | No
     digest.update(str(model.dtype).encode())
     digest.update(processor_digest(processor).encode())
     return digest.hexdigest()
+
+
+def with_code(found: str, code: Mapping[str, Path]) -> str:
+    """The fingerprint of a model that runs code of its own: files by their place in its folder. Without any it stays as it was found."""
+    if not code:
+        return found
+    files = "".join(f"{place}:{file_digest(path)};" for place, path in sorted(code.items()))
+    return hashlib.sha256(f"{found}\0code\0{files}".encode()).hexdigest()
 
 
 def weights_digest(folder: str | Path) -> str:

@@ -9,13 +9,14 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from safesteer_interp.errors import InputError
+from safesteer_interp.errors import InputError, UsageError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
@@ -35,10 +36,18 @@ def refuse_path(name: str) -> None:
 
 
 def download(name: str, revision: str | None, *, trust_remote_code: bool, weights: bool = True) -> Path:
-    """Folder of a hub snapshot (safetensors, JSON and tokenizer files only; without `weights` no safetensors)."""
+    """Folder of a hub snapshot (safetensors, JSON and tokenizer files only; without `weights` no safetensors).
+
+    Raises UsageError for an id that is malformed, InputError for one that cannot be had.
+    """
     wanted = [*(w for w in _WANTED if weights or w != "*.safetensors"), *(["*.py"] if trust_remote_code else [])]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except HFValidationError:
+        raise UsageError(
+            f'"{name}" is no local folder, and malformed as a hub id: owner/name of letters, digits, "-", "_" and ".", at most 96 '
+            'characters, without "--", ".." or ".git" at the end, and with no "-" or "." at either end; check the spelling.'
+        ) from None
     except GatedRepoError:
         raise InputError(f'hub model "{name}" is gated; accept its licence on the hub and log in with `hf auth login`.') from None
     except RevisionNotFoundError:

@@ -23,12 +23,12 @@ from safesteer_interp.environment import has
 from safesteer_interp.errors import InputError, UsageError, did_you_mean
 from safesteer_interp.models import adapters, hub
 from safesteer_interp.models.casting import cast
-from safesteer_interp.models.checkpoint import read_config, stated_settings, weight_files
+from safesteer_interp.models.checkpoint import own_code, read_config, stated_settings, weight_files
 from safesteer_interp.models.checks import check_layout
 from safesteer_interp.models.dtypes import DTYPES, dtype_name
 from safesteer_interp.models.families.layouts import layout_for
 from safesteer_interp.models.families.registry import FAMILIES
-from safesteer_interp.models.fingerprint import fingerprint
+from safesteer_interp.models.fingerprint import fingerprint, with_code
 from safesteer_interp.models.layout import Layout
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.pixels import cap_pixels
@@ -220,7 +220,7 @@ def load_folder(
         model=(adapters.merged(model, adapter) if adapter is not None else model).eval(),
         processor=processor,
         layout=layout,
-        fingerprint=fingerprint(model, processor, files),
+        fingerprint=with_code(fingerprint(model, processor, files), own_code(folder) if trust_remote_code else {}),
         source=source or str(folder),
     )
     return mllm if placement.split else _placed(mllm, placement.device, dtype)

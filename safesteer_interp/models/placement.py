@@ -26,7 +26,7 @@ QUANTISED = {"4bit": "bitsandbytes", "8bit": "bitsandbytes", "int4": "torchao", 
 """Forms that weights may be packed in, and the package each needs."""
 ELSEWHERE = ("cpu", "disk", "meta")
 _CUDA = re.compile(r"^cuda(?::(\d+))?$")
-_SIZE = re.compile(r"^\s*([0-9.]+)\s*([KMGT]?i?B)?\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([KMGT]?i?B)?\s*$", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
@@ -125,9 +125,10 @@ def parsed_memory(text: Mapping[str | int, str] | str | None) -> dict[str | int,
     found: dict[str | int, str] = {}
     for device, size in parts:
         name = str(device).strip()
-        if not _SIZE.match(str(size)) or not (name.isdigit() or name in ELSEWHERE):
+        is_number = name.isascii() and name.isdigit() and len(name) < 10
+        if not _SIZE.match(str(size)) or not (is_number or name in ELSEWHERE):
             raise UsageError(f'--max-memory "{device}={size}" is no limit; write for example 0=20GiB,1=20GiB,cpu=60GiB.')
-        found[int(name) if name.isdigit() else name] = str(size).strip()
+        found[int(name) if is_number else name] = str(size).strip()
     return found
 
 

@@ -22,6 +22,16 @@ def stop_ids(mllm: Anatomy) -> frozenset[int]:
     return frozenset(ids if own is None else [*ids, own])
 
 
+def further_stops(mllm: Anatomy) -> list[int]:
+    """The `stop_ids` beyond the tokenizer's own, sorted: what a key has to hold beside the fingerprint, which covers the tokenizer.
+
+    None of a served model, whose server ends its answers.
+    """
+    if getattr(mllm.model, "generation_config", None) is None:
+        return []
+    return sorted(stop_ids(mllm) - {getattr(mllm.tokenizer, "eos_token_id", None)})
+
+
 def set_padding(model: PreTrainedModel, tokenizer: Any, name: str) -> None:
     """Pad on the left, with a token that has a row in the embedding. What a pad is reaches no live row.
 

@@ -56,11 +56,12 @@ def input_key(
     dataset: str,
     demands: Sequence[tuple[Demand, str]],
     thinking: bool | None = None,
+    stops: Sequence[int] = (),
 ) -> str:
     """Identity of a result: hash of everything that can move its table. Batch size, device, tracer and folders are left out.
 
-    `model` is the model's fingerprint, `answers` the number format that answers are written in; each demand comes with the hash of the
-    requests behind it.
+    `model` is the model's fingerprint, `answers` the number format that answers are written in, `stops` the tokens that end them beyond
+    the tokenizer's own; each demand comes with the hash of the requests behind it.
     """
     return digest(
         {
@@ -70,6 +71,7 @@ def input_key(
             "model": model,
             **({} if thinking is None else {"thinking": thinking}),
             "dtype": dtype,
+            **({"stops": list(stops)} if stops else {}),
             **({} if answers == dtype else {"answers": answers}),
             "dataset": dataset,
             "demands": [[demand.__dict__, data] for demand, data in demands],

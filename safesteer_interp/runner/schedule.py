@@ -54,6 +54,7 @@ class Job:
             self.p,
             model=str(s.model.fingerprint),
             thinking=s.model.thinking,
+            stops=s.stops,
             dtype=s.dtype,
             answers=s.answer_dtype,
             dataset=s.dataset,

@@ -108,6 +108,13 @@ class Session:
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
+    def stops(self) -> list[int]:
+        """Tokens that end its answers beyond its tokenizer's own: no fingerprint covers them, so a result's identity names them."""
+        from safesteer_interp.models.special_tokens import further_stops
+
+        return further_stops(self.model)
+
+    @property
     def answer_dtype(self) -> str:
         """The number format that answers are written in. Raises UsageError for an unknown one."""
         from safesteer_interp.models.casting import answering_dtype

@@ -9,9 +9,12 @@ and its verdicts are held against the stored table only.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pandas as pd
@@ -28,6 +31,7 @@ from safesteer_interp.runner.measure import claims_of, measure
 from safesteer_interp.runner.params import from_record
 from safesteer_interp.runner.results import MEASURE_ERRORS
 from safesteer_interp.runner.session import RunSettings, Session
+from safesteer_interp.runner.source import measuring_code
 from safesteer_interp.runner.tables import table_files
 
 RELATIVE, ABSOLUTE = 2e-3, 2e-4
@@ -98,9 +102,24 @@ def verify(
     """Recomputes the results below `figures` with their stored parameters and compares.
 
     `model` and `data` limit it to the results of one model or data set, and say where a folder or file lies that results came from;
-    `retrace` also makes the traces again, in an empty store. Raises UsageError for an unknown id, InputError when there is nothing to
-    verify.
+    `retrace` also makes traces and answers again, in an empty store that is removed at the end. Raises UsageError for an unknown id,
+    InputError when there is nothing to verify.
     """
+    with ExitStack() as scratch:
+        return _verified(ids, model, data, figures, folder, benches or {}, settings, scratch if retrace else None)
+
+
+def _verified(
+    ids: Iterable[str],
+    model: str | None,
+    data: str | None,
+    figures: Path,
+    folder: Path | None,
+    benches: Mapping[str, Session],
+    settings: Mapping[str, Any],
+    scratch: ExitStack | None,
+) -> VerifyReport:
+    """`verify`; traces are made again where there is a `scratch`, at whose end they go."""
     known, wanted = discover(folder), list(ids)
     chosen = {a.id: a for a in known.choose(wanted)}
     found = [p.parent for p in sorted(Path(figures).glob(f"*/*/{RECORD}")) if p.parent.parent.name in chosen]
@@ -112,10 +131,10 @@ def verify(
             record = files.read_json(place / RECORD)
             if not (_is_of(place, 0, record["model"]["name"], model) and _is_of(place, 1, record["data"]["name"], data)):
                 continue
-            session = (benches or {}).get(record["model"]["name"]) or opened.get(place.name)
+            session = benches.get(record["model"]["name"]) or opened.get(place.name)
             if session is None:
-                session = opened[place.name] = _open(place, record, model, data, retrace, settings)
-            moved += compare(chosen[place.parent.name], place, record, session)
+                session = opened[place.name] = _open(place, record, model, data, scratch, settings)
+            moved += compare(chosen[place.parent.name], place, record, session, fresh=scratch is not None)
             checked.append(place)
             if timed := chosen[place.parent.name].timed:
                 left_out.append((place, f"{', '.join(timed)} and the verdicts of a new measurement: timings differ from run to run."))
@@ -143,7 +162,7 @@ def _model_part(place: Path) -> str:
 
 
 def _open(
-    place: Path, record: Mapping[str, Any], model: str | None, data: str | None, retrace: bool, settings: Mapping[str, Any]
+    place: Path, record: Mapping[str, Any], model: str | None, data: str | None, scratch: ExitStack | None, settings: Mapping[str, Any]
 ) -> Session:
     """A session like the one a result came from. Raises InputError when it came from a path that nobody has named."""
     name, source, dataset = (str(x) for x in (record["model"]["name"], record["model"]["source"], record["data"]["name"]))
@@ -157,19 +176,29 @@ def _open(
     dtype = record["model"]["dtype"]
     formats = {"dtype": dtype, "answer_dtype": record["model"].get("answer_dtype", dtype)}
     chosen = {**formats, "thinking": record["model"].get("thinking"), **as_before, **settings}
-    if retrace:
-        chosen["store"] = cache_dir() / "retraced" / record["input_key"][:16]
+    if scratch is not None:
+        retraced = cache_dir() / "retraced"
+        retraced.mkdir(parents=True, exist_ok=True)
+        empty = TemporaryDirectory(dir=retraced, prefix=f"{record['input_key'][:16]}-", ignore_cleanup_errors=True)
+        chosen["store"] = Path(scratch.enter_context(empty)) / "traces"  # answers go beside it, and with it
     return Session(RunSettings(**{**chosen, "model": model or name, "data": data or dataset}))
 
 
-def compare(analysis: Analysis, place: Path, record: Mapping[str, Any], session: Session) -> list[Moved]:
-    """Differences between one stored result and its recomputation. Raises what loading, tracing or measuring raises."""
+def compare(analysis: Analysis, place: Path, record: Mapping[str, Any], session: Session, *, fresh: bool = False) -> list[Moved]:
+    """Differences between one stored result and its recomputation. Raises what loading, tracing or measuring raises.
+
+    One that was killed is gone on with, by the same code on the same model, unless it is to be `fresh`.
+    """
     p = from_record(analysis.params, record["params"])
     stored = table_files(place, list(record["tables"]))
-    work = cache_dir() / "work" / analysis.id / f"verify-{record['input_key'][:16]}"
+    same = files.digest([record["input_key"], measuring_code(analysis.source), str(session.model.fingerprint)])
+    work = cache_dir() / "work" / analysis.id / f"verify-{same[:16]}"
+    if fresh and work.exists():
+        shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
     ctx = Context(session, analysis, p, work)
     tables, claims = measure(ctx)
+    shutil.rmtree(work, ignore_errors=True)  # the next one measures again
     moved = []
     for name in sorted(set(stored) | set(tables)):
         if name not in stored or name not in tables:

@@ -62,10 +62,10 @@ def export_activations(
     """States of all prompt tokens of some roles at one site of the decoder, request after request, as a dataset for SAELens; float32.
 
     One prompt pass a batch; memory holds one batch. Tokens are laid end to end and cut into rows of `context_size`, which means nothing
-    to a dictionary. Raises UsageError for a site of the eyes, an unknown role or fewer tokens than fill a row, InputError for a folder
-    that is not empty.
+    to a dictionary. Raises UsageError for a site of the eyes, an unknown role, a batch of none or fewer tokens than fill a row,
+    InputError for a folder that is not empty.
     """
-    place, into = _checked(model, site, roles, context_size), Path(folder)
+    place, into = _checked(model, site, roles, context_size, batch_size), Path(folder)
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise InputError(f"{into} is not an empty folder; name another.")
     engine = load_tracer(tracer, model)
@@ -87,7 +87,7 @@ def planned(
     model: MLLM, requests: Sequence[Request], site: Site | str, *, roles: Sequence[str], context_size: int, batch_size: int = 64
 ) -> dict[str, int]:
     """What `export_activations` would write: requests, tokens, rows, d_in, bytes. Encodes, runs no forward. Raises as it does."""
-    _checked(model, site, roles, context_size)
+    _checked(model, site, roles, context_size, batch_size)
     kept = torch.tensor([int(Role[role.upper()]) for role in roles])
     encoded = (model.encode(requests[start : start + batch_size]).roles for start in range(0, len(requests), batch_size))
     rows = sum(int(torch.isin(of.cpu().long(), kept).sum()) for of in encoded) // context_size
@@ -97,12 +97,14 @@ def planned(
     }  # fmt: skip
 
 
-def _checked(model: MLLM, site: Site | str, roles: Sequence[str], context_size: int) -> Site:
+def _checked(model: MLLM, site: Site | str, roles: Sequence[str], context_size: int, batch_size: int) -> Site:
     place = parse_sites(str(site), model.n_layers, model.n_vision_layers)
     if len(place) != 1 or place[0].in_eyes:
         raise UsageError(f'one site of the decoder is exported, e.g. resid_post.12, or embed for what the projector gives; got "{site}".')
     if not roles or context_size < 1 or any(role not in TOKEN_ROLES for role in roles):
         raise UsageError(f"tokens of the roles {', '.join(TOKEN_ROLES)} can be exported, in rows of one or more; got {list(roles)}.")
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size} is not a positive whole number; give how many requests share a pass.")
     return place[0]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from safesteer_interp.errors import UsageError
+from safesteer_interp.errors import BadRequestError, UsageError
 from safesteer_interp.files import digest
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
@@ -152,13 +152,22 @@ class TraceLibrary:
     def _open(self, stored: StoredTrace, want: Want) -> Trace:
         """A listed trace, checked when it is first opened, that holds the want; a damaged one is mended, or the want traced anew."""
         trace = self._opened.get(stored.key) or (self.store.opened(stored.key) if self.store else None)
-        if trace is None and all(content in self._seen for content in stored.contents):
-            requests = tuple(self._seen[content] for content in stored.contents)
+        if trace is None and (requests := self._still(stored.contents)):
             trace = self.make(Want(stored.demand, requests, want.edits, contents=stored.contents))
         if trace is None:
             self.catalogue.remove(stored)
             trace = self.make(want)
         return self._opened.setdefault(trace.key, trace)
+
+    def _still(self, contents: Sequence[str]) -> tuple[Request, ...]:
+        """Requests of these contents, all of which were met before and are the same today; none where one is not."""
+        if not all(content in self._seen for content in contents):
+            return ()
+        requests = tuple(self._seen[content] for content in contents)
+        try:
+            return requests if self.contents.of(requests) == tuple(contents) else ()
+        except BadRequestError:  # its picture is gone
+            return ()
 
     def _view(self, want: Want, held: Mapping[str, Trace]) -> TraceView:
         """The want's rows, each from the trace that holds its content."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,7 +103,7 @@ class Maker:
                 for number in range(len(work.chunks)):
                     if not folder.has(number) and not parts.move(number, folder):
                         made = shard(number)
-                        self._check_prompts(want)
+                        self._check_prompts(want, work.chunks[number])
                         folder.add(number, made.tensors, made.answers)
                 folder.save()
                 parts.clear()
@@ -121,7 +121,7 @@ class Maker:
         with self._shards(work) as shard:
             for number in due:
                 fresh = shard(number)
-                self._check_prompts(want)
+                self._check_prompts(want, work.chunks[number])
                 parts.add(number, fresh.tensors, fresh.answers)
                 made += 1
         return made
@@ -140,13 +140,18 @@ class Maker:
 
             yield shard
 
-    def _check_prompts(self, want: Want) -> None:
-        """The states just captured must be those of the key: a chat template that prints the date may have moved on meanwhile."""
-        if self.contents.of(want.requests) != want.contents:
-            raise InputError(
-                f"the chat template of {self.model.name} does not render the prompts that this trace began with (does it print the date?); "
-                "run the same command again, or collect with store=None."
-            )
+    def _check_prompts(self, want: Want, rows: Sequence[int]) -> None:
+        """The states just captured must be those of the key: a picture may be replaced, a chat template that prints the date move on."""
+        requests = [want.requests[row] for row in rows]
+        for row, now in zip(rows, self.contents.of(requests), strict=True):
+            if now != want.contents[row]:
+                image = want.requests[row].image
+                replaced = f"its picture {image.label} was replaced, or " if image is not None and image.may_change else ""
+                raise InputError(
+                    f'request "{want.requests[row].id}" changed while it was traced: {replaced}the chat template of {self.model.name} does '
+                    "not render the prompts that this trace began with (does it print the date?); run the same command again, or collect "
+                    "with store=None."
+                )
 
 
 def _version(package: str) -> str:

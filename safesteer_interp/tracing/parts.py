@@ -74,8 +74,9 @@ class Parts:
         if not sha256:
             return False
         path = self.folder / Folder.shard_name(number)
-        path.replace(to.path / path.name)
         to.hashes[path.name] = sha256
+        to.save()  # first: killed in between, the shard still lies here and is moved the next time
+        path.replace(to.path / path.name)
         return True
 
     def clear(self) -> None:

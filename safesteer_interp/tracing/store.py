@@ -12,6 +12,8 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +36,25 @@ __all__ = ["Folder", "Store", "Trace"]
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
 """What a file system without locks answers; where it has none of the call itself, filelock takes a lock file instead."""
+
+
+_STARTED = secrets.token_hex(8)
+
+
+def _this_process() -> str:
+    """Host, process id, and what was drawn when the process began: in containers many processes have the same id, and a host's name too.
+
+    A forked child has the drawn part of its parent, and an id of its own.
+    """
+    return f"{platform.node().replace(' ', '-') or 'localhost'} {os.getpid()} {_STARTED}"
+
+
+def _named(owner: str) -> str:
+    """A process in a sentence: its id, and its host where that is another one."""
+    host, _, rest = owner.rpartition(" ")[0].partition(" ")
+    if not rest:  # nothing yet, or the id alone, as earlier versions wrote it
+        return f"process {owner or 'unknown'}"
+    return f"process {rest}" if host == _this_process().partition(" ")[0] else f"process {rest} on {host}"
 
 
 def _dump(record: dict[str, Any]) -> bytes:
@@ -196,11 +217,12 @@ class Store:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                pid = owner.read_text().strip() if owner.exists() else "unknown"
-                if pid == str(os.getpid()):
+                writing = owner.read_text().strip() if owner.exists() else ""
+                if writing == _this_process():
                     raise InputError(f"another thread of this process is writing trace {key}; let it end first.") from None
                 notice(
-                    f"another run (process {pid}) is writing trace {key}; waiting, since what it finishes is used here (Ctrl-C ends this)."
+                    f"another run ({_named(writing)}) is writing trace {key}; waiting, since what it finishes is used here "
+                    "(Ctrl-C ends this)."
                 )
                 lock.acquire()
         except OSError as cause:
@@ -211,7 +233,7 @@ class Store:
                 ) from None
             raise cannot_write(path / "manifest.json", cause) from None
         try:
-            write_bytes(owner, str(os.getpid()).encode())
+            write_bytes(owner, _this_process().encode())
             for leftover in path.glob(".*.tmp"):
                 leftover.unlink()
             yield self._resume(Folder(path, key, fields, meta, cut))

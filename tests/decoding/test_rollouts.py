@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.decoding import asked
 
 from safesteer_interp.decoding.answering import generate
 from safesteer_interp.decoding.prefix import advance, prefill
-from safesteer_interp.decoding.rollouts import RollOut, continued, offered, offered_at, ranked
+from safesteer_interp.decoding.rollouts import KIND, RollOut, _key, continued, offered, offered_at, ranked
 from safesteer_interp.errors import InputError
+from safesteer_interp.files import digest
 from safesteer_interp.models.planted import planted_requests, planted_truth
-from safesteer_interp.requests import Attack, Request, Split, select
+from safesteer_interp.requests import Attack, ImageFile, Request, Split, select
 from safesteer_interp.sites import Site
 from safesteer_interp.tracing.tracer import Sampling
 
@@ -64,6 +67,35 @@ def test_labels_are_what_the_model_goes_on_to_say_and_are_kept(planted: Any, tmp
     np.testing.assert_array_equal(found.refusal, again.refusal)
     with pytest.raises(InputError, match="no request to take candidates from"):
         offered(planted, [], root=tmp_path)
+
+
+def test_candidates_of_a_picture_that_was_replaced_are_not_kept(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (40, 40), "blue").save(path)
+    request = replace(asked(tiny("llava"))[0], image=ImageFile(path))
+
+    def swapped(*arguments: Any) -> Any:
+        Image.new("RGB", (41, 40), "red").save(path)
+        return {"request": np.zeros(1, dtype=np.int64)}, {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("safesteer_interp.decoding.rollouts._measured", swapped)
+        with pytest.raises(InputError, match=r"its image .*a\.png was replaced"):
+            offered(tiny("llava"), [request], RollOut(k=2, steps=1), root=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_candidates_are_kept_under_the_tokens_that_end_an_answer(planted: Any) -> None:
+    """Those of the tokenizer alone leave the key as it was before it held any."""
+    how = RollOut(k=8, steps=1)
+    before = {
+        "format": KIND, "model": planted.fingerprint, "dtype": "torch.float32", "system_prompt": None, "thinking": None,
+        "requests": ["a"], "how": [8, 1, how.tokens, how.seed], "sites": ["final_norm"],
+    }  # fmt: skip
+    assert _key(planted, ["a"], how, [FINAL]) == digest(before)[:32]
+    model = deepcopy(planted.model)
+    model.generation_config.eos_token_id = [5, planted.tokenizer.eos_token_id]
+    assert _key(replace(planted, model=model), ["a"], how, [FINAL]) == digest({**before, "stops": [5]})[:32]
 
 
 def test_a_few_requests_of_every_form_are_taken_the_same_ones_every_time() -> None:

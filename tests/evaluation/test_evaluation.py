@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from support.decoding import asked
 
 from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Settings
@@ -34,6 +36,7 @@ from safesteer_interp.evaluation.judges import (
 from safesteer_interp.evaluation.llama_guard import LlamaGuard, parse
 from safesteer_interp.evaluation.metrics import compare, macro, rates
 from safesteer_interp.evaluation.perplexity import answer_perplexities
+from safesteer_interp.evaluation.store import response_fields
 from safesteer_interp.evaluation.throughput import throughput
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
@@ -195,6 +198,45 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(tiny: Callable[[str], Any]
     assert all(json.loads(line) for line in file.read_text().splitlines() if line.endswith("}"))
     again = evaluate(mllm, [Killed([], 0)], requests, seeds=[0], settings=SMALL, root=tmp_path, progress=False)
     pd.testing.assert_frame_equal(again, table)
+
+
+@dataclass(frozen=True)
+class Swapping(Killed):
+    """Somebody replaces the picture while the second batch is answered."""
+
+    path: Path
+
+    def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
+        found = super().respond(mllm, requests, settings)
+        if len(self.calls) == 2:
+            Image.new("RGB", (5, 5), "red").save(self.path)
+        return found
+
+
+def test_an_answer_to_a_picture_that_was_replaced_is_not_kept(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    path, mllm = tmp_path / "a.png", tiny("llava")
+    Image.new("RGB", (4, 4), "blue").save(path)
+    requests = [Request(f"What is number {i}?", path, id=str(i)) for i in range(4)]
+    with pytest.raises(InputError, match=r'request "\d": its image .*a\.png was replaced'):
+        evaluate(mllm, [Swapping([], 9, path)], requests, seeds=[0], settings=SMALL, root=tmp_path, progress=False)
+    (file,) = tmp_path.glob("*.jsonl")
+    assert len(file.read_text().splitlines()) == 2, "the first batch is kept"
+
+
+def test_answers_are_kept_under_the_tokens_that_end_them(tiny: Callable[[str], Any], planted: MLLM, tmp_path: Path) -> None:
+    """Those of the tokenizer alone leave the keys as they were before keys held any."""
+    built = tiny("llama")
+    model = copy.deepcopy(built.model)
+    model.generation_config.eos_token_id = [7, 5]
+    mended = replace(built, model=model)
+    plain = response_fields(built, Undefended(), DEFAULTS)
+    assert response_fields(mended, Undefended(), DEFAULTS) == {**plain, "stops": [5, 7]} and "stops" not in plain
+    assert set(response_fields(planted, Undefended(), DEFAULTS)) == {
+        "format", "model", "dtype", "attention", "system_prompt", "defense", "sampling", "explain", "stop"
+    }  # fmt: skip
+    kept = perplexities_stored(built, asked(built)[:1], [[3, 4]], root=tmp_path)
+    assert perplexities_stored(mended, asked(built)[:1], [[3, 4]], root=tmp_path) == kept
+    assert len(list(tmp_path.glob("*.jsonl"))) == 1, "how likely an answer is depends on no token that would end it"
 
 
 def test_a_batch_holds_all_seeds_that_are_missing(tiny: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

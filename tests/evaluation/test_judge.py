@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation.judge import JUDGES, Judge, Verdict, judge_class, judge_named
 from safesteer_interp.evaluation.judges import Outcome, outcome
 from safesteer_interp.evaluation.llama_guard import LlamaGuard, parse
 from safesteer_interp.evaluation.refusal_strings import RefusalStrings
-from safesteer_interp.evaluation.verdicts import agreement, judged_by, kappa, unsafe_rates
-from safesteer_interp.requests import Attack, Request
+from safesteer_interp.evaluation.verdicts import agreement, judged_by, kappa, unsafe_rates, verdicts
+from safesteer_interp.requests import Attack, ImageFile, Request
 
 START = "<|im_start|>user\nTask: is there unsafe content?\n\n{% for m in messages %}{{ m['role'] }}: "
 PARTS = START + "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] | trim }}{% endfor %}\n{% endfor %}"
@@ -98,6 +99,33 @@ class Fixed(Judge):
 
     def judge(self, requests: Sequence[Request], answers: Sequence[str]) -> list[Verdict]:
         return [Verdict(unsafe) for unsafe in self.said]
+
+
+class Beholder(Fixed):
+    """Looks at the picture, which somebody replaces meanwhile."""
+
+    kind = "beholder"
+    costly = True
+
+    def seen(self, request: Request) -> str:
+        assert request.image is not None
+        return request.image.key()
+
+    def judge(self, requests: Sequence[Request], answers: Sequence[str]) -> list[Verdict]:
+        for request in requests:
+            assert isinstance(request.image, ImageFile)
+            Image.new("RGB", (5, 5), "red").save(request.image.path)
+        return super().judge(requests, answers)
+
+    def fingerprint(self) -> str:
+        return "beholder"
+
+
+def test_a_verdict_on_a_picture_that_was_replaced_is_not_kept(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "blue").save(tmp_path / "a.png")
+    with pytest.raises(InputError, match='request "r0": its image was replaced while B judged it'):
+        verdicts(Beholder("B", [True]), [Request("x", tmp_path / "a.png", id="r0")], ["an answer"], root=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
 
 
 def test_rates_leave_out_what_was_not_judged_and_judges_are_compared() -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +97,10 @@ def test_dtype_is_kept_and_images_follow_it(checkpoint: Path) -> None:
         ("plantd", UsageError, 'no model is called "plantd". Did you mean "planted"'),
         ("tiny:lava", UsageError, 'no family is called "lava". Did you mean "llava"'),
         ("./nowhere/at/all", InputError, "the model folder ./nowhere/at/all does not exist"),
+        *(
+            (f"foo/{name}", UsageError, f'"foo/{name}" is no local folder, and malformed as a hub id: owner/name of letters')
+            for name in ("a--b", "-bar", "bar.git", "..", "a..b", "a" * 100)
+        ),
         ("somebody/some-model", InputError, '"somebody/some-model" is no local folder, and the hub cannot be reached'),
     ],
 )
@@ -184,6 +189,26 @@ def test_remote_code_is_refused_and_never_run(broken: Path, file: str, tmp_path:
     with pytest.raises(InputError, match=f"{re.escape(file)} has auto_map.*--trust-remote-code"):
         load_model(str(broken))
     assert not ran.exists()
+
+
+def test_code_of_its_own_is_part_of_a_models_fingerprint_where_it_runs(broken: Path) -> None:
+    def found(**options: Any) -> str:
+        return load_model(str(broken), **options).fingerprint
+
+    before = found()
+    (broken / "convert.py").write_text("import torch")
+    assert found() == found(trust_remote_code=True) == before, "nothing names that file, so it does not run"
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCTC": "convert.Model"}}))
+    (broken / "layers").mkdir()
+    (broken / "layers" / "convert.py").write_text("A = 1")
+    first = found(trust_remote_code=True)
+    (broken / "layers" / "convert.py").write_text("A = 22")
+    second = found(trust_remote_code=True)
+    (broken / "layers" / "convert.py").rename(broken / "layers" / "other.py")
+    third = found(trust_remote_code=True)
+    (broken / "layers" / "other.py").rename(broken / "other.py")
+    assert len({before, first, second, third, found(trust_remote_code=True)}) == 5
 
 
 def test_unknown_model_type_is_named_with_the_nearest_and_the_way_in(broken: Path) -> None:

@@ -15,8 +15,10 @@ from safesteer_interp.models import load_model
 from safesteer_interp.models.families import FAMILIES
 from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.models.mllm import MLLM
-from safesteer_interp.models.special_tokens import stop_ids
+from safesteer_interp.models.served import ServedMLLM
+from safesteer_interp.models.special_tokens import further_stops, stop_ids
 from safesteer_interp.requests import Request
+from safesteer_interp.served import Server
 
 Tiny = Callable[[str], MLLM]
 
@@ -102,8 +104,12 @@ def test_repr_is_one_line(tiny: Tiny) -> None:
 def test_stop_ids_follow_the_generation_config(tiny: Tiny) -> None:
     built = tiny("llama")
     model = copy.deepcopy(built.model)
-    model.generation_config.eos_token_id = [5, 7]
+    model.generation_config.eos_token_id = [7, built.tokenizer.eos_token_id, 5]
     assert stop_ids(replace(built, model=model)) == {5, 7, built.tokenizer.eos_token_id}
+    assert further_stops(replace(built, model=model)) == [5, 7]
+    assert further_stops(built) == [] and further_stops(ServedMLLM(Server("http://127.0.0.1:9", "org/model"))) == []
+    model.generation_config = None
+    assert further_stops(replace(built, model=model)) == []
 
 
 def test_copies_share_the_lock_and_nothing_that_was_made_for_the_original(tiny: Tiny) -> None:

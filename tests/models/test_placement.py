@@ -73,7 +73,7 @@ def test_maps_and_limits_are_read_or_refused_in_a_sentence(tmp_path: Path) -> No
     for bad in ("blanced", "{", "[]", "{}", '{"model": true}', '{"model": "gpu nine"}'):
         with pytest.raises(UsageError, match=r"device-map|device map|device is"):
             parsed_map(bad)
-    for limits in ("0", "gpu=1GiB", "0=many"):
+    for limits in ("0", "gpu=1GiB", "0=many", "²=1GiB", "0=1.2.3GiB", "0=.GiB"):
         with pytest.raises(UsageError, match="--max-memory"):
             parsed_memory(limits)
 

@@ -18,8 +18,10 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.files import sha256_of
 from safesteer_interp.report import render, render_folder
 from safesteer_interp.requests import Attack, Split
-from safesteer_interp.runner import provenance, source
+from safesteer_interp.runner import provenance, source, verification
+from safesteer_interp.runner.session import RunSettings, Session
 from safesteer_interp.runner.tables import round_trip
+from safesteer_interp.tracing.capture import Capture
 from safesteer_interp.tracing.spec import TraceSpec
 
 PLANTED = Path("readable") / "planted"
@@ -216,6 +218,48 @@ def test_verify_passes_what_nobody_touched_and_names_what_somebody_did(run: Call
     assert verify().exit_code == 3 and "table.csv does not exist" in str(verify())
     with pytest.raises(InputError, match="nothing to verify"):
         runner.verify(figures=tmp_path / "none", folder=folder)
+
+
+def test_retracing_begins_with_nothing_every_time_and_leaves_nothing(
+    run: Callable[..., Any], planted: Any, tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("readable")
+    made, found, own, measure = list[int](), list[list[str]](), Capture.shard, verification.measure
+    stores: list[Path] = []
+
+    def session(settings: RunSettings) -> Session:
+        stores.append(settings.traces)
+        return Session(settings, loaded_model=planted, loaded_requests=bench_on(planted, tmp_path).loaded_requests)
+
+    def shard(*arguments: Any) -> Any:
+        made.append(1)
+        return own(*arguments)
+
+    def measured(ctx: Any) -> Any:
+        found.append([path.name for path in ctx.work_dir.iterdir()])
+        (ctx.work_dir / "pair.json").write_text("{}")
+        if len(found) in (2, 4):
+            raise KeyboardInterrupt
+        return measure(ctx)
+
+    monkeypatch.setattr(verification, "Session", session)
+    monkeypatch.setattr(verification, "measure", measured)
+    monkeypatch.setattr(Capture, "shard", shard)
+
+    def verify(**options: Any) -> Any:
+        return runner.verify(figures=tmp_path / "figures", folder=tmp_path / "analyses", model="planted", progress=False, **options)
+
+    retraced = fresh_cache / "retraced"
+    assert verify(retrace=True).exit_code == 0 and len(made) > 0 and not list(retraced.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        verify(store=tmp_path / "traces")
+    once = len(made)
+    assert verify(store=tmp_path / "traces").exit_code == 0 and len(made) == once, "the store of the run has all"
+    with pytest.raises(KeyboardInterrupt):
+        verify(store=tmp_path / "traces")
+    assert verify(retrace=True).exit_code == 0 and len(made) == 2 * once and not list(retraced.iterdir())
+    assert found == [[], [], ["pair.json"], [], []], "what was killed is gone on with, what ended is not, nor where all begins anew"
+    assert len({store for store in stores if store.is_relative_to(retraced)}) == 2
 
 
 def test_a_sweep_reads_the_stored_trace_and_tabulates_claims(run: Callable[..., Any], planted: Any, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ import pytest
 import torch
 
 from safesteer_interp.errors import UsageError
+from safesteer_interp.files import digest
 from safesteer_interp.runner.context import Context
 from safesteer_interp.runner.discovery import discover
+from safesteer_interp.runner.params import as_record
 from safesteer_interp.runner.provenance import input_key
+from safesteer_interp.runner.schedule import Job
 from safesteer_interp.runner.session import Session, Settings
+from safesteer_interp.runner.source import measuring_code
 
 
 @pytest.fixture
@@ -54,3 +60,22 @@ def test_the_format_is_part_of_a_results_identity() -> None:
         input_key(analysis, p, model="m", dtype="float32", answers=answers, dataset="d", demands=[]) for answers in ("float32", "bfloat16")
     ]
     assert keys[0] != keys[1]
+
+
+def test_the_tokens_that_end_an_answer_are_part_of_a_results_identity(session: Callable[..., Session], planted: Any) -> None:
+    """Those of the tokenizer alone leave it as it was."""
+    run, analysis = session(data="bundled"), discover()["case_study"]
+    before = Job(run, analysis, analysis.parameters("quick", {}), Path("x")).key
+    model = copy.deepcopy(run.model.model)
+    model.generation_config.eos_token_id = [5, run.model.tokenizer.eos_token_id]
+    other = Session(run.settings, loaded_model=replace(run.model, model=model))
+    assert (run.stops, other.stops) == ([], [5])
+    assert Job(other, analysis, analysis.parameters("quick", {}), Path("x")).key != before
+    assert Session(Settings(), loaded_model=planted).stops == []
+    p = analysis.parameters("quick", {})
+    known: dict[str, Any] = {"model": "m", "dtype": "float32", "answers": "bfloat16", "dataset": "d", "demands": []}
+    assert input_key(analysis, p, **known) == digest({
+        "analysis": "case_study", "code": measuring_code(analysis.source), "params": as_record(p), "model": "m", "dtype": "float32",
+        "answers": "bfloat16", "dataset": "d", "demands": [],
+    })  # fmt: skip
+    assert input_key(analysis, p, **known, stops=[5]) != input_key(analysis, p, **known) == input_key(analysis, p, **known, stops=[])

@@ -49,6 +49,8 @@ def test_rows_hold_the_states_of_the_tokens_they_name(planted: MLLM, tmp_path: P
         ({"site": "resid_post"}, "one site of the decoder"),
         ({"site": "embed", "roles": ["image", "pad"]}, "tokens of the roles"),
         ({"site": "embed", "context_size": 10_000}, "too few tokens"),
+        ({"site": "embed", "batch_size": 0}, "batch size 0 is not a positive whole number"),
+        ({"site": "embed", "batch_size": -3}, "batch size -3 is not a positive whole number"),
     )
     for wrong, said in refused:
         with pytest.raises(UsageError, match=said):
@@ -60,6 +62,8 @@ def test_the_command_says_its_cost_and_then_how_saelens_is_told(tmp_path: Path, 
     asked = ["export", "--model", "planted", "--requests", "planted", "--limit", "4", "--site", "embed", "--roles", "user"]
     assert cli.main([*asked, "--out", str(tmp_path / "a"), "--context-size", "4", "--dry-run"]) == 0
     cost = capsys.readouterr().out
+    assert cli.main([*asked, "--out", str(tmp_path / "a"), "--batch-size", "0", "--dry-run"]) == UsageError.exit_code
+    assert "batch size 0 is not a positive whole number" in capsys.readouterr().err
     assert "4 prompt passes" in cost and not (tmp_path / "a").exists()
     assert cli.main([*asked, "--out", str(tmp_path / "a"), "--context-size", "4"]) == 0
     told = capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 from support.tracing import NoiseImage, requests_for
 
-from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.errors import BadRequestError, InputError, UsageError
 from safesteer_interp.models.mllm import MLLM, Encoded
-from safesteer_interp.requests import Attack, Split
+from safesteer_interp.requests import Attack, ImageFile, Request, Split
 from safesteer_interp.tracing import plan as planning
 from safesteer_interp.tracing.collecting import collect, plan
 from safesteer_interp.tracing.hooks import HooksTracer
@@ -189,6 +190,73 @@ def test_a_template_that_moves_on_while_tracing_stores_nothing(tiny: Tiny, tmp_p
         collect(mllm, requests_for(mllm, 2), store=tmp_path, **QUIET)
     assert not list(tmp_path.glob("*/shard-*"))
     assert len(collect(mllm, requests_for(mllm, 2), store=tmp_path, **QUIET)) == 2
+
+
+def picture(path: Path, seed: int) -> None:
+    """Overwrites a picture; every one has a modification time of its own."""
+    NoiseImage(seed).load().save(path)
+    os.utime(path, ns=(seed, seed))
+
+
+def on_files(mllm: MLLM, folder: Path, n: int = 3) -> tuple[list[Request], list[Path]]:
+    """Requests about pictures on disk."""
+    paths = [folder / f"{i}.png" for i in range(n)]
+    for i, path in enumerate(paths):
+        picture(path, i)
+    return [replace(r, image=ImageFile(path)) for r, path in zip(requests_for(mllm, n), paths, strict=True)], paths
+
+
+def test_a_picture_that_was_replaced_is_traced_anew(tiny: Tiny, tmp_path: Path, passes: list[str]) -> None:
+    mllm = tiny("llava")
+    requests, paths = on_files(mllm, tmp_path)
+    library = TraceLibrary(mllm, Store(tmp_path / "store"), progress=False)
+    old = library.collect(requests, sites="final_norm").rows("final_norm")
+    picture(paths[1], 7)
+    passes.clear()
+    new = library.collect(requests, sites="final_norm").rows("final_norm")
+    assert passes == ["r1"]
+    assert np.array_equal(new[[0, 2]], old[[0, 2]]) and not np.allclose(new[1], old[1], rtol=1e-2)
+    fresh = collect(mllm, [replace(requests[1], image=NoiseImage(7))], sites="final_norm", store=None, **QUIET)
+    assert np.allclose(new[1], fresh.rows("final_norm")[0], rtol=1e-4, atol=1e-5)
+    picture(paths[1], 1)
+    passes.clear()
+    assert np.array_equal(library.collect(requests, sites="final_norm").rows("final_norm"), old) and not passes
+
+
+def test_a_picture_that_changes_between_plan_and_view_leaves_nothing_wrong_behind(tiny: Tiny, tmp_path: Path) -> None:
+    mllm = tiny("llava")
+    requests, paths = on_files(mllm, tmp_path)
+    right = collect(mllm, requests, sites="final_norm", store=None, **QUIET).rows("final_norm")
+    library = TraceLibrary(mllm, Store(tmp_path / "store"), progress=False)
+    want = library.want(requests, sites="final_norm")
+    library.plan(want)
+    (missing,) = library.missing([want])
+    picture(paths[1], 7)
+    with pytest.raises(InputError, match=r'request "r1" changed while it was traced: its picture .*1\.png was replaced, or the chat'):
+        library.make(missing)
+    assert not list((tmp_path / "store").glob("*/shard-*"))
+    library.view(want)
+    picture(paths[1], 1)
+    for stored in (library, TraceLibrary(mllm, Store(tmp_path / "store"), progress=False)):
+        assert np.allclose(stored.collect(requests, sites="final_norm").rows("final_norm"), right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_trace_is_not_mended_with_another_picture(tiny: Tiny, tmp_path: Path, passes: list[str]) -> None:
+    mllm = tiny("llava")
+    requests, paths = on_files(mllm, tmp_path)
+    first = collect(mllm, requests, sites="final_norm", store=tmp_path / "store", **QUIET)
+    (shard,) = (tmp_path / "store" / first.key).glob("shard-*")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    library = TraceLibrary(mllm, Store(tmp_path / "store"), progress=False)
+    assert library.missing([library.want(requests, sites="final_norm")]) == []
+    picture(paths[1], 7)
+    passes.clear()
+    view = library.collect(requests[:1], sites="final_norm")
+    assert passes == ["r0"] and view.key != first.key
+    paths[1].unlink()
+    assert library.collect(requests[2:], sites="final_norm").index["request"].tolist() == ["r2"]
+    with pytest.raises(BadRequestError, match=r'request "r1": image .*1\.png cannot be read'):
+        library.collect(requests, sites="final_norm")
 
 
 def test_a_trace_in_another_form_is_a_sentence(tiny: Tiny, tmp_path: Path) -> None:

@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from support.tracing import requests_for
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.models.mllm import MLLM, Encoded
 from safesteer_interp.tracing import plan as planning
 from safesteer_interp.tracing import shards
+from safesteer_interp.tracing import store as store_module
 from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.hooks import HooksTracer
+from safesteer_interp.tracing.library import TraceLibrary
+from safesteer_interp.tracing.parts import Share
 from safesteer_interp.tracing.store import Folder, Store
 from safesteer_interp.tracing.tracer import Captured
 
@@ -265,6 +269,36 @@ def test_ctrl_c_keeps_what_is_finished(job: Job, passes: list[int], monkeypatch:
     assert len(passes) == N // 2 - 5 and job.is_reference()
 
 
+@pytest.mark.parametrize("moment", ["capture", "move"])
+def test_what_workers_made_survives_an_interrupted_collection(
+    job: Job, passes: list[int], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Shards 0, 2, 4 ... lie ready; the run that collects them is interrupted at its first own shard, or while it moves shard 0."""
+    library = TraceLibrary(job.mllm, Store(job.store), tracer="hooks", batch_size=2, progress=False)
+    want = library.want(job.requests, reads="last_prompt,step:1")
+    assert library.make_share(want, Share(0, 2)) == N // 4
+    own = Path.replace
+
+    def interrupted(*_: Any, **__: Any) -> Captured:
+        raise KeyboardInterrupt
+
+    def replace(self: Path, target: Path) -> Path:
+        if self.parent.parent.name == "parts":
+            raise KeyboardInterrupt
+        return own(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HooksTracer, "capture", interrupted) if moment == "capture" else patch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            job.run()
+    assert list(Folder.load(job.folder).hashes) == ["shard-00000.safetensors"]
+    assert (job.folder / "shard-00000.safetensors").exists() == (moment == "capture")
+    passes.clear()
+    job.run()
+    assert len(passes) == N // 4, "only the other half is computed"
+    assert not (job.folder / "parts").exists() and job.is_reference()
+
+
 def test_a_second_run_waits_for_the_first_and_uses_what_it_made(job: Job, passes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     held, seen, said = job.store / "held", job.store / "seen", list[str]()
     own = HooksTracer.capture
@@ -314,6 +348,39 @@ def test_a_thread_does_not_wait_for_its_own_process(tmp_path: Path) -> None:
         store.claim("k", {}, {}, ()),
     ):
         pass
+
+
+@pytest.mark.parametrize("written", ["{host} {pid} 0123456789abcdef", "elsewhere {pid} 0123456789abcdef", "{pid}", ""])
+def test_a_process_of_the_same_id_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    """Two containers that share a store: each has its own process 1."""
+    host, own = store_module._this_process().split(" ")[:2]
+    written = written.format(host=host, pid=own)
+    (tmp_path / ".locks").mkdir()
+    lock, said = FileLock(tmp_path / ".locks" / "k.lock"), list[str]()
+    lock.acquire()
+    (tmp_path / ".locks" / "k.pid").write_text(written)
+
+    def notice(text: str) -> None:
+        said.append(text)
+        lock.release()
+
+    monkeypatch.setattr(store_module, "notice", notice)
+    with Store(tmp_path).claim("k", {}, {}, ()):
+        assert (tmp_path / ".locks" / "k.pid").read_text() == store_module._this_process()
+    who = f"process {own}" if written else "process unknown"
+    assert len(said) == 1 and f"another run ({who}{' on elsewhere' if 'elsewhere' in written else ''}) is writing trace k" in said[0]
+
+
+def test_a_forked_child_is_another_process(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            (tmp_path / "token").write_text(store_module._this_process())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    host, own, drawn = store_module._this_process().split(" ")
+    assert (tmp_path / "token").read_text() == f"{host} {child} {drawn}" and int(own) == os.getpid() != child
 
 
 def test_another_batch_size_resumes_to_the_same_numbers(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
