@@ -18,7 +18,7 @@ from safesteer_interp.mini_training.instruction import Recipe
 
 ANSWERS, TOWER, ALIGNMENT = "answers", "tower", "alignment"
 WEIGHTS: Mapping[str, float] = {
-    ANSWERS: 2.5, TOWER: 6.0, ALIGNMENT: 4.0, **dict.fromkeys(map(str, Recipe), 1.8), str(Recipe.RELEASED): 3.4
+    ANSWERS: 2.5, TOWER: 7.0, ALIGNMENT: 4.0, **dict.fromkeys(map(str, Recipe), 1.8), str(Recipe.RELEASED): 3.4
 }  # fmt: skip
 """How a time budget is divided among the stages."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
