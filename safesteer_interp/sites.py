@@ -73,9 +73,14 @@ class Site:
         kind, _, layer = text.strip().partition(".")
         if kind not in set(NAMED):
             raise UsageError(f'no site is called "{text}".{did_you_mean(kind, NAMED)}')
-        if layer and not layer.isdigit():
+        if layer and not _is_number(layer):
             raise UsageError(f'site "{text}" needs a whole layer number after the dot, e.g. "{kind}.12".')
         return cls(SiteKind(kind), int(layer) if layer else None)
+
+
+def _is_number(text: str) -> bool:
+    """Whether `int` reads it: "²" is a digit and no number, and thousands of digits are too many."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 _WITHIN_LAYER = {SiteKind.HEADS: 0, SiteKind.ATTN_OUT: 1, SiteKind.MLP_OUT: 2, SiteKind.RESID_POST: 3}
@@ -97,7 +102,7 @@ def parse_ranges(text: str, *, within: str = "") -> list[str]:
     """
     found: list[str] = []
     for part in (p.strip() for p in text.split(",") if p.strip()):
-        span = re.fullmatch(r"(\d+)-(\d+)", part)
+        span = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", part)
         if span is None:
             found.append(part)
             continue
@@ -106,14 +111,6 @@ def parse_ranges(text: str, *, within: str = "") -> list[str]:
             raise UsageError(f'"{within or part}" runs backwards; write the smaller number first.')
         found += [str(number) for number in range(low, high + 1)]
     return found
-
-
-def _is_odd(number: str) -> bool:
-    """Whether these are digits that `int` may not read: "²", or thousands of them.
-
-    Asked here and not by `Site.parse` and `Read.parse`, whose code is part of the key of every stored answer.
-    """
-    return number.isdigit() and not (number.isascii() and len(number) < 10)
 
 
 def parse_sites(text: str | Iterable[str], n_layers: int, n_vision: int = 0) -> tuple[Site, ...]:
@@ -127,13 +124,11 @@ def parse_sites(text: str | Iterable[str], n_layers: int, n_vision: int = 0) -> 
         kind, _, span = part.partition(".")
         if part == "all":
             found += [Site(SiteKind.EMBED), *(Site(SiteKind.RESID_POST, i) for i in range(n_layers)), Site(SiteKind.FINAL_NORM)]
-        elif kind in set(NUMBERED) & set(NAMED) and (not span or re.fullmatch(r"\d+-\d+", span)):
+        elif kind in set(NUMBERED) & set(NAMED) and (not span or re.fullmatch(r"[0-9]{1,9}-[0-9]{1,9}", span)):
             count = n_vision if kind == SiteKind.VISION else n_layers
             if not span and not count:
                 raise UsageError(f'site "{kind}": no layers of a vision tower are known of this model.')
             found += [Site(SiteKind(kind), i) for i in (map(int, parse_ranges(span, within=part)) if span else range(count))]
-        elif kind in set(SiteKind) and _is_odd(span):
-            raise UsageError(f'site "{part}" needs a whole layer number after the dot, e.g. "{kind}.12".')
         else:
             found.append(Site.parse(part))
     for site in found:
@@ -183,10 +178,10 @@ class Read:
         if kind not in set(ReadKind):
             raise UsageError(f'no read is called "{text}".{did_you_mean(kind, ReadKind)}')
         if kind == ReadKind.LAST_PROMPT and step:
-            if not re.fullmatch(r"-[1-9]\d*", step):
+            if not re.fullmatch(r"-[1-9][0-9]{0,8}", step):
                 raise UsageError(f'read "{text}" needs a number of tokens before the last one, e.g. "last_prompt:-2".')
             return cls(ReadKind.LAST_PROMPT, back=-int(step))
-        if step and not step.isdigit():
+        if step and not _is_number(step):
             raise UsageError(f'read "{text}" needs a whole step number, e.g. "step:3".')
         return cls(ReadKind(kind), int(step) if step else None)
 
@@ -201,11 +196,9 @@ def parse_reads(text: str | Iterable[str]) -> tuple[Read, ...]:
     parts = [p for t in ([text] if isinstance(text, str) else text) for p in t.split(",") if p.strip()]
     found: list[Read] = []
     for part in (p.strip() for p in parts):
-        span = re.fullmatch(r"step:(\d+-\d+)", part)
+        span = re.fullmatch(r"step:([0-9]{1,9}-[0-9]{1,9})", part)
         if span:
             found += [Read(ReadKind.STEP, int(k)) for k in parse_ranges(span[1], within=part)]
-        elif _is_odd(part.removeprefix("step:")):
-            raise UsageError(f'read "{part}" needs a whole step number, e.g. "step:3".')
         else:
             found.append(Read.parse(part))
     return tuple(dict.fromkeys(found))

@@ -45,6 +45,10 @@ def test_ranges_in_sites_and_reads() -> None:
             parse_sites(f"resid_post.{odd}", 4)
         with pytest.raises(UsageError, match="needs a whole step number"):
             parse_reads(f"step:{odd}")
+        with pytest.raises(UsageError, match="needs a whole layer number after the dot"):
+            Site.parse(f"resid_post.{odd}")
+        with pytest.raises(UsageError):
+            parse_sites(f"resid_post.0-{odd}", 4)
     with pytest.raises(UsageError, match='only "last_prompt"'):
         Read(ReadKind.USER_MEAN, back=1)
     with pytest.raises(UsageError, match=r'"step:3-2" runs backwards'):
