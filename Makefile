@@ -7,8 +7,8 @@ WORKERS ?= 2
 # Which model the figures are made of, and how large the runs are (quick or full).
 MODEL ?= mini
 PROFILE ?= quick
-# Where `make mini` trains and measures; the shipped weights stay as they are.
-MINI ?= build/mini
+# Where `make mini` trains and measures, and carries on; the shipped weights stay as they are, and `make clean` leaves it alone.
+MINI ?= mini-training
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -37,7 +37,7 @@ figures: setup  ## every figure, table and claim on MODEL, then the gallery figu
 	$(OFFLINE) $(BIN)/safesteer run --all --model $(MODEL) --profile $(PROFILE) --jobs $(WORKERS)
 	$(OFFLINE) $(BIN)/safesteer report --readme README.md
 
-test: setup  ## the test suite, but for what takes longest (make test-slow)
+test: setup  ## the test suite, but for what takes longer (make test-slow, make test-long)
 	$(OFFLINE) $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 test-slow: setup  ## tests that take longer: training scaled down, the wheel, a few notebooks, fuzz
