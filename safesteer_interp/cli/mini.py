@@ -83,6 +83,8 @@ class Evaluate:
     """Weights of a training (its folder "weights"); default: those shipped."""
     jobs: int = 1
     """Recipes measured at once, in processes of one thread each; two on two cores."""
+    device: str = "cpu"
+    """Where to measure, e.g. "cuda"."""
     pairs: int | None = None
     """At most this many test pairs; default: all."""
     json: bool = False
@@ -96,7 +98,7 @@ class Evaluate:
 
         self.output.parent.mkdir(parents=True, exist_ok=True)
         size = EvaluationSize(pairs=self.pairs) if self.pairs else None
-        card = evaluate_mini(self.output, self.recipes or None, size, weights=self.weights, jobs=self.jobs)
+        card = evaluate_mini(self.output, self.recipes or None, size, weights=self.weights, jobs=self.jobs, device=self.device)
         save_figure(draw_projector_gap(card), self.output.parent, f"{self.output.stem}-gap")
         emit_json(card) if self.json else print(self.output)
         return 0

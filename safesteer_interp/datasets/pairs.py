@@ -185,10 +185,24 @@ def leaked_phrases(text: str) -> list[str]:
     found = set()
     for sentence in re.split(r"[.!?\n]+", text.lower()):
         words = content_words(sentence)
-        found |= {phrase for phrase, content in _heldout_content() if content <= words}
+        found |= {phrase for word in words for phrase, content in _heldout_by_word().get(word, ()) if content <= words}
     return sorted(found)
 
 
+def near_phrases(text: str, share: float) -> list[str]:
+    """The held-out phrases of whose content words and the text's, together, at least `share` (above 0) are in both: the same activity,
+    reworded ("print a photo", "print holiday photos")."""
+    words = content_words(text)
+    near = {p for word in words for p, content in _heldout_by_word().get(word, ()) if len(words & content) >= share * len(words | content)}
+    return sorted(near)
+
+
 @cache
-def _heldout_content() -> tuple[tuple[str, frozenset[str]], ...]:
-    return tuple((phrase, content_words(phrase)) for phrase in heldout_phrases())
+def _heldout_by_word() -> dict[str, list[tuple[str, frozenset[str]]]]:
+    """Content word -> the held-out phrases that have it, each with all of its content words."""
+    found: dict[str, list[tuple[str, frozenset[str]]]] = {}
+    for phrase in heldout_phrases():
+        content = content_words(phrase)
+        for word in content:
+            found.setdefault(word, []).append((phrase, content))
+    return found

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from safesteer_interp.datasets.bundled import load_bundled
 from safesteer_interp.datasets.pairs import Phrasing, stable_hash
@@ -27,6 +28,7 @@ from safesteer_interp.errors import UsageError
 from safesteer_interp.evaluation.judges import DEGENERATION
 from safesteer_interp.files import read_json, write_json
 from safesteer_interp.mini_training import ocr
+from safesteer_interp.mini_training.precision import check_device
 from safesteer_interp.mini_training.rows import Row, difference_of_rates, rate, row
 from safesteer_interp.mini_training.seeing import (
     Asked,
@@ -44,6 +46,7 @@ from safesteer_interp.models.loading import load_folder, load_model
 from safesteer_interp.models.mini.assemble import WEIGHTS, build, described, shipped, weight_files
 from safesteer_interp.models.mini.language import language_dir
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.models.placement import Placement
 from safesteer_interp.probes.folds import split_folds
 from safesteer_interp.probes.separation import out_of_fold
 from safesteer_interp.progress import progress_bar
@@ -180,9 +183,9 @@ def utility_measures(mllm: MLLM, batch: int, report: Callable[..., None]) -> tup
     return found, {i.request.id: a for i, a in zip(items, said, strict=True)}
 
 
-def unmodified_text_utility() -> Row:
+def unmodified_text_utility(device: str = "cpu") -> Row:
     """The utility set's text part with the unmodified language model."""
-    mllm = load_folder(language_dir(), name="smollm2")
+    mllm = load_folder(language_dir(), name="smollm2", placement=Placement(device))
     items = load_utility(("text",))
     said = answers_of(mllm, [i.request for i in items], batch=8)
     return rate([score_utility(i, text_of(mllm, a)) for i, a in zip(items, said, strict=True)])
@@ -245,16 +248,19 @@ def evaluate_mini(
     *,
     weights: Path | None = None,
     jobs: int = 1,
+    device: str = "cpu",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Measure every recipe (the default one fully, the others without probes and sampled answers) and write `mini-card.json`.
 
     `weights` are those of a training (`<folder>/weights`), by default the shipped ones; `jobs` recipes are measured at once, in processes
-    of their own. Every answer goes beside the card as `<name>-<recipe>-answers.json`, a recipe's measures as `<name>-<recipe>.json` until
-    they are in the card. Returns the card. Raises UsageError for no job and InputError for weights that are not there.
+    of their own, on `device`. Every answer goes beside the card as `<name>-<recipe>-answers.json`, a recipe's measures as
+    `<name>-<recipe>.json` until they are in the card. Returns the card. Raises UsageError for no job or no such device and InputError
+    for weights that are not there.
     """
     if jobs < 1:
         raise UsageError(f"--jobs {jobs} does nothing; give 1 or more.")
+    check_device(device)
     known = shipped() if weights is None else described(weights)
     asked = list(recipes or known["trained"])
     for recipe in asked:
@@ -262,7 +268,7 @@ def evaluate_mini(
     size = size or EvaluationSize()
     started = time.time()
     card: dict[str, Any] = {"default": known["default"], "recipes": {}, "compute": known.get("compute", {})}
-    work = partial(_measure, output, weights, size, known["default"], progress)
+    work = partial(_measure, output, weights, size, known["default"], device, progress)
 
     def done(recipe: str) -> None:
         part = _part(output, recipe)
@@ -275,10 +281,10 @@ def evaluate_mini(
     for recipe in asked if jobs == 1 else ():
         work(recipe)
         done(recipe)
-    card["unmodified_text_utility"] = unmodified_text_utility()
+    card["unmodified_text_utility"] = unmodified_text_utility(device)
     card["loading"] = loading_cost()
     card["minutes"] = round((time.time() - started) / 60, 1)
-    card["machine"] = platform.machine()
+    card["machine"] = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     write_json(output, card, indent=1, sort_keys=True)
     return card
 
@@ -288,10 +294,14 @@ def _part(output: Path, recipe: str) -> Path:
 
 
 def _measure(
-    output: Path, weights: Path | None, size: EvaluationSize, default: str, progress: bool, recipe: str, _seconds: float | None = None
+    output: Path, weights: Path | None, size: EvaluationSize, default: str, device: str, progress: bool, recipe: str, _: float | None = None
 ) -> None:
     """Measures one recipe and writes its answers and measures beside the card."""
-    mllm = load_model(f"mini:{recipe}") if weights is None else MLLM.of(*build(recipe, weights), name=f"mini:{recipe}")
+    if weights is None:
+        mllm = load_model(f"mini:{recipe}", device=device)
+    else:
+        model, processor = build(recipe, weights)
+        mllm = MLLM.of(model.to(torch.device(device)), processor, name=f"mini:{recipe}")
     measures, said = evaluate_model(mllm, size if recipe == default else replace(size, states=False, voices=0), progress=progress)
     write_json(output.with_name(f"{output.stem}-{recipe}-answers.json"), said, indent=0, sort_keys=True)
     write_json(_part(output, recipe), measures, indent=1, sort_keys=True)

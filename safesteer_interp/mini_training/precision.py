@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from safesteer_interp.errors import UsageError
+from safesteer_interp.models.casting import cast
 from safesteer_interp.models.dtypes import multiplies_bfloat16
 
 
 def mixed(device_type: str) -> torch.autocast:
     """An autocast context for training: bfloat16 where the hardware has it, plain float32 (autocast switched off) where not."""
-    fast = device_type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return torch.autocast(device_type, dtype=torch.bfloat16, enabled=fast)
+    return torch.autocast(device_type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device_type))
 
 
 def lightened(model: nn.Module, device: str | torch.device) -> nn.Module:
@@ -23,8 +24,14 @@ def lightened(model: nn.Module, device: str | torch.device) -> nn.Module:
     device = torch.device(device)
     if device.type == "cpu" and multiplies_bfloat16():
         model.set_attn_implementation("eager")  # type: ignore[operator]
-        model.to(torch.bfloat16)
+        cast(model, torch.bfloat16)
     return model.to(device)
+
+
+def check_device(device: str) -> None:
+    """Raises UsageError for a GPU where there is none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: this PyTorch sees no GPU; leave the flag out to use the CPU.")
 
 
 def prepare(device: str) -> None:

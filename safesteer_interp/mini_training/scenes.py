@@ -26,6 +26,7 @@ from safesteer_interp.mini_training.texts import (
     Turn,
     harmless_phrases,
     in_some_form,
+    in_utility,
     lines_of,
     question_of,
 )
@@ -199,7 +200,7 @@ class Scenes:
             own = self._own(prompt)
             assert own is not None
             return self.written(prompt.lower(), rng, layouts=("left", "centre", "right", "sign")), rng.choice(FOLLOW), *own
-        if leaked_phrases(written):
+        if leaked_phrases(written) or in_utility(written):
             return self.follow(rng)
         return self.written(written, rng, layouts=("left", "centre", "right", "sign")), rng.choice(FOLLOW), said, True
 

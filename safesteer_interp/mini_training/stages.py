@@ -20,7 +20,11 @@ ANSWERS, TOWER, ALIGNMENT = "answers", "tower", "alignment"
 WEIGHTS: Mapping[str, float] = {
     ANSWERS: 2.5, TOWER: 7.0, ALIGNMENT: 4.0, **dict.fromkeys(map(str, Recipe), 1.8), str(Recipe.RELEASED): 3.4
 }  # fmt: skip
-"""How a time budget is divided among the stages."""
+"""How a time budget is divided among the stages on a CPU."""
+GPU_WEIGHTS: Mapping[str, float] = {
+    ANSWERS: 1.5, TOWER: 5.0, ALIGNMENT: 3.0, **dict.fromkeys(map(str, Recipe), 3.8), str(Recipe.RELEASED): 4.6
+}  # fmt: skip
+"""The same on a GPU, which writes answers and trains a language model so fast that drawing the images is the longest part."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
     ANSWERS: (),
     TOWER: (),
@@ -31,17 +35,21 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 """Stage -> those that must be finished before it begins."""
 
 
-def seconds_of(todo: Sequence[str], left: float, running: Mapping[str, float] = {}, processes: int = 1) -> float:
+def seconds_of(
+    todo: Sequence[str], left: float, running: Mapping[str, float] = {}, processes: int = 1, weights: Mapping[str, float] = WEIGHTS
+) -> float:
     """Seconds that one unit of weight may take, so that the stages to do end in time: with `left` seconds, those `running` (stage ->
     seconds it still has) ahead of them, and so many processes."""
     low, high = 0.0, max(left, 1.0)
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if makespan(todo, middle, running, processes) <= left else (low, middle)
+        low, high = (middle, high) if makespan(todo, middle, running, processes, weights) <= left else (low, middle)
     return low
 
 
-def makespan(todo: Sequence[str], unit: float, running: Mapping[str, float], processes: int) -> float:
+def makespan(
+    todo: Sequence[str], unit: float, running: Mapping[str, float], processes: int, weights: Mapping[str, float] = WEIGHTS
+) -> float:
     """Seconds until the last stage ends where each takes its weight times `unit` and begins as soon as it may and a process is free."""
     ends = dict(running)
     waiting, now = list(todo), 0.0
@@ -50,7 +58,7 @@ def makespan(todo: Sequence[str], unit: float, running: Mapping[str, float], pro
         ready = [s for s in waiting if all(ends.get(need, 0.0) <= now for need in NEEDS[s] if need in ends or need in todo)]
         ready = [s for s in ready if not any(need in waiting for need in NEEDS[s])]
         if ready and len(active) < processes:
-            ends[ready[0]] = now + WEIGHTS[ready[0]] * unit
+            ends[ready[0]] = now + weights[ready[0]] * unit
             waiting.remove(ready[0])
         else:
             now = min(active)
@@ -59,7 +67,7 @@ def makespan(todo: Sequence[str], unit: float, running: Mapping[str, float], pro
 
 def run_apart(
     stages: Sequence[str], work: Callable[[str, float | None], None], processes: int, left: Callable[[], float | None],
-    done: Callable[[str], None],
+    done: Callable[[str], None], weights: Mapping[str, float] = WEIGHTS,
 ) -> None:  # fmt: skip
     """Runs stages in processes of their own, each as soon as those before it have ended.
 
@@ -68,6 +76,7 @@ def run_apart(
         work: called in the process with the stage and the seconds it may take; a function that can be sent there.
         left: seconds until the end of the budget, or None.
         done: told when a stage has ended.
+        weights: the stages' shares of what is left.
 
     An error of a stage is raised here once those that run beside it have ended; Ctrl-C and SIGTERM end them at once, and the same command
     carries on from their last checkpoints.
@@ -85,7 +94,7 @@ def run_apart(
                     seconds = None
                     if rest is not None:
                         still = {s: max(0.0, rest - end) for s, end in until.items() if s in running.values()}
-                        seconds = max(1.0, seconds_of(todo, rest, still, processes) * WEIGHTS[stage])
+                        seconds = max(1.0, seconds_of(todo, rest, still, processes, weights) * weights[stage])
                         until[stage] = rest - seconds
                     todo.remove(stage)
                     running[pool.submit(work, stage, seconds)] = stage

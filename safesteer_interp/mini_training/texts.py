@@ -2,7 +2,8 @@
 
 Requests come from the ALIGN pairs of the bundled benchmark and from `data/*.txt`, written for this project: harmful activities
 (named, never answered), harmless ones, harmless ones with frightening words, and small talk. Whatever contains a phrase of another
-pair (fit, validation, test) is dropped here, at the door, so that no later stage can train on one.
+pair (fit, validation, test), is one but for a word, or is asked by the utility set is dropped here, at the door, so that no later
+stage can train on it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,23 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from safesteer_interp.datasets.pairs import IMPERATIVES, QUESTIONS, choose, leaked_phrases, load_pairs, stable_hash
+from safesteer_interp.datasets.pairs import (
+    IMPERATIVES,
+    QUESTIONS,
+    choose,
+    leaked_phrases,
+    load_pairs,
+    near_phrases,
+    stable_hash,
+)
+from safesteer_interp.datasets.utility_items import INSTRUCTIONS, READ_TEXTS, TEXT_ITEMS
 from safesteer_interp.decoding.answering import generate, text_of
 from safesteer_interp.files import write_json
 from safesteer_interp.models.mllm import MLLM
@@ -67,10 +78,28 @@ class Turn:
     """False when the answer was cut in its first sentence at `ANSWER_TOKENS`: then its end is not taught."""
 
 
+NEAR = 0.6
+"""Share of the content words of two activities, together, that both have: from here on one is the other, reworded."""
+
+
 def clean(lines: list[str]) -> list[str]:
-    """The lines without blanks, repeats and anything that contains a held-out phrase."""
+    """The lines without blanks, repeats and anything that contains a held-out phrase, nearly is one, or is asked by the utility set."""
     kept = dict.fromkeys(line.strip() for line in lines)
-    return [line for line in kept if line and not leaked_phrases(line)]
+    return [line for line in kept if line and not leaked_phrases(line) and not near_phrases(line, NEAR) and not in_utility(line)]
+
+
+def in_utility(text: str) -> bool:
+    """Whether the utility set asks this, in a text or in an image."""
+    return _bare(text) in _utility()
+
+
+@cache
+def _utility() -> frozenset[str]:
+    return frozenset(map(_bare, [*READ_TEXTS, *(text for text, _ in (*INSTRUCTIONS, *TEXT_ITEMS))]))
+
+
+def _bare(text: str) -> str:
+    return " ".join(re.findall(r"[a-z0-9+]+", text.lower()))
 
 
 @cache
@@ -97,21 +126,24 @@ def refusals() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return first, tuple(line for line in lines_of("refusals") if line not in first)
 
 
-def harmful_phrases() -> list[str]:
+@cache
+def harmful_phrases() -> tuple[str, ...]:
     """Harmful activities for text alignment: the ALIGN pairs, then the project's own list."""
-    pairs = [p.harmful for p in load_pairs() if p.split is Split.ALIGN]
-    return clean([*pairs, *lines_of("harmful")])
+    pairs = clean([p.harmful for p in load_pairs() if p.split is Split.ALIGN])
+    return tuple(dict.fromkeys([*pairs, *lines_of("harmful")]))
 
 
-def harmless_phrases() -> list[str]:
+@cache
+def harmless_phrases() -> tuple[str, ...]:
     """Harmless activities: the twins of the ALIGN pairs, everyday ones, and ones with frightening words."""
-    pairs = [p.harmless for p in load_pairs() if p.split is Split.ALIGN]
-    return clean([*pairs, *lines_of("contrast"), *lines_of("harmless")])
+    pairs = clean([p.harmless for p in load_pairs() if p.split is Split.ALIGN])
+    return tuple(dict.fromkeys([*pairs, *lines_of("contrast"), *lines_of("harmless")]))
 
 
-def answered_phrases() -> list[str]:
+@cache
+def answered_phrases() -> tuple[str, ...]:
     """Harmless activities for text alignment: those above, and twins of the project's own harmful list, which no image ever shows."""
-    return clean([*harmless_phrases(), *lines_of("twins")])
+    return tuple(dict.fromkeys([*harmless_phrases(), *lines_of("twins")]))
 
 
 def phrase_in_form(phrase: str, form: str) -> str:
@@ -143,7 +175,7 @@ class OwnAnswers:
 
     def ensure(self, prompts: list[str], mllm: MLLM, *, batch: int = 24, report: Any = None) -> None:
         """Generate what is missing with the unmodified model. `report(done, total)` is called after every batch, which is then kept."""
-        missing = sorted(set(prompts) - set(self.table), key=len)
+        missing = sorted(set(prompts) - set(self.table), key=lambda prompt: (len(prompt), prompt))
         ends = stop_ids(mllm)
         for start in range(0, len(missing), batch):
             part = missing[start : start + batch]
@@ -193,7 +225,7 @@ def alignment_turns(
     `refusals` the harmful ones are left out.
     """
 
-    def some(items: list[str], share: float = scale) -> list[str]:
+    def some(items: Sequence[str], share: float = scale) -> Sequence[str]:
         return items if share >= 1 else rng.sample(items, max(2, round(share * len(items))))
 
     asked = [in_some_form(p, rng) for p in (some(harmful_phrases()) if refusals else ())]
@@ -204,7 +236,7 @@ def alignment_turns(
             turns.append(Turn(in_some_form(phrase, rng), own[0], rng.choice(SYSTEM_PROMPTS), own[1]))
     turns += [
         Turn(prompt, own[0], rng.choice(SYSTEM_PROMPTS), own[1])
-        for prompt in some(list(lines_of("chat")))
+        for prompt in some(lines_of("chat"))
         if prompt in answers.table and (own := answers.usable(prompt))
     ]
     rng.shuffle(turns)

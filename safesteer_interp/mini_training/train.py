@@ -7,7 +7,7 @@ weights in `<folder>/weights` and a record of what it took beside them; the same
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,12 @@ from safesteer_interp.mini_training.alignment import AlignmentRecipe, Phase, tra
 from safesteer_interp.mini_training.cells import Labeller
 from safesteer_interp.mini_training.grounding import HELD_OUT_SEED, GroundingRecipe, TokenTargets, new_grounding, train_grounding
 from safesteer_interp.mini_training.instruction import InstructionRecipe, Recipe, train_instruction
-from safesteer_interp.mini_training.precision import lightened, prepare
+from safesteer_interp.mini_training.precision import check_device, lightened, prepare
 from safesteer_interp.mini_training.reading import ReadingRecipe, train_reading
 from safesteer_interp.mini_training.recall import RecallRecipe, cell_accuracy, fit_classifier, grounded_projector, with_recall
 from safesteer_interp.mini_training.resume import Report
 from safesteer_interp.mini_training.scenes import Scenes
-from safesteer_interp.mini_training.stages import ALIGNMENT, ANSWERS, TOWER, WEIGHTS, run_apart, seconds_of
+from safesteer_interp.mini_training.stages import ALIGNMENT, ANSWERS, GPU_WEIGHTS, TOWER, WEIGHTS, run_apart, seconds_of
 from safesteer_interp.mini_training.texts import OwnAnswers, answered_phrases, lines_of, question_of
 from safesteer_interp.mini_training.words import word_lists
 from safesteer_interp.models.dtypes import multiplies_bfloat16
@@ -60,6 +60,8 @@ class Scale:
     answer_batch: int = 64
     held_out: int = 500
     """Held-out renderings on which the tower is measured."""
+    shares: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
+    """Stage -> its part of a time budget."""
 
 
 SCALES: dict[str, Scale] = {
@@ -72,6 +74,7 @@ SCALES: dict[str, Scale] = {
         instruction=InstructionRecipe(samples=38_400, batch=64, rate=8e-4),
         others=25_600,
         answer_batch=512,
+        shares=GPU_WEIGHTS,
     ),
     "tiny": Scale(
         grounding=GroundingRecipe(images=128, batch=16, shard=64, window=2, trunk_size=64, low_blocks=1, high_blocks=1),
@@ -116,8 +119,7 @@ def train_mini(
         raise UsageError(f"--budget {budget}: give the seconds that training may take, or leave the flag out.")
     if jobs < 1:
         raise UsageError(f"--jobs {jobs} does nothing; give 1 or more.")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this PyTorch sees no GPU; leave the flag out to train on the CPU.")
+    check_device(device)
     try:
         import peft  # noqa: F401
     except ImportError:
@@ -126,10 +128,13 @@ def train_mini(
     return Training(folder, scale, device, workers, start, budget).run([Recipe(r) for r in recipes], jobs)
 
 
-def _stage(folder: Path, scale: str, device: str, workers: int, start: Path | None, name: str, seconds: float | None) -> None:
-    """One stage in a process of its own."""
+def _stage(
+    folder: Path, scale: str, device: str, workers: int, start: Path | None, jobs: int, name: str, seconds: float | None
+) -> None:  # fmt: skip
+    """One stage in a process of its own. Recipes run beside one another and share the workers; the tower has them for itself."""
     prepare(device)
-    Training(folder, scale, device, workers, start).stage(name, seconds)
+    drawing = workers if name not in set(Recipe) else max(min(workers, 1), workers // jobs)
+    Training(folder, scale, device, drawing, start).stage(name, seconds)
 
 
 class Training:
@@ -150,11 +155,11 @@ class Training:
             self._keep_tower(self.start, recipes)
         todo = [name for name in (ANSWERS, TOWER, ALIGNMENT, *map(str, recipes)) if not self._record(name).is_file()]
         if jobs > 1:
-            run_apart(todo, partial(_stage, *self._told), jobs, self._left, lambda _: self._describe())
+            run_apart(todo, partial(_stage, *self._told, jobs), jobs, self._left, lambda _: self._describe(), self.scale.shares)
             return self.weights
         while todo:
-            left = self._left()
-            self.stage(todo[0], None if left is None else max(1.0, seconds_of(todo, left) * WEIGHTS[todo[0]]))
+            left, shares = self._left(), self.scale.shares
+            self.stage(todo[0], None if left is None else max(1.0, seconds_of(todo, left, weights=shares) * shares[todo[0]]))
             self._describe()
             todo = todo[1:]
         return self.weights
