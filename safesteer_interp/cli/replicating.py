@@ -270,7 +270,9 @@ class Replication:
         figures = self.folder / "figures"
         claimed = Results(figures) if any(figures.glob("*/*/claims.json")) else None
         measured = claimed.measured_in(self.session.place, self.mllm.fingerprint) if claimed else ""
-        items = [r for r in (claimed.replication(measured) if claimed else []) if r.item.key.startswith(("Fig.", "section")) and r.item.says]
+        items = [
+            r for r in (claimed.replication(measured) if claimed else []) if r.item.key.startswith(("Fig.", "section")) and r.item.says
+        ]
         page = Page(
             self.mllm.name, stands, self._about(), rows, items, self.deviations(), list(dict.fromkeys(self.given.missing)),
             {name: part for name, part in taken.parts.items() if self._wanted(name)}, self.asked.gpu_hour_price, self.asked.gpus,

@@ -26,7 +26,7 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.files import digest, read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import further_stops, stop_ids
-from safesteer_interp.paths import cache_dir
+from safesteer_interp.paths import store_dir
 from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.progress import progress_bar
@@ -89,7 +89,7 @@ def offered_at(
         raise InputError("there is no request to take candidates from; give some harmful requests of the fit split.")
     requests = list({request.key(): request for request in reversed(requests)}.values())[::-1]  # of equal ones the first
     keys = [request.key() for request in requests]
-    path = (root or cache_dir() / "candidates") / f"{_key(mllm, keys, how, sites)}.safetensors"
+    path = (root or store_dir("candidates")) / f"{_key(mllm, keys, how, sites)}.safetensors"
     try:
         tensors, record = read_tensors(path, KIND)
     except InputError:  # not there yet, or damaged: measured again

@@ -179,7 +179,8 @@ class Results:
         """One record per answer, for viewers: labels, the request's text, the answer, its outcome, and what every judge said of it.
 
         `verdicts`: judge -> 1, 0, or null where it did not say; of a harmful request whether the attack succeeded, of a harmless one
-        whether it was refused. `unsafe`: whether any judge of harm said so. Written with every character beyond ASCII escaped, so that no text can break a line or an encoding.
+        whether it was refused. `unsafe`: whether any judge of harm said that the attack succeeded. Written with every character beyond
+        ASCII escaped, so that no text can break a line or an encoding.
         """
         key = ["method", "benchmark", "request", "seed"]
         said: dict[tuple[Any, ...], dict[str, float | None]] = {}

@@ -14,7 +14,7 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.files import digest, safe_name
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import further_stops
-from safesteer_interp.paths import cache_dir
+from safesteer_interp.paths import store_dir
 
 FORMAT = 2
 """Version of the lines; raise it whenever the same inputs would give other lines. 2: the code of a defense is part of its key."""
@@ -47,7 +47,7 @@ class ResponseStore:
 
     def __init__(self, fields: Mapping[str, Any], root: Path | None = None) -> None:
         self.key = digest(fields)[:32]
-        self.folder = root or cache_dir() / "responses"
+        self.folder = root or store_dir("responses")
         self.fields = dict(fields)
 
     @property

@@ -14,7 +14,7 @@ import pandas as pd
 from safesteer_interp.errors import InputError
 from safesteer_interp.evaluation.judge import Judge, Verdict
 from safesteer_interp.evaluation.store import ResponseStore, missing
-from safesteer_interp.paths import cache_dir
+from safesteer_interp.paths import store_dir
 from safesteer_interp.requests import Request
 from safesteer_interp.statistics import cluster_bootstrap, cluster_rate
 
@@ -30,7 +30,7 @@ def verdicts(judge: Judge, requests: Sequence[Request], answers: Sequence[str], 
     """
     if not judge.costly:
         return judge.judge(requests, answers)
-    store = ResponseStore({"format": FORMAT, "what": "verdicts", "judge": judge.fingerprint()}, root or cache_dir() / "verdicts")
+    store = ResponseStore({"format": FORMAT, "what": "verdicts", "judge": judge.fingerprint()}, root or store_dir("verdicts"))
     keys = [_key(judge.seen(request), answer) for request, answer in zip(requests, answers, strict=True)]
     known = {key: _verdict(line) for key, line in store.read().items()}
     todo = missing(keys, known)
