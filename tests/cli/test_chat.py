@@ -13,13 +13,14 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safesteer_interp.cli import _print_anything, main
+from safesteer_interp.cli import _print_anything, chat, main
 from safesteer_interp.cli.chat import drawn_with
 from safesteer_interp.cli.command import harmless_on_a_terminal
 from safesteer_interp.decoding.choice import PAPER, Choice
