@@ -148,6 +148,17 @@ def tensor_path(path: Path | str) -> Path:
     return Path(f"{str(path).removesuffix('.safetensors').removesuffix('.json')}.safetensors")
 
 
+def with_ending(path: Path | str, ending: str) -> Path:
+    """The file that a user's name means, with this ending: added, or in place of ".json" or ".gguf"; other dots are part of the name.
+
+    Raises UsageError where the path ends in a folder.
+    """
+    named = Path(path)
+    if named.name in ("", ".."):
+        raise UsageError(f'"{path}" names no file; give a name, to which {ending} is added.')
+    return named.with_name(f"{named.name.removesuffix('.json').removesuffix('.gguf') or named.name}{ending}")
+
+
 def _digest_tensors(kind: str, record: str, tensors: Mapping[str, np.ndarray]) -> str:
     found = hashlib.sha256(f"{kind}\0{record}".encode())
     for name in sorted(tensors):

@@ -113,7 +113,7 @@ class Chat:
         if self.fitted is not None:
             defense = self._loaded(choice)
         else:
-            defense = choice.build(mllm, self._training(mllm) if choice.fits_on(mllm) else ())
+            defense = choice.build(mllm, self._training(mllm, choice) if choice.fits_on(mllm) else ())
         guard = getattr(defense, "guard", None)
         if guard is not None:
             guard(mllm)
@@ -136,11 +136,11 @@ class Chat:
         found: Defense = cls.load(self.fitted, **options)
         return found
 
-    def _training(self, mllm: MLLM) -> list[Request]:
+    def _training(self, mllm: MLLM, choice: Choice) -> list[Request]:
         """The requests to fit on; says how long it may take where the model has not read them yet."""
         from safesteer_interp.tracing.spec import TraceSpec, pick
 
-        if not self.set and guides_untuned(self.defense):
+        if guides_untuned(choice, mllm):
             say(
                 f'"{mllm.name}" has not been calibrated, so SafeSteer answers with the preset "untuned"; '
                 f"`safesteer calibrate --model {self.model}` chooses its settings once."
@@ -204,9 +204,9 @@ def lines() -> Iterator[str]:
         yield text
 
 
-def guides_untuned(defense: str) -> bool:
-    """Whether SafeSteer was asked for by its plain name, so that what it does depends on there being a calibration."""
-    return "safesteer" in [part.strip() for part in defense.split("+")]
+def guides_untuned(choice: Choice, mllm: MLLM) -> bool:
+    """Whether SafeSteer, alone or as a part, was asked for without an option of its own and this model has no calibration of it."""
+    return any(part.name == "safesteer" and not part.options and part.cls.fits_on(mllm, part.options) for part in choice.parts)
 
 
 def guiding(defense: Defense) -> Any:

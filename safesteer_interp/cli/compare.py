@@ -59,6 +59,9 @@ class Compare:
     """Requests that the cost of each method is counted on; 0: not counted."""
     out: Path = Path("comparison")
     """Folder of the results."""
+    store: Path | None = None
+    """Folder of the traces that methods are fitted on; answers, verdicts and candidates go beside it; default: "traces" in the user
+    cache."""
     system_prompt: str | None = None
     """System turn of every request, for all methods alike; default: as the chat template has it."""
     show_answers: bool = False
@@ -74,6 +77,7 @@ class Compare:
         self._check()
         from safesteer_interp.cli import comparing
         from safesteer_interp.evaluation.judge import judge_named
+        from safesteer_interp.paths import storing_in
 
         judges = [judge_named(text) for text in self.judges]
         chosen = comparing.choices(self.defenses)
@@ -88,7 +92,8 @@ class Compare:
         else:
             mllm = load_model(self.model, system_prompt=self.system_prompt, **self.loading.arguments())
         work = comparing.Work(self, mllm, comparing.fitting(benchmarks, mllm), judges, chosen)
-        return self._plan(work) if self.dry_run else self._compare(work)
+        with storing_in(self.store):
+            return self._plan(work) if self.dry_run else self._compare(work)
 
     def _check(self) -> None:
         for name, least in (("max_new_tokens", 1), ("training_pairs", 0), ("batch_size", 1), ("cost_sample", 0)):

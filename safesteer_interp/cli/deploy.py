@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from safesteer_interp.cli.command import Positional, emit_json, parse, say
 from safesteer_interp.cli.loading import Loading, LoadingFlags
 from safesteer_interp.errors import InputError, UsageError
+from safesteer_interp.files import with_ending
 
 if TYPE_CHECKING:
     from safesteer_interp.models.mllm import MLLM
@@ -106,12 +107,12 @@ class Deploy:
         from safesteer_interp.vectors.served import export_easysteer, export_vllm_lens
 
         if self.to == "llama.cpp":
-            path = export_control_vector(directions, self.out.with_suffix(".gguf"), model_hint=self.model_hint, mllm=mllm)
+            path = export_control_vector(directions, with_ending(self.out, ".gguf"), model_hint=self.model_hint, mllm=mllm)
             return [path], f"llama-server -m MODEL.gguf --control-vector-scaled {path}:{self.strength:g}"
         if self.to == "easysteer":
             paths = export_easysteer(directions, self.out, model_hint=self.model_hint, strength=self.strength, mllm=mllm)
             return list(paths), f'put the field "steering" of {paths[1]} into the body of a request'
-        path = export_vllm_lens(directions, self.out.with_suffix(".json"), strength=self.strength, mllm=mllm)
+        path = export_vllm_lens(directions, with_ending(self.out, ".json"), strength=self.strength, mllm=mllm)
         return [path], f'give "apply_steering_vectors" of {path}, as a JSON text, in the vllm_xargs of a request'
 
     def _probe(self, probe: DecodingProbe, mllm: MLLM | None) -> tuple[list[Path], str]:
@@ -119,7 +120,7 @@ class Deploy:
 
         if self.to == "llama.cpp":
             raise UsageError("llama.cpp gives out no states for a probe to read; export it to vllm-lens or easysteer.")
-        path = export_probe(probe, self.out.with_suffix(".json"), mllm=mllm)
+        path = export_probe(probe, with_ending(self.out, ".json"), mllm=mllm)
         return [path], "score(h) = h . weight + bias on states captured after the layer it names; above 0: harmful"
 
 

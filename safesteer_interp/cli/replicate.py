@@ -72,7 +72,7 @@ class Replicate:
     out: Path = Path("replication")
     """Folder of the results."""
     store: Path | None = None
-    """Folder of traces; default: "traces" in the user cache."""
+    """Folder of traces; answers, verdicts and candidates go beside it; default: "traces" in the user cache."""
     dry_run: bool = False
     """Check and plan, and stop; exit code 3 where something is missing."""
     json: bool = False
@@ -82,6 +82,12 @@ class Replicate:
     def run(self) -> int:
         """Checks, plans, runs; the page's path on stderr."""
         self._check()
+        from safesteer_interp.paths import storing_in
+
+        with storing_in(self.store):
+            return self._replicate()
+
+    def _replicate(self) -> int:
         from safesteer_interp.cli.replicating import Replication
         from safesteer_interp.replication.page import told_cost
 

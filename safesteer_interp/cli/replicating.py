@@ -269,8 +269,10 @@ class Replication:
         rows += cells.table_2(speeds, training) + cells.table_3(both, stands, self.harm)
         figures = self.folder / "figures"
         claimed = Results(figures) if any(figures.glob("*/*/claims.json")) else None
-        place = f"{self.mllm.name} on {self.session.dataset_name}" if self.asked.figures_data else self.mllm.name
-        items = [r for r in (claimed.replication(place) if claimed else []) if r.item.key.startswith(("Fig.", "section")) and r.item.says]
+        measured = claimed.measured_in(self.session.place, self.mllm.fingerprint) if claimed else ""
+        items = [
+            r for r in (claimed.replication(measured) if claimed else []) if r.item.key.startswith(("Fig.", "section")) and r.item.says
+        ]
         page = Page(
             self.mllm.name, stands, self._about(), rows, items, self.deviations(), list(dict.fromkeys(self.given.missing)),
             {name: part for name, part in taken.parts.items() if self._wanted(name)}, self.asked.gpu_hour_price, self.asked.gpus,

@@ -30,7 +30,7 @@ class RunFlags:
     analyses: Path | None = None
     """Folder with analyses of your own, besides the shipped ones and those in ./analyses."""
     store: Path | None = None
-    """Folder of traces; default: "traces" in the user cache."""
+    """Folder of traces; answers and candidates go beside it; default: "traces" in the user cache."""
     answer_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format that answers are written in; auto: bfloat16 where the processor multiplies it, else as loaded. States: --dtype."""
     tracer: TracerName | None = None

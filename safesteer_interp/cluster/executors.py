@@ -15,7 +15,7 @@ import psutil
 from safesteer_interp.cluster.stages import Job, Stage
 from safesteer_interp.environment import has
 from safesteer_interp.errors import UsageError, did_you_mean
-from safesteer_interp.evaluation.store import WORKER
+from safesteer_interp.turns import WORKER
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.files import digest, read_tensors, write_tensors
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import further_stops, stop_ids
-from safesteer_interp.paths import cache_dir
+from safesteer_interp.paths import store_dir
 from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.progress import progress_bar
@@ -35,6 +36,7 @@ from safesteer_interp.requests import Request, check_unchanged
 from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.sampling import draw
 from safesteer_interp.tracing.tracer import Sampling
+from safesteer_interp.turns import in_turn
 from safesteer_interp.types import States
 
 KIND = "safesteer-candidates/1"
@@ -89,14 +91,15 @@ def offered_at(
         raise InputError("there is no request to take candidates from; give some harmful requests of the fit split.")
     requests = list({request.key(): request for request in reversed(requests)}.values())[::-1]  # of equal ones the first
     keys = [request.key() for request in requests]
-    path = (root or cache_dir() / "candidates") / f"{_key(mllm, keys, how, sites)}.safetensors"
-    try:
-        tensors, record = read_tensors(path, KIND)
-    except InputError:  # not there yet, or damaged: measured again
-        with remembering_prompts(mllm):
-            tensors, record = _measured(mllm, requests, how, tuple(sites), batch_size, progress)
-        check_unchanged(requests, keys)
-        write_tensors(path, tensors, record, kind=KIND)
+    path = (root or store_dir("candidates")) / f"{_key(mllm, keys, how, sites)}.safetensors"
+    with nullcontext() if path.exists() else in_turn(path.parent, path.stem):
+        try:
+            tensors, record = read_tensors(path, KIND)
+        except InputError:  # not there yet, or damaged: measured again
+            with remembering_prompts(mllm):
+                tensors, record = _measured(mllm, requests, how, tuple(sites), batch_size, progress)
+            check_unchanged(requests, keys)
+            write_tensors(path, tensors, record, kind=KIND)
     of = [requests[i] for i in tensors["request"].tolist()]
     labels: dict[str, Any] = {
         "refusal": np.array([is_refusal(text) for text in record["texts"]], dtype=bool) if how.tokens else np.zeros(len(of), dtype=bool),

@@ -22,13 +22,13 @@ from safesteer_interp.decoding.policies import PLAIN, Candidates, Opening, Polic
 from safesteer_interp.defenses.defense import Response, Settings, StagedDefense
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.paths import store_dir
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.probes.fits import fit_prompt
 from safesteer_interp.probes.fitting import held_out, training_trace
 from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.origin import Origin
-from safesteer_interp.tracing.store import Store
 from safesteer_interp.tracing.trace import Traced, fitting_rows
 from safesteer_interp.types import States
 
@@ -79,7 +79,7 @@ class Conformal(StagedDefense):
         """Probe on the fit split, threshold on the validation split (a fifth of the pairs where there is none)."""
         if not training:
             raise UsageError("the conformal threshold is fitted on training requests, and none were given.")
-        return cls.from_trace(mllm, training_trace(mllm, training, store=Store()), **options)
+        return cls.from_trace(mllm, training_trace(mllm, training, store=store_dir("traces")), **options)
 
     @classmethod
     def from_trace(cls, mllm: MLLM, trace: Traced, *, held: Traced | None = None, bound: float = 0.05, **options: Any) -> Conformal:

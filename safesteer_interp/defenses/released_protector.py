@@ -14,6 +14,7 @@ import torch
 from safesteer_interp.content_digest import content_digest, loaded_digest
 from safesteer_interp.environment import has
 from safesteer_interp.errors import InputError
+from safesteer_interp.models.dtypes import check_options
 from safesteer_interp.models.fingerprint import fingerprint
 
 REWRITE = (
@@ -34,6 +35,9 @@ class ReleasedDetector:
     batch_size: int = 8
     longest: int = 512
     """Tokens of an answer that are read."""
+
+    def __post_init__(self) -> None:
+        check_options(self, "the detector of mllm_protector", "batch_size", "longest")
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -69,6 +73,9 @@ class ReleasedDetoxifier:
     dtype: str = "bfloat16"
     batch_size: int = 4
     max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        check_options(self, "the detoxifier of mllm_protector", "batch_size", "max_new_tokens")
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

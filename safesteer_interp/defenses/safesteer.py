@@ -29,13 +29,13 @@ from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.files import read_json, read_tensors, write_tensors
 from safesteer_interp.images import shows_something
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.paths import store_dir
 from safesteer_interp.probes.decoding_probe import DecodingProbe, check_guides
 from safesteer_interp.probes.fitting import check_fit, training_trace
 from safesteer_interp.probes.offered import Offered
 from safesteer_interp.probes.tokens import SITE
 from safesteer_interp.requests import Attack, Request
 from safesteer_interp.sites import Site
-from safesteer_interp.tracing.store import Store
 from safesteer_interp.tracing.trace import FIT_SPLIT, Traced
 from safesteer_interp.types import States
 from safesteer_interp.vectors.alignment import AlignmentVector, ApplicationRule, check_image_form
@@ -180,7 +180,7 @@ class SafeSteer(StagedDefense):
     ) -> SafeSteer:
         """By the registry's name: a preset (empty: `calibrated` where this model is, else `untuned`), with some options replaced.
 
-        What a fit reads is kept in the user's store of traces.
+        What a fit reads is kept in the store of traces.
         """
         own = {name: value for name, value in (("fit", fit), ("site", site), ("image_form", image_form)) if value}
         if not cls.fits_on(mllm, {"preset": preset, **own}):
@@ -190,7 +190,7 @@ class SafeSteer(StagedDefense):
         settings = named_settings(preset) | own | options
         if own or options:
             settings["preset"] = CUSTOM
-        return cls.fit(mllm, training, tracing={"store": Store()}, **settings)
+        return cls.fit(mllm, training, tracing={"store": store_dir("traces")}, **settings)
 
     @classmethod
     def calibrated(cls, mllm: MLLM, **options: Any) -> SafeSteer:

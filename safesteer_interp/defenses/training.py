@@ -8,6 +8,7 @@ import numpy as np
 
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.mllm import MLLM
+from safesteer_interp.paths import store_dir
 from safesteer_interp.requests import Attack, Request, Split
 from safesteer_interp.sites import Site, SiteKind
 from safesteer_interp.tracing.collecting import StoreLike, collect
@@ -29,9 +30,9 @@ def layer_trace(mllm: MLLM, training: Sequence[Request], *, store: StoreLike = "
     kept = [request for request in training if request.split in (Split.FIT, Split.VALIDATION)]
     if not kept:
         raise InputError("there is no request to fit on: every one given is of the test or the align split; load the fit split as well.")
-    sampling = Sampling(ANSWER_TOKENS, 0.0)
+    sampling, kept_in = Sampling(ANSWER_TOKENS, 0.0), store_dir("traces") if store == "default" else store
     return collect(
-        mllm, kept, sites="resid_post,final_norm", reads="last_prompt", sampling=sampling, batch_size=32, store=store, progress=progress
+        mllm, kept, sites="resid_post,final_norm", reads="last_prompt", sampling=sampling, batch_size=32, store=kept_in, progress=progress
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -105,7 +106,7 @@ def respond(
     parts, wanted = _parts(mllm, conditions, settings, root)
     todo = sum(len(part.todo) for part in parts)
     with remembering_prompts(mllm), progress_bar(f"answering on {mllm.name}", total, enabled=progress, done=total - todo) as advance:
-        _complete(mllm, parts, settings, advance)
+        _complete_in_turn(mllm, parts, settings, advance)
     tables = [
         _table(index_of(c.requests), [part.lines[key] for key in keys], c.name, seed)
         for c, own in zip(conditions, wanted, strict=True)
@@ -135,6 +136,13 @@ class _Part:
     store: ResponseStore
     lines: dict[str, dict[str, Any]]
     todo: list[int] = field(default_factory=list)
+
+    def take_over(self) -> int:
+        """Reads what other workers have stored meanwhile; returns how many of the answers that were lacking are there now."""
+        lacking = len(self.todo)
+        self.lines = self.store.read()
+        self.todo = [i for i in self.todo if self.keys[i] not in self.lines]
+        return lacking - len(self.todo)
 
     def add(self, places: Sequence[int], responses: Sequence[Response], seconds: float) -> None:
         """Store responses to the requests at `places`; `seconds` is what one of them took. Raises InputError for a replaced picture."""
@@ -167,6 +175,23 @@ def _parts(mllm: MLLM, conditions: Sequence[Condition], settings: Settings, root
             part.todo += [offset + i for i in missing(keys, part.lines) if keys[i] not in known]
             wanted[-1].append((part, keys))
     return list(parts.values()), wanted
+
+
+def _complete_in_turn(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[..., None]) -> None:
+    """`_complete`, first what no other worker of this run is answering; the rest is waited for, and then mostly there.
+
+    Turns are taken in the order of their keys, and those of the first round are given up before any is waited for: no two workers wait
+    for each other.
+    """
+    left = sorted((part for part in parts if part.todo), key=lambda part: part.store.key)
+    for wait in (False, True):
+        with ExitStack() as turns:
+            ours = [part for part in left if turns.enter_context(part.store.in_turn(wait=wait))]
+            if found := sum(part.take_over() for part in ours):
+                tell(found)
+            if ours:
+                _complete(mllm, ours, settings, tell)
+        left = [part for part in left if not any(part is own for own in ours)]
 
 
 def _complete(mllm: MLLM, parts: Sequence[_Part], settings: Settings, tell: Callable[..., None]) -> None:
@@ -274,18 +299,22 @@ def perplexities_stored(
     for name in ("defense", "sampling", "explain", "stop", "stops"):
         fields.pop(name, None)
     store = ResponseStore(fields, root)
-    stored = store.read()
     asked = [request.key() for request in requests]
     keys = [hashlib.sha256(f"{key}{list(ids)}".encode()).hexdigest() for key, ids in zip(asked, answers, strict=True)]
-    todo = missing(keys, stored)
-    empty = [i for i in todo if not len(answers[i])]
-    batches = [[todo[p] for p in b] for b in by_answer_length([requests[i] for i in todo], [answers[i] for i in todo], batch_size)]
-    for batch in [empty, *batches] if empty else batches:
-        found = answer_perplexities(mllm, [requests[i] for i in batch], [answers[i] for i in batch], batch_size=batch_size)
-        check_unchanged([requests[i] for i in batch], [asked[i] for i in batch])
-        records: list[dict[str, Any]] = [{"key": keys[i], "perplexity": value} for i, value in zip(batch, found, strict=True)]
-        store.add(records)
-        stored.update({record["key"]: record for record in records})
+    stored = store.read()
+    if not missing(keys, stored):
+        return [float(stored[key]["perplexity"]) for key in keys]
+    with store.in_turn():
+        stored = store.read()  # once more: another worker may have ended meanwhile
+        todo = missing(keys, stored)
+        empty = [i for i in todo if not len(answers[i])]
+        batches = [[todo[p] for p in b] for b in by_answer_length([requests[i] for i in todo], [answers[i] for i in todo], batch_size)]
+        for batch in [empty, *batches] if empty else batches:
+            found = answer_perplexities(mllm, [requests[i] for i in batch], [answers[i] for i in batch], batch_size=batch_size)
+            check_unchanged([requests[i] for i in batch], [asked[i] for i in batch])
+            records: list[dict[str, Any]] = [{"key": keys[i], "perplexity": value} for i, value in zip(batch, found, strict=True)]
+            store.add(records)
+            stored.update({record["key"]: record for record in records})
     return [float(stored[key]["perplexity"]) for key in keys]
 
 

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from safesteer_interp.content_digest import content_digest, loaded_digest
 from safesteer_interp.errors import InputError
 from safesteer_interp.evaluation.judge import Judge, Verdict
+from safesteer_interp.models.dtypes import check_options
 from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.reasoning import strip_reasoning
 from safesteer_interp.requests import Request
@@ -43,6 +44,9 @@ class LlamaGuard(Judge):
     """float32, bfloat16 or float16."""
     batch_size: int = 8
     """Answers judged at a time; changes no verdict."""
+
+    def __post_init__(self) -> None:
+        check_options(self, f'the judge "{self.kind}"', "batch_size")
 
     @property
     def name(self) -> str:

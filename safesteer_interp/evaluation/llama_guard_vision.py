@@ -13,6 +13,7 @@ from safesteer_interp.content_digest import content_digest, loaded_digest
 from safesteer_interp.errors import InputError
 from safesteer_interp.evaluation.judge import Judge, Verdict
 from safesteer_interp.evaluation.llama_guard import parse
+from safesteer_interp.models.dtypes import check_options
 from safesteer_interp.models.fingerprint import fingerprint
 from safesteer_interp.reasoning import strip_reasoning
 from safesteer_interp.requests import Request
@@ -30,6 +31,9 @@ class LlamaGuardVision(Judge):
     """Where it runs, e.g. "cuda"; changes no verdict."""
     dtype: str = "bfloat16"
     """float32, bfloat16 or float16."""
+
+    def __post_init__(self) -> None:
+        check_options(self, f'the judge "{self.kind}"')
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from safesteer_interp.evaluation.comparison import Benchmark, Comparison, agreement_table, outcome_table, rate_table
 from safesteer_interp.evaluation.ranking import agreed, pairwise, tiers
+from safesteer_interp.evaluation.refusal_strings import RefusalStrings
 from safesteer_interp.files import safe_name, write_bytes, write_json
 from safesteer_interp.requests import Request
 
@@ -41,6 +42,8 @@ class Results:
     requests: Mapping[tuple[str, str], Request]
     methods: Mapping[str, Mapping[str, Any]]
     """What each method is made of."""
+    harm: tuple[str, ...] = ()
+    """Names of the judges that say whether harm was done: all but those of strings and those that grade."""
 
     @classmethod
     def of(
@@ -69,6 +72,7 @@ class Results:
             hits,
             {(b.name, r.id): r for b in benchmarks for r in b.requests},
             methods or {},
+            tuple(judge.name for judge in comparison.judges if not (isinstance(judge, RefusalStrings) or judge.grades)),
         )
 
     @property
@@ -175,7 +179,8 @@ class Results:
         """One record per answer, for viewers: labels, the request's text, the answer, its outcome, and what every judge said of it.
 
         `verdicts`: judge -> 1, 0, or null where it did not say; of a harmful request whether the attack succeeded, of a harmless one
-        whether it was refused. Written with every character beyond ASCII escaped, so that no text can break a line or an encoding.
+        whether it was refused. `unsafe`: whether any judge of harm said that the attack succeeded. Written with every character beyond
+        ASCII escaped, so that no text can break a line or an encoding.
         """
         key = ["method", "benchmark", "request", "seed"]
         said: dict[tuple[Any, ...], dict[str, float | None]] = {}
@@ -187,13 +192,15 @@ class Results:
             request = self.requests[answer["benchmark"], answer["request"]]
             labels = {name: answer[name] for name in (*key, "pair", "scenario", "attack", "harmful", "outcome", "n_tokens")}
             shown = {"text": request.text, "intent": request.intent, "image": None if request.image is None else request.image.label}
+            verdicts = said.get(tuple(answer[name] for name in key), {})
             rows.append(
                 {
                     "model": self.model,
                     **{name: _plain(value) for name, value in labels.items()},
                     **shown,
                     "answer": answer["text"],
-                    "verdicts": said.get(tuple(answer[name] for name in key), {}),
+                    "verdicts": verdicts,
+                    "unsafe": any(verdicts.get(judge) for judge in self.harm),
                     "decided": answer["verdict"],
                 }
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,11 @@ from safesteer_interp.errors import InputError
 from safesteer_interp.files import digest, safe_name
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.special_tokens import further_stops
-from safesteer_interp.paths import cache_dir
+from safesteer_interp.paths import store_dir
+from safesteer_interp.turns import WORKER, in_turn
 
 FORMAT = 2
 """Version of the lines; raise it whenever the same inputs would give other lines. 2: the code of a defense is part of its key."""
-
-
-WORKER = "SAFESTEER_WORKER"
-"""Environment variable that tells the workers of one run apart."""
 
 
 def response_fields(mllm: MLLM, defense: Defense, settings: Settings) -> dict[str, Any]:
@@ -47,7 +45,7 @@ class ResponseStore:
 
     def __init__(self, fields: Mapping[str, Any], root: Path | None = None) -> None:
         self.key = digest(fields)[:32]
-        self.folder = root or cache_dir() / "responses"
+        self.folder = root or store_dir("responses")
         self.fields = dict(fields)
 
     @property
@@ -55,6 +53,10 @@ class ResponseStore:
         """The file that this process adds to. Workers that share the folder have one each, since appends of several machines would mix."""
         worker = os.environ.get(WORKER, "")
         return self.folder / (f"{self.key}.{safe_name(worker)}.jsonl" if worker else f"{self.key}.jsonl")
+
+    def in_turn(self, *, wait: bool = True) -> AbstractContextManager[bool]:
+        """Held while what is missing here is made: other workers of the run wait for it, then read anew (`turns.in_turn`)."""
+        return in_turn(self.folder, self.key, wait=wait)
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Request key -> its line, of all workers. A line that is cut, damaged or not of the form written is left out: its request is

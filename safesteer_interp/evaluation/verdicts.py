@@ -14,7 +14,7 @@ import pandas as pd
 from safesteer_interp.errors import InputError
 from safesteer_interp.evaluation.judge import Judge, Verdict
 from safesteer_interp.evaluation.store import ResponseStore, missing
-from safesteer_interp.paths import cache_dir
+from safesteer_interp.paths import store_dir
 from safesteer_interp.requests import Request
 from safesteer_interp.statistics import cluster_bootstrap, cluster_rate
 
@@ -30,9 +30,21 @@ def verdicts(judge: Judge, requests: Sequence[Request], answers: Sequence[str], 
     """
     if not judge.costly:
         return judge.judge(requests, answers)
-    store = ResponseStore({"format": FORMAT, "what": "verdicts", "judge": judge.fingerprint()}, root or cache_dir() / "verdicts")
+    store = ResponseStore({"format": FORMAT, "what": "verdicts", "judge": judge.fingerprint()}, root or store_dir("verdicts"))
     keys = [_key(judge.seen(request), answer) for request, answer in zip(requests, answers, strict=True)]
     known = {key: _verdict(line) for key, line in store.read().items()}
+    if not missing(keys, known):
+        return [known[key] for key in keys]
+    with store.in_turn():
+        known |= {key: _verdict(line) for key, line in store.read().items()}
+        _ask(judge, requests, answers, keys, known, store)
+    return [known[key] for key in keys]
+
+
+def _ask(
+    judge: Judge, requests: Sequence[Request], answers: Sequence[str], keys: Sequence[str], known: dict[str, Verdict], store: ResponseStore
+) -> None:
+    """Adds the verdicts that are not known yet, and stores what the judge said."""
     todo = missing(keys, known)
     for start in range(0, len(todo), BATCH):
         batch = todo[start : start + BATCH]
@@ -41,7 +53,6 @@ def verdicts(judge: Judge, requests: Sequence[Request], answers: Sequence[str], 
             raise InputError(f'request "{replaced[0]}": its image was replaced while {judge.name} judged it; run the same command again.')
         known |= {keys[i]: verdict for i, verdict in zip(batch, found, strict=True)}
         store.add({"key": keys[i], **asdict(v)} for i, v in zip(batch, found, strict=True) if v.unsafe is not None or v.score is not None)
-    return [known[key] for key in keys]
 
 
 def _key(seen: str, answer: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from safesteer_interp.errors import UsageError, did_you_mean
@@ -18,6 +20,15 @@ def dtype_name(name: str, device: str = "cpu") -> str:
     if name not in DTYPES:
         raise UsageError(f'no dtype is called "{name}".{did_you_mean(name, [*DTYPES, AUTO])}')
     return name
+
+
+def check_options(part: Any, owner: str, *counts: str) -> None:
+    """Raises UsageError unless `part.dtype` is a number format and each of its fields named in `counts` is at least 1."""
+    if part.dtype not in DTYPES:
+        raise UsageError(f'{owner} has no dtype "{part.dtype}"; it is one of {", ".join(DTYPES)}.')
+    for name in counts:
+        if getattr(part, name) < 1:
+            raise UsageError(f"{name} of {owner} is {getattr(part, name)}; it must be at least 1.")
 
 
 def multiplies_bfloat16(device: str = "cpu") -> bool:

@@ -1,7 +1,7 @@
 """The answers of a comparison as one page: request, method, answer and every judge's verdict, safe to open whatever a model wrote.
 
-Answers that comply with a harmful request are folded to their first words and the rest left out, unless all is asked for: a page that is
-passed around should not carry them.
+Answers that comply with a harmful request, and those that any judge of harm calls unsafe, are folded to their first words and the rest
+left out, unless all is asked for: a page that is passed around should not carry them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ from safesteer_interp.files import write_text
 
 WORDS = 6
 """First words of a folded answer that are shown."""
+WIDTH = 60
+"""Characters of them at most: some languages put no spaces between words."""
 LONGEST = 4000
 """Characters of any text that are shown."""
 
 
 def shown_answer(row: Mapping[str, Any], *, show_answers: bool = False) -> dict[str, Any]:
-    """The answer as the page shows it: `text`, and `folded` where the rest was left out."""
+    """The answer as the page shows it: `text`, and `folded` where the rest was left out.
+
+    A refusal is shown whole unless a judge of harm called it unsafe (`unsafe`; of rows without that field, any verdict of 1 counts).
+    """
     text = printable(str(row["answer"]))
-    if show_answers or not row["harmful"] or row["outcome"] == "refuse":
+    unsafe = row["unsafe"] if "unsafe" in row else any(row["verdicts"].values())
+    if show_answers or not row["harmful"] or (row["outcome"] == "refuse" and not unsafe):
         return {"text": text[:LONGEST] + ("…" if len(text) > LONGEST else ""), "folded": False}
     words = text.split()
-    return {"text": " ".join(words[:WORDS])[:120] + (" …" if len(words) > WORDS else ""), "folded": len(words) > WORDS}
+    first = " ".join(words[:WORDS])[:WIDTH]
+    folded = first != " ".join(words)
+    return {"text": first + (" …" if folded else ""), "folded": folded}
 
 
 def printable(text: str) -> str:

@@ -5,11 +5,13 @@ The marked parts are never edited by hand; a test holds that they are what the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.files import safe_name, write_text
+from safesteer_interp.files import write_text
 from safesteer_interp.report.conclusions import Answer, Sentence
 from safesteer_interp.report.records import Finding
 from safesteer_interp.report.replication import AGREES, Row, asides
@@ -62,7 +64,8 @@ def takeaway(figures: Path) -> str:
 def short_form(figures: Path) -> str:
     """The conclusions on the first model, a line per question, then the findings with their verdicts. Raises as `Results` does."""
     results, model = _first(figures)
-    lines = [answer_line(answer, "figures/", model) for answer in results.answers(model)]
+    places = results.places(model)
+    lines = [answer_line(answer, "figures/", places) for answer in results.answers(model)]
     table = finding_table(results.findings, model, "figures/")
     folded = [
         "<details>",
@@ -80,26 +83,27 @@ def overview(results: Results) -> str:
     if not results.models:
         return "# Known-answer checks\n\nNo finding on a real model lies here.\n"
     model = results.models[0]
+    places = results.places(model)
     about = f"On {escape_markdown(model)}; written by `safesteer report` from the claims. The gallery is index.html."
     lines = ["# What was learned", "", about, ""]
     for answer in results.answers(model):
-        lines += [f"## {answer.question}", "", *(f"- {sentence_line(s, '', model)}" for s in answer.sentences), ""]
+        lines += [f"## {answer.question}", "", *(f"- {sentence_line(s, '', places)}" for s in answer.sentences), ""]
     lines += ["# Findings", "", *finding_table(results.findings, model, ""), "", "# The paper, item by item", ""]
-    return "\n".join([*lines, *replication_table(results.replication(model), "", model)]) + "\n"
+    return "\n".join([*lines, *replication_table(results.replication(model), "", places)]) + "\n"
 
 
-def answer_line(answer: Answer, root: str, model: str) -> str:
+def answer_line(answer: Answer, root: str, places: Mapping[str, str]) -> str:
     """One bullet: the question, and its first sentences below it."""
-    return "\n".join([f"- **{answer.question}**", *(f"  - {sentence_line(s, root, model)}" for s in answer.sentences[:SHORT])])
+    return "\n".join([f"- **{answer.question}**", *(f"  - {sentence_line(s, root, places)}" for s in answer.sentences[:SHORT])])
 
 
-def sentence_line(sentence: Sentence, root: str, model: str) -> str:
-    """A sentence with number, interval, n, verdict and a link to its finding."""
+def sentence_line(sentence: Sentence, root: str, places: Mapping[str, str]) -> str:
+    """A sentence with number, interval, n, verdict and a link to its finding; `places`: finding -> its result, below `root`."""
     text = escape_markdown(sentence.text)
     if not sentence.claim:
         return text
     numbers = escape_markdown(f"{sentence.shown}, {sentence.counted}")
-    link = f"[{sentence.finding}]({_place(root, sentence.finding, model)})"
+    link = f"[{sentence.finding}]({_place(root, sentence.finding, places)})"
     verdict = f"**{sentence.verdict}**" + (f": {escape_markdown(sentence.cause)}" if sentence.cause else "")
     return f"{text.removesuffix('.')} ({numbers}; {verdict}, {link})."
 
@@ -111,21 +115,21 @@ def finding_table(findings: Sequence[Finding], model: str, root: str) -> list[st
         entry = next((e for e in finding.entries if e.name == model and e.status == "done"), None)
         if entry is not None:
             counts = " | ".join(str(entry.counts.get(v, 0)) for v in ("supported", "contradicted", "undecided"))
-            link = f"[{finding.id}]({_place(root, finding.id, model)})"
+            link = f"[{finding.id}]({_place(root, finding.id, {finding.id: f'{finding.id}/{entry.folder}'})})"
             lines.append(f"| {link} | {escape_markdown(finding.question)} | {escape_markdown(finding.replicates)} | {counts} |")
     return lines
 
 
-def replication_table(rows: Sequence[Row], root: str | None, model: str) -> list[str]:
+def replication_table(rows: Sequence[Row], root: str | None, places: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """Each item of the paper: what it says, what this model shows, whether they agree and what is to be known of that, what differs; no
     links for a root of None."""
     lines = ["| item | the paper says | here | outcome | what differs |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         here = [
             f"{escape_markdown(c['statement'])} {escape_markdown(c['shown'])}, {escape_markdown(c['counted'])}: {AGREES[c['verdict']]} "
-            f"({''.join(f'{escape_markdown(words)}; ' for words in asides(c))}{_link(root, finding, model)})"
+            f"({''.join(f'{escape_markdown(words)}; ' for words in asides(c))}{_link(root, finding, places)})"
             for finding, c in row.claims
-        ] or [f"see {_link(root, finding, model)}" for finding in row.findings]
+        ] or [f"see {_link(root, finding, places)}" for finding in row.findings]
         lines.append(
             f"| {row.item.key} | {row.item.says or '–'} | {'<br>'.join(here) or '–'} | {row.outcome} | {row.item.differs or '–'} |"
         )
@@ -136,7 +140,7 @@ def paper_page(figures: Path) -> str:
     """The replication table as a page of its own, without links to results: for the documentation. Raises as `Results` does."""
     results, model = _first(figures)
     about = f"SafeSteer (arXiv 2605.11716) on {escape_markdown(model)}, from the claims of this checkout. The gallery has every model."
-    return "\n".join(["# The paper, item by item", "", about, "", *replication_table(results.replication(model), None, model)]) + "\n"
+    return "\n".join(["# The paper, item by item", "", about, "", *replication_table(results.replication(model), None)]) + "\n"
 
 
 def _first(figures: Path) -> tuple[Results, str]:
@@ -147,10 +151,11 @@ def _first(figures: Path) -> tuple[Results, str]:
     return results, results.models[0]
 
 
-def _link(root: str | None, finding: str, model: str) -> str:
-    return f"`{finding}`" if root is None else f"[{finding}]({_place(root, finding, model)})"
+def _link(root: str | None, finding: str, places: Mapping[str, str]) -> str:
+    return f"`{finding}`" if root is None else f"[{finding}]({_place(root, finding, places)})"
 
 
-def _place(root: str, finding: str, model: str) -> str:
-    """Where a result lies: the folder of a finding on a model that is called by its own name, else the finding's."""
-    return f"{root}{finding}/{model}" if safe_name(model) == model else f"{root}{finding}"
+def _place(root: str, finding: str, places: Mapping[str, str]) -> str:
+    """Where a result lies; the folder of its finding where there is none, or where its name would break the link."""
+    place = places.get(finding, finding)
+    return f"{root}{place}" if re.fullmatch(r"[\w.,=@/-]+", place, re.ASCII) else f"{root}{finding}"

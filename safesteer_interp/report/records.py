@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,21 @@ class Entry:
     downloads: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     scope: str = ""
+    folder: str = ""
+    """Name of the folder it lies in, below its finding's."""
+    fingerprint: str = ""
+    """Of the weights and the processor it was measured on; "" where nothing was measured."""
+    label: str = ""
+    """What pages call what was measured, where another of the same name lies beside it."""
 
     @property
     def name(self) -> str:
+        """What pages call the model (and the data, where they are not the usual ones): no two that were measured have one name."""
+        return self.label or self.plain_name
+
+    @property
+    def plain_name(self) -> str:
+        """The same by the model's own name, which two checkpoints may share."""
         return self.model if self.dataset in (USUAL, "") or self.known_answer else f"{self.model} on {self.dataset}"
 
     @property
@@ -88,10 +101,27 @@ def collect_findings(figures: Path) -> tuple[list[Finding], list[Finding]]:
         finding = group.setdefault(about["id"], Finding(**about))
         finding.entries.append(entry)
     for group in found:
+        _tell_apart(list(group.values()))
         for finding in group.values():
-            finding.entries.sort(key=lambda e: (e.model != "mini", e.dataset != "bundled", e.model, e.dataset))
+            finding.entries.sort(key=lambda e: (e.model != "mini", e.dataset != "bundled", e.model, e.dataset, e.name))
     real, checks = (sorted(g.values(), key=lambda f: (f.order, f.id)) for g in found)
     return real, checks
+
+
+def _tell_apart(findings: Sequence[Finding]) -> None:
+    """Gives a label to each of those that share a name: the folder's, and the weights' fingerprint where one folder's name has several."""
+    places: dict[str, set[str]] = {}
+    weights: dict[tuple[str, str], set[str]] = {}
+    for entry in (e for f in findings for e in f.entries):
+        places.setdefault(entry.plain_name, set()).add(entry.folder)
+        weights.setdefault((entry.plain_name, entry.folder), set()).update({entry.fingerprint} - {""})
+    for finding in findings:
+        for i, entry in enumerate(finding.entries):
+            plain = entry.plain_name
+            label = plain if len(places[plain]) == 1 else entry.folder.replace("@", " on ")
+            if entry.fingerprint and len(weights[plain, entry.folder]) > 1:
+                label += f", weights {entry.fingerprint[:8]}"
+            finding.entries[i] = replace(entry, label=label if label != plain else "")
 
 
 _ABOUT = {"id": str, "title": str, "question": str, "replicates": str, "cites": list, "order": int}
@@ -123,7 +153,8 @@ def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, An
         model, _, dataset = folder.name.partition("@")
         about = {"model": model, "dataset": dataset, "known_answer": False, **record}
         status = "failed" if note.name == "failed.json" else "skipped"
-        return record["analysis"], Entry(slug, about["model"], about["dataset"], bool(about["known_answer"]), status, str(record["reason"]))
+        known = bool(about["known_answer"])
+        return record["analysis"], Entry(slug, about["model"], about["dataset"], known, status, str(record["reason"]), folder=folder.name)
     record = read_json(folder / RECORD)
     ours = {*record["files"], RECORD, *STATUS_FILES} if "files" in record else {p.name for p in folder.iterdir()}
     claims = read_json(folder / "claims.json")
@@ -145,6 +176,8 @@ def _entry(folder: Path, note: Path | None, figures: Path) -> tuple[dict[str, An
         ),
         facts=tuple(_facts(record)),
         scope=claims["scope"],
+        folder=folder.name,
+        fingerprint=str(model["fingerprint"]),
     )
     return about, entry
 

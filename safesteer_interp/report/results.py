@@ -19,8 +19,9 @@ class Results:
         self.findings, self.checks = collect_findings(figures)
         if not self.findings and not self.checks:
             raise InputError(f"no result below {figures}; make some with `safesteer run`.")
-        self.models = list(dict.fromkeys(e.name for f in self.findings for e in f.entries))
-        self.models.sort(key=lambda name: name != "mini")
+        own = {e.name: e.model for f in self.findings for e in f.entries}
+        self.models = sorted(own, key=lambda name: (name != "mini", own[name] != "mini"))
+        """What was measured, by the names that pages use."""
 
     def claims(self, model: str) -> dict[str, dict[str, dict[str, Any]]]:
         """Finding -> claim id -> claim, on one model (and data set, where it has another than the usual one)."""
@@ -30,6 +31,15 @@ class Results:
     def slug(self, finding: str, model: str) -> str:
         """What the anchors of a finding's claims on a model begin with."""
         return next(e.slug for f in self.findings if f.id == finding for e in f.entries if e.name == model)
+
+    def places(self, model: str) -> dict[str, str]:
+        """Finding -> where its result on a model lies, below the folder of all results."""
+        return {f.id: f"{f.id}/{e.folder}" for f in self.findings for e in f.entries if e.name == model}
+
+    def measured_in(self, folder: str, fingerprint: str) -> str:
+        """The name of what lies in folders of a name, measured on these weights; "" where there is none."""
+        entries = (e for f in self.findings for e in f.entries)
+        return next((e.name for e in entries if e.folder == folder and e.fingerprint == fingerprint), "")
 
     def answers(self, model: str) -> list[Answer]:
         """The conclusions on one model."""

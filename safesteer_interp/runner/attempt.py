@@ -142,7 +142,7 @@ def fail(job: Job, cause: BaseException) -> AnalysisResult:
 
 def _leave_note(job: Job, name: str, reason: str) -> None:
     s = job.session
-    about = {"model": str(s.model.name), "dataset": s.dataset, "known_answer": s.known_answer}
+    about = {"model": str(s.model.name), "dataset": origin.portable(s.dataset), "known_answer": s.known_answer}
     files.write_json(job.folder / name, {"analysis": origin.about(job.analysis), **about, "reason": reason})
 
 

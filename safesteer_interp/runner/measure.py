@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from safesteer_interp.paths import storing_in
 from safesteer_interp.runner.analysis import Analysis, as_tables, like_returned
 from safesteer_interp.runner.claim_record import claim_records
 from safesteer_interp.runner.context import Context
@@ -15,7 +16,8 @@ from safesteer_interp.runner.tables import round_trip
 
 def measure(ctx: Context) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Tables of an analysis as they will be read back, and the record of the claims computed from them."""
-    measured = as_tables(ctx.analysis.table(ctx, ctx.p))
+    with storing_in(ctx.session.settings.store):
+        measured = as_tables(ctx.analysis.table(ctx, ctx.p))
     tables = {name: round_trip(t) for name, t in measured.items()}
     return tables, claims_of(ctx.analysis, ctx.p, tables, model=ctx.model_name, dataset=ctx.dataset, known_answer=ctx.known_answer)
 

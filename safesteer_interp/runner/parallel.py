@@ -160,7 +160,7 @@ def _begin(errand: Errand, numbers: Any, theirs: Connection) -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
-    from safesteer_interp.evaluation.store import WORKER
+    from safesteer_interp.turns import WORKER
 
     with numbers.get_lock():
         numbers.value += 1

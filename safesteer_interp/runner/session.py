@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safesteer_interp.errors import BadRequestError, NotApplicableError
 from safesteer_interp.files import digest
-from safesteer_interp.paths import cache_dir
+from safesteer_interp.paths import beside, store_dir
 from safesteer_interp.requests import Request
 from safesteer_interp.runner import remote
 from safesteer_interp.runner.folders import folder_name, model_label, thinking_label
@@ -65,12 +65,12 @@ class RunSettings:
 
     @property
     def traces(self) -> Path:
-        return self.store if self.store is not None else cache_dir() / "traces"
+        return self.store if self.store is not None else store_dir("traces")
 
     @property
     def responses(self) -> Path:
         """Folder of the stored answers: beside the traces."""
-        return self.traces.with_name("responses" if self.store is None else f"{self.traces.name}-responses")
+        return beside(self.store, "responses") if self.store is not None else store_dir("responses")
 
 
 @dataclass

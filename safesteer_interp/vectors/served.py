@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from safesteer_interp.errors import InputError, UsageError
-from safesteer_interp.files import read_json, write_json
+from safesteer_interp.files import read_json, with_ending, write_json
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.probes.decoding_probe import DecodingProbe
 from safesteer_interp.sites import Site, SiteKind
@@ -70,13 +70,13 @@ def export_easysteer(
 
     The request names the file where it was written: the server must see it there. Raises UsageError as `export_control_vector` does.
     """
-    gguf = Path(path).with_suffix(".gguf")
+    gguf, request = with_ending(path, ".gguf"), with_ending(path, ".json")
     export_control_vector(directions, gguf, model_hint=model_hint, mllm=mllm, first=0)
     layers = sorted(int(d.site.layer or 0) for d in directions)
     vector = {"source": str(gguf.resolve()), "algorithm": "direct", "scale": _finite(strength), "layers": layers,
               "apply": {"phases": ["prompt", "generation"]}}  # fmt: skip
-    write_json(gguf.with_suffix(".json"), {EASYSTEER: {"vectors": [vector]}})
-    return gguf, gguf.with_suffix(".json")
+    write_json(request, {EASYSTEER: {"vectors": [vector]}})
+    return gguf, request
 
 
 def probe_direction(probe: DecodingProbe, residual_norm: float = 1.0) -> Direction:

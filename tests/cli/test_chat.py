@@ -13,13 +13,14 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safesteer_interp.cli import _print_anything, main
+from safesteer_interp.cli import _print_anything, chat, main
 from safesteer_interp.cli.chat import drawn_with
 from safesteer_interp.cli.command import harmless_on_a_terminal
 from safesteer_interp.decoding.choice import PAPER, Choice
@@ -217,3 +218,17 @@ def test_defenses_are_listed(safesteer: Callable[..., tuple[int, str, str]]) -> 
     assert next(row["options"] for row in json.loads(out) if row["name"] == "safesteer-paper") == "preset=paper"
     code, out, _ = safesteer("list", "judges", "--json")
     assert code == 0 and {row["name"] for row in json.loads(out)} >= {"refusal_strings", "llama_guard", "endpoint"}
+
+
+def test_a_composition_is_called_uncalibrated_only_where_its_safesteer_is(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another part may be fitted, or have settings of its own, whatever SafeSteer's calibration is."""
+    said = {
+        "safesteer": (True, ()), "conformal": (False, ()), "adashield+safesteer": (True, ()), "adashield+safesteer-paper": (False, ()),
+        "mllm_protector+safesteer": (True, ("mllm_protector.threshold=0.4",)), "shiftdc+safesteer": (False, ("safesteer.k=8",)),
+    }  # fmt: skip
+    found = {name: chat.guides_untuned(choose(name, words), planted) for name, (_, words) in said.items()}
+    assert found == {name: told for name, (told, _) in said.items()}
+    monkeypatch.setattr("safesteer_interp.defenses.safesteer.find_calibration", lambda mllm: Path("here"))
+    choices = {name: choose(name, words) for name, (_, words) in said.items()}
+    assert not any(chat.guides_untuned(choice, planted) for choice in choices.values())
+    assert choices["mllm_protector+safesteer"].fits_on(planted), "its other part is fitted all the same"

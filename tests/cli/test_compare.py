@@ -48,6 +48,25 @@ def test_methods_are_compared_and_written(safesteer: Run, fresh_cache: Path, tmp
     assert "40 stored already" in out, "of the two that need no fit"
 
 
+def test_all_that_is_kept_lies_in_and_beside_the_store(safesteer: Run, fresh_cache: Path, tmp_path: Path) -> None:
+    own = tmp_path / "judge.py"
+    own.write_text(
+        "from dataclasses import dataclass\nfrom safesteer_interp.evaluation.judge import Judge, Verdict\n\n\n@dataclass(frozen=True)\n"
+        "class Mine(Judge):\n    kind, costly = 'mine', True\n\n    def judge(self, requests, answers):\n"
+        "        return [Verdict(False)] * len(answers)\n"
+    )
+    chosen = ("--defenses", "conformal", "shiftdc", "safesteer:preset=corrected,force=true,scaled=true", "--judges", f"{own}:Mine",
+              "--cost-sample", "0", "--out", str(tmp_path / "out"), "--store", str(tmp_path / "mine"))  # fmt: skip
+    code, _, err = safesteer("compare", *SMALL, *chosen)
+    assert code == 0, err
+    kept = {path.name: sum(p.is_file() for p in path.rglob("*")) for path in tmp_path.iterdir() if path.name.startswith("mine")}
+    assert set(kept) == {"mine", "mine-responses", "mine-verdicts", "mine-candidates"} and min(kept.values()) > 0
+    assert len(list((tmp_path / "mine").glob("*/manifest.json"))) == 2, "one trace for the probes, one of every layer"
+    assert not [name for name in ("traces", "responses", "candidates", "verdicts") if (fresh_cache / name).exists()]
+    _, out, _ = safesteer("compare", *SMALL, *chosen, "--dry-run", "--json")
+    assert json.loads(out)["stored"] == 20, "those of the one that needs no fit"
+
+
 def test_two_checkpoints_of_one_name_share_no_folder(safesteer: Run, fresh_cache: Path, tmp_path: Path, tiny: Callable[[str], Any]) -> None:
     few = (
         "--defenses",

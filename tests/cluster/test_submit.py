@@ -21,8 +21,9 @@ from safesteer_interp.cluster import Resources, Stage, executors, stages_of, sub
 from safesteer_interp.cluster.executors import _places
 from safesteer_interp.cluster.stages import Job
 from safesteer_interp.errors import UsageError
-from safesteer_interp.evaluation.store import WORKER, ResponseStore
+from safesteer_interp.evaluation.store import ResponseStore
 from safesteer_interp.tracing.parts import Share
+from safesteer_interp.turns import WORKER
 
 TRACE = [
     "--model",

@@ -15,6 +15,7 @@ from safesteer_interp.defenses.harm_detector import WordDetector, features
 from safesteer_interp.defenses.mllm_protector import FALLBACK, MLLMProtector
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.defenses.registry import defense_named
+from safesteer_interp.defenses.released_protector import ReleasedDetector, ReleasedDetoxifier
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.models.planted import planted_requests
 from safesteer_interp.tracing.tracer import Sampling
@@ -113,3 +114,14 @@ def test_released_parts_are_read_from_a_folder(tiny: Callable[[str], Any], plant
     assert defense.fingerprint() == defense_named(f"mllm_protector:{options}").build(planted).fingerprint()
     with pytest.raises(InputError, match="cannot be loaded"):
         defense_named(f"mllm_protector:detector={tmp_path / 'nothing'}").build(planted).review(planted, answers, SETTINGS)
+
+
+@pytest.mark.parametrize("part", [ReleasedDetector, ReleasedDetoxifier])
+def test_a_released_part_refuses_sizes_that_read_nothing(part: Any) -> None:
+    most = "longest" if part is ReleasedDetector else "max_new_tokens"
+    for name in ("batch_size", most):
+        for value in (0, -2):
+            with pytest.raises(UsageError, match=f"^{name} of the det[a-z]* of mllm_protector is {value}; it must be at least 1"):
+                part("a/b", **{name: value})
+    with pytest.raises(UsageError, match='has no dtype "int8"; it is one of float32, bfloat16, float16'):
+        part("a/b", dtype="int8")

@@ -181,6 +181,22 @@ def test_hostile_answers_break_no_file(planted: Any, benchmarks: list[Benchmark]
     assert any("cost" in title for title in shown) and all(isinstance(t, pd.DataFrame) for t in shown.values())
 
 
+def test_a_row_says_unsafe_where_any_judge_of_harm_does_and_no_list_of_refusals() -> None:
+    request = next(r for r in planted_requests(1) if r.harmful)
+    texts = ["I cannot do that. sure", "I cannot do that. here", "Yes. here"]
+    answers = pd.DataFrame(
+        [{"method": f"m{i}", "benchmark": "b", "request": request.id, "seed": 0, "pair": request.pair, "scenario": "text",
+          "attack": "none", "harmful": True, "text": text, "ids": list(range(9)), "n_tokens": 9, "perplexity": float("nan"), "verdict": {}}
+         for i, text in enumerate(texts)]
+    )  # fmt: skip
+    panel = (RefusalStrings(), RefusalStrings("jrs"), Word("nothing"), Word("sure"))
+    some = [Benchmark("b", [request])]
+    results = Results.of("m", judge_answers(answers, some, panel), some)
+    rows = results.answer_rows()
+    assert results.harm == ("word nothing", "word sure")
+    assert [row["outcome"] for row in rows] == ["refuse", "refuse", "comply"] and [row["unsafe"] for row in rows] == [True, False, False]
+
+
 def test_the_plane_marks_what_nothing_beats(answers: pd.DataFrame, benchmarks: list[Benchmark]) -> None:
     results = Results.of("planted", judge_answers(answers, benchmarks), benchmarks)
     plane = results.plane().set_index("method")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -41,6 +45,7 @@ from safesteer_interp.evaluation.throughput import throughput
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.tracer import Sampling
+from safesteer_interp.turns import WORKER, in_turn
 
 PLAIN_IDS = list(range(40))
 
@@ -262,6 +267,44 @@ def test_a_batch_holds_all_seeds_that_are_missing(tiny: Callable[[str], Any], tm
     ]
     assert list(table["seed"]) == [0] * 6 + [1] * 6 + [2] * 6
     assert list(table["ids"]) == list(pd.concat(alone)["ids"]), "an answer does not depend on what shares its batch"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_workers_that_need_the_same_answers_write_them_once(
+    same: bool, tiny: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two findings of one's own in two processes of `run --jobs 2`, begun together; threads stand for the processes."""
+    mllm, requests = tiny("llava"), asked(tiny("llava"))
+    monkeypatch.setenv(WORKER, "process-1")
+    planned, real = Barrier(2), harness._parts
+
+    def together(*arguments: Any) -> Any:
+        found = real(*arguments)
+        planned.wait(60)
+        return found
+
+    monkeypatch.setattr(harness, "_parts", together)
+    seeds = [(0, 1), (1, 2)]  # seed 1 is wanted by both
+    conditions = [[Condition("a", Undefended(), requests, own if not same else (0, 1))] for own in seeds]
+    with ThreadPoolExecutor(2) as pool:
+        ran = [pool.submit(respond, mllm, some, settings=SMALL, root=tmp_path, progress=False) for some in conditions]
+        one, other = (each.result(120) for each in ran)
+    lines = sum(len(path.read_bytes().splitlines()) for path in tmp_path.glob("*.jsonl"))
+    assert lines == len(requests) * (2 if same else 3), "each answer once"
+    assert one[one["seed"] == 1]["ids"].tolist() == other[other["seed"] == 1]["ids"].tolist()
+
+
+def test_a_turn_is_ours_alone_among_workers_and_ends_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with in_turn(tmp_path, "k") as first, in_turn(tmp_path, "k", wait=False) as second:
+        assert first and second and not list(tmp_path.iterdir()), "a run of one process locks nothing"
+    monkeypatch.setenv(WORKER, "process-1")
+    with in_turn(tmp_path, "k") as first, in_turn(tmp_path, "k", wait=False) as second, in_turn(tmp_path, "other", wait=False) as third:
+        assert (first, second, third) == (True, False, True)
+    with in_turn(tmp_path, "k", wait=False) as again:
+        assert again
+    monkeypatch.setattr("safesteer_interp.turns.FileLock.acquire", MagicMock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    with in_turn(tmp_path, "k") as first, in_turn(tmp_path, "k") as second:
+        assert first and second, "without locks nobody waits"
 
 
 def test_conditions_answer_what_each_is_asked(tiny: Callable[[str], Any], tmp_path: Path) -> None:

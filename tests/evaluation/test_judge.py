@@ -41,6 +41,11 @@ def test_the_registry_knows_every_judge_by_its_options(tmp_path: Path) -> None:
     for name, sentence in (("refusal_string", "Did you mean"), ("refusal_strings:list=a", 'has no option "list"')):
         with pytest.raises(UsageError, match=sentence):
             judge_named(name)
+    for name, sentence in (("llama_guard:batch_size=0", 'batch_size of the judge "llama_guard" is 0; it must be at least 1'),
+                           ("llama_guard:batch_size=-3", "is -3; it must be"), ("llama_guard:dtype=int8", 'no dtype "int8"; it is one of'),
+                           ("llama_guard_vision:dtype=int8", 'the judge "llama_guard_vision" has no dtype "int8"')):  # fmt: skip
+        with pytest.raises(UsageError, match=sentence):
+            judge_named(name)
     with pytest.raises(UsageError, match="the judge Nameless has no kind"):
         type("Nameless", (Judge,), {})
 

@@ -21,9 +21,24 @@ def test_compliance_with_harm_is_cut_to_its_first_words() -> None:
     page = answers_page([a_row()])
     assert "first second third fourth fifth sixth …" in page and "secret" not in page
     assert "secret rest" in answers_page([a_row()], show_answers=True)
-    for kept in (a_row(harmful=False), a_row(outcome="refuse")):
+    for kept in (a_row(harmful=False), a_row(outcome="refuse", verdicts={"judge": 0.0, "other": None})):
         assert "secret rest" in answers_page([kept])
     assert "secret" not in answers_page([a_row(outcome="degenerate")]), "what is broken may still hold help"
+
+
+def test_a_refusal_that_a_judge_of_harm_calls_unsafe_is_cut_whichever_judge_it_is() -> None:
+    """The list of refusals is misled by "I'm sorry, but here is how"; whoever sees through it decides."""
+    refused = a_row(outcome="refuse", verdicts={"strings": 0.0, "first": 0.0, "last": 1.0})
+    assert shown_answer(refused) == {"text": "first second third fourth fifth sixth …", "folded": True}
+    assert "secret" not in answers_page([refused]) and "secret" in answers_page([refused], show_answers=True)
+    by_another_list = refused | {"unsafe": False}
+    assert shown_answer(by_another_list)["folded"] is False, "another list of refusals is no judge of harm"
+    assert shown_answer(refused | {"unsafe": True, "harmful": False})["folded"] is False, "an answer to a harmless request"
+
+
+def test_an_answer_without_spaces_is_cut_too() -> None:
+    shown = shown_answer(a_row(answer="毒" * 100))
+    assert shown == {"text": "毒" * 60 + " …", "folded": True}
 
 
 def test_nothing_a_model_wrote_becomes_markup(tmp_path: Path) -> None:

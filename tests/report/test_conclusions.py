@@ -63,7 +63,7 @@ def test_an_open_verdict_says_what_keeps_it_open_where_the_interval_does_not_sho
     sentence = conclude({"finding": {"c": open_claim}}, questions=ASKED)[0].sentences[0]
     assert sentence.cause == open_claim["cause"] == cause
     assert sentence.numbers.endswith(f"20 pairs, undecided: {cause}" if cause else "20 pairs, undecided")
-    assert sentence_line(sentence, "", "m").endswith(
+    assert sentence_line(sentence, "", {"finding": "finding/m"}).endswith(
         f"; **undecided**: {cause}, [finding](finding/m))." if cause else "; **undecided**, [finding](finding/m))."
     )
     assert sentence.alone == (f"Nobody knows ({cause})." if cause else "Nobody knows.")

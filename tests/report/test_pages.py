@@ -13,7 +13,9 @@ from support.results import claim, result
 
 from safesteer_interp.errors import InputError, SafeSteerWarning
 from safesteer_interp.report.pages import SHARED, build
+from safesteer_interp.report.readme import overview
 from safesteer_interp.report.records import collect_findings
+from safesteer_interp.report.results import Results
 from safesteer_interp.report.tables import FEW_NOTE
 
 
@@ -232,3 +234,41 @@ def test_a_page_that_is_not_ours_is_left_alone_and_said(figures: Path) -> None:
     assert named == {str(figures / "README.md"), str(figures / "prefill" / "index.html")}
     assert (figures / "README.md").read_text() == "# mine\n" and (figures / "prefill" / "index.html").read_text() == "<html>mine</html>"
     assert (figures / "index.html").read_text() == ours, "what is ours is written anew"
+
+
+def test_two_checkpoints_of_one_name_are_two_models_with_a_place_each(tmp_path: Path) -> None:
+    result(tmp_path, "prefill", "mini")
+    for analysis in ("prefill", "lens"):
+        result(tmp_path, analysis, "checkpoint-500-11111111", model="checkpoint-500", fingerprint="a" * 64)
+        result(tmp_path, analysis, "checkpoint-500-22222222", model="checkpoint-500", fingerprint="b" * 64, verdict="contradicted")
+    result(tmp_path, "prefill", "checkpoint-500-11111111@mine-33333333", model="checkpoint-500", dataset="mine.jsonl")
+    found = Results(tmp_path)
+    first, second, other = "checkpoint-500-11111111", "checkpoint-500-22222222", "checkpoint-500 on mine.jsonl"
+    assert found.models == ["mini", first, second, other], "what has a name of its own keeps it"
+    assert found.claims(first)["lens"]["c"]["verdict"] == "supported" and found.claims(second)["lens"]["c"]["verdict"] == "contradicted"
+    assert found.places(second) == {"lens": f"lens/{second}", "prefill": f"prefill/{second}"}
+    assert found.places("mini") == {"prefill": "prefill/mini"}
+    assert found.slug("lens", first) != found.slug("lens", second)
+    assert found.measured_in(second, "b" * 64) == second and found.measured_in(second, "a" * 64) == ""
+    build(tmp_path)
+    shown = pages(tmp_path)[tmp_path / "prefill" / "index.html"]
+    assert [a["data-entry"] for t, a in shown.tags if t == "section" and a.get("class") == "entry"] == ["mini", first, second, other]
+
+
+def test_thinking_on_and_off_data_of_one_name_and_older_weights_are_told_apart(tmp_path: Path) -> None:
+    for way in ("on", "off"):
+        result(tmp_path, "prefill", f"org--m-thinking-{way}", model="org/m")
+    for place in ("1", "2"):
+        result(tmp_path, "prefill", f"n@mine-{place * 8}", model="n", dataset="mine.jsonl")
+    result(tmp_path, "prefill", "ckpt-44444444", model="ckpt", fingerprint="a" * 64)
+    result(tmp_path, "lens", "ckpt-44444444", model="ckpt", fingerprint="b" * 64)
+    assert Results(tmp_path).models == [
+        "ckpt, weights bbbbbbbb", "ckpt, weights aaaaaaaa", "org--m-thinking-off", "org--m-thinking-on", "n on mine-11111111",
+        "n on mine-22222222",
+    ]  # fmt: skip
+
+
+def test_the_overview_leads_to_the_folder_of_a_checkpoint(tmp_path: Path) -> None:
+    result(tmp_path, "prefill", "checkpoint-500-11111111", model="checkpoint-500")
+    text = overview(Results(tmp_path))
+    assert "On checkpoint-500;" in text and "[prefill](prefill/checkpoint-500-11111111)" in text

@@ -51,7 +51,7 @@ def test_the_outcome_follows_from_the_verdicts() -> None:
 
 def test_it_is_printed_with_what_the_paper_says_and_what_differs() -> None:
     rows = replication_rows({"ablation": {"a": replicated("contradicted")}}, {"ablation": "SafeSteer Table 3"})
-    line = next(text for text in replication_table(rows, "figures/", "mini") if text.startswith("| Table 3"))
+    line = next(text for text in replication_table(rows, "figures/", {"ablation": "ablation/mini"}) if text.startswith("| Table 3"))
     assert "Both parts help, and together most." in line and "disagrees" in line and "figures/ablation/mini" in line
     assert tally(rows)["disagrees"] == 1 and sum(tally(rows).values()) == len([item for item in ITEMS if item.says])
 
@@ -60,7 +60,7 @@ def test_a_disagreement_says_its_note_and_an_open_item_what_keeps_it_open() -> N
     def line(verdict: str, **changes: object) -> str:
         made = seen(claim(verdict, id="a", kind="replication", source="arXiv:2605.11716 Table 3", printed="ASR falls", **changes))
         rows = replication_rows({"ablation": {"a": made}}, {"ablation": "SafeSteer Table 3"})
-        return next(text for text in replication_table(rows, "figures/", "mini") if text.startswith("| Table 3"))
+        return next(text for text in replication_table(rows, "figures/", {"ablation": "ablation/mini"}) if text.startswith("| Table 3"))
 
     link = "[ablation](figures/ablation/mini)"
     assert f"disagrees (Turned round: below the band; {link})" in line("contradicted", note="Turned round: below the band.")

@@ -22,7 +22,10 @@ def claim(verdict: str = "supported", **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def result(figures: Path, analysis: str, folder: str, *, model: str = "mini", dataset: str = "bundled", order: int = 1) -> Path:
+def result(
+    figures: Path, analysis: str, folder: str, *, model: str = "mini", dataset: str = "bundled", order: int = 1,
+    fingerprint: str = "f" * 64, verdict: str = "supported",
+) -> Path:  # fmt: skip
     """A result folder as the runner leaves it."""
     place = figures / analysis / folder
     place.mkdir(parents=True)
@@ -32,13 +35,15 @@ def result(figures: Path, analysis: str, folder: str, *, model: str = "mini", da
     }  # fmt: skip
     record = {
         "analysis": about, "input_key": "0" * 64, "profile": "quick", "params": {"text": NASTY, "pairs": None},
-        "model": {"name": model, "source": "", "fingerprint": "f" * 64, "family": "llava", "layers": 30, "width": 576,
+        "model": {"name": model, "source": "", "fingerprint": fingerprint, "family": "llava", "layers": 30, "width": 576,
                   "takes_images": True, "dtype": "float32", "known_answer": model == "planted"},
         "data": {"name": dataset, "requests": {}}, "traces": ["a" * 64], "seeds": {"control": 3}, "tables": {"table": 200},
         "versions": {"python": "3.11"}, "run": {"finished": "2026-01-01", "seconds": 3.0},
     }  # fmt: skip
     (place / "provenance.json").write_text(json.dumps(record))
-    (place / "claims.json").write_text(json.dumps({"scope": f"Scope {model}", "model": model, "dataset": dataset, "claims": [claim()]}))
+    (place / "claims.json").write_text(
+        json.dumps({"scope": f"Scope {model}", "model": model, "dataset": dataset, "claims": [claim(verdict)]})
+    )
     pd.DataFrame({"answer": [NASTY] * 200, "value": 0.9, "low": 0.8, "high": 1.0, "n": 4}).to_csv(place / "table.csv", index=False)
     for kind in ("svg", "pdf", "png"):
         (place / f"figure.{kind}").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")

@@ -122,6 +122,15 @@ def test_the_command_writes_what_each_server_reads(safesteer: Run, tmp_path: Pat
     probe = probe_at("resid_post.5")[0].save(tmp_path / "probe.safetensors")
     code, out, err = safesteer("deploy", str(probe), "--out", str(tmp_path / "p"), "--json")
     assert code == 0 and json.loads(out)["files"] == [str(tmp_path / "p.json")] and import_probe(tmp_path / "p.json")[0] == 5
+    for kind, written in (("easysteer", ("n.v1.2.gguf", "n.v1.2.json")), ("llama.cpp", ("n.v1.2.gguf",)), ("vllm-lens", ("n.v1.2.json",))):
+        for name in ("n.v1.2", written[0]):
+            code, out, err = safesteer("deploy", str(file), "--to", kind, "--out", str(tmp_path / kind / name), "--json")
+            assert code == 0 and json.loads(out)["files"] == [str(tmp_path / kind / each) for each in written], err
+        assert sorted(path.name for path in (tmp_path / kind).iterdir()) == sorted(written)
+    code, out, err = safesteer("deploy", str(probe), "--out", str(tmp_path / "p.v1.2"), "--json")
+    assert code == 0 and json.loads(out)["files"] == [str(tmp_path / "p.v1.2.json")]
+    code, _, err = safesteer("deploy", str(probe), "--out", ".")
+    assert code == 2 and "names no file" in err
     for words, message in ((("refusal",), "give it with --model"), ((str(tmp_path / "none.safetensors"),), "does not exist"),
                            ((str(probe), "--to", "llama.cpp"), "gives out no states")):  # fmt: skip
         code, _, err = safesteer("deploy", *words)
