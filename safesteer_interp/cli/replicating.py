@@ -266,7 +266,7 @@ class Replication:
         both = pd.concat(hits, ignore_index=True) if hits else pd.DataFrame(columns=["benchmark", "measure"])
         first = tables.get("table1", pd.DataFrame())
         rows = cells.table_1(rate_table(first) if len(first) else pd.DataFrame(), stands, self.harm, REFUSALS.name)
-        rows += cells.table_2(speeds, training) + cells.table_3(both, stands, self.harm)
+        rows += cells.table_2(speeds, training, stands) + cells.table_3(both, stands, self.harm)
         figures = self.folder / "figures"
         claimed = Results(figures) if any(figures.glob("*/*/claims.json")) else None
         place = f"{self.mllm.name} on {self.session.dataset_name}" if self.asked.figures_data else self.mllm.name

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from safesteer_interp.evaluation.comparison import rate_table
-from safesteer_interp.evaluation.printed import COLUMNS, TABLE_1, TABLE_2, TABLE_3
+from safesteer_interp.evaluation.printed import COLUMNS, MODEL_OF_TABLE_2, TABLE_1, TABLE_2, TABLE_3
 from safesteer_interp.replication import cells
 from safesteer_interp.replication.protocol import (
     COLUMNS_OF_TABLE_1,
@@ -72,11 +72,32 @@ def test_table_3_is_by_form_and_a_mean_over_scenarios() -> None:
 
 def test_speeds_are_ratios() -> None:
     rows = {"defense": "safesteer", "ratio": 0.96, "ratio_low": 0.94, "ratio_high": 0.98, "n": 3}
-    table = {(c["row"], c["column"]): c for c in cells.table_2(pd.DataFrame([rows]), {"safesteer": 0.01})}
+    table = {(c["row"], c["column"]): c for c in cells.table_2(pd.DataFrame([rows]), {"safesteer": 0.01}, QWEN)}
     cell = table["safesteer", "speed"]
     assert cell["printed"] == pytest.approx(TABLE_2["safesteer"] / TABLE_2["none"]) and cell["outcome"] == "within our interval"
     assert table["ecso", "speed"]["outcome"] == cells.NOT_MEASURED
     assert table["safesteer", "training"]["outcome"] == "faster" and math.isnan(table["mllm_protector", "training"]["value"])
+
+
+def test_table_2_is_of_one_model_and_its_unit_agrees_with_nothing() -> None:
+    speeds = pd.DataFrame([{"defense": m, "ratio": r, "ratio_low": r, "ratio_high": r, "n": 3} for m, r in (("none", 1.0), ("ecso", 0.5))])
+    own, other = cells.table_2(speeds, {"safesteer": 0.01}, MODEL_OF_TABLE_2), cells.table_2(speeds, {"safesteer": 0.01}, "LLaVA-1.5-7B")
+    assert MODEL_OF_TABLE_2 == QWEN and cells.tally(own) == {"outside": 1, cells.NOT_MEASURED: 4, "faster": 1}
+    assert cells.tally(other) == {cells.OTHER_MODEL: 2, cells.NOT_MEASURED: 4}
+    assert [c["outcome"] for c in (own[0], other[0])] == [cells.BASELINE] * 2 and other[1]["value"] == 0.5, "shown all the same"
+
+
+@pytest.mark.parametrize(("method", "benchmark", "measure", "outcome"), [
+    ("ecso", "FigStep", "asr", "outside, no change here"),
+    ("ecso", "VLGuard SS", "rr", "outside, no change printed or here"),
+    ("mrd", "VLGuard SS", "rr", "outside, no change printed"),
+])  # fmt: skip
+def test_no_change_has_no_direction(method: str, benchmark: str, measure: str, outcome: str) -> None:
+    every, judge = [1.0] * 40, "guard" if measure == "asr" else "list"
+    ours = every if method == "ecso" else [1.0, 0.0] * 20
+    found = pd.concat([hits("none", benchmark, every, judge=judge, measure=measure), hits(method, benchmark, ours, judge=judge, measure=measure)])
+    table = {(c["row"], c["column"]): c for c in cells.table_1(rate_table(found), QWEN, "guard", "list")}
+    assert table[method, f"{benchmark} {measure.upper()}"]["outcome"] == outcome
 
 
 def test_deviations_are_named_and_only_those_that_are() -> None:
