@@ -87,7 +87,7 @@ class Replication:
         """Every way in which this is not the paper's run."""
         a = self.asked
         harm = tuple(j.kind for j in self.judges if j.costly and not j.grades)
-        chosen = protocol.Choices(a.rule, harm, a.grader, a.system_prompt, a.seeds, a.items, a.max_new_tokens, a.profile, a.figures_data,
+        chosen = protocol.Choices(a.rule, harm, self.harm if harm else "", a.grader, a.system_prompt, a.seeds, a.items, a.max_new_tokens, a.profile, a.figures_data,
                                   a.loading.quant)  # fmt: skip
         return protocol.deviations(chosen, self.mllm.name, self.mllm.layout.family, tuple(self.given.deviations))
 

@@ -116,7 +116,7 @@ def provenance(
         "params": as_record(ctx.p),
         "model": {
             "name": str(model.name),
-            "source": _portable(str(model.source)),
+            "source": portable(str(model.source)),
             "fingerprint": str(model.fingerprint),
             "family": str(model.layout.family),
             "layers": int(model.n_layers),
@@ -128,7 +128,7 @@ def provenance(
             **({"loaded": dict(model.loaded)} if model.loaded else {}),
             "known_answer": ctx.known_answer,
         },
-        "data": {"name": _portable(ctx.dataset), "requests": dict(data)},
+        "data": {"name": portable(ctx.dataset), "requests": dict(data)},
         "traces": sorted(ctx.trace_keys),
         "seeds": dict(sorted(ctx.seeds.items())),
         "code": measuring_code(a.source),
@@ -181,5 +181,5 @@ def seconds_taken(analysis: str, place: str) -> float | None:
         return None
 
 
-def _portable(source: str) -> str:
+def portable(source: str) -> str:
     return Path(source).name if Path(source).is_absolute() or source.startswith((".", "~")) else source

@@ -104,11 +104,19 @@ def test_deviations_are_named_and_only_those_that_are() -> None:
     plain = deviations(
         Choices(judges=("llama_guard",), grader="mm_vet:model=gpt-4", system_prompt="x"), "llava-hf/llava-1.5-7b-hf", "llava", ()
     )
-    assert not any("did not measure" in d or "judge of harm" in d or "system prompt" in d for d in plain)
-    assert any("graded by gpt-4" in d for d in plain)
+    assert not any("did not measure" in d or "No judge of harm" in d or "system prompt" in d for d in plain)
+    for words in ("graded by gpt-4", "asked in the suite's own words", "Table 2 for Qwen2.5-VL-7B only", "does not print the size", "MRD asks",
+                  "shown the harmful question itself", "not shown to the judge"):  # fmt: skip
+        assert sum(words in d for d in plain) == 1, words
     other = deviations(Choices(rule="corrected", items=5, new_tokens=32, profile="quick", quant="4bit"), "mine", "gemma3", ("no SD.",))
     for words in ("did not measure mine", "corrected", "At most 5 items", "after 32 tokens", "quick profile", "packed to 4bit", "no SD.",
-                  "No judge of harm", "not graded"):  # fmt: skip
+                  "No judge of harm", "not graded", "count as no success by a rule."):  # fmt: skip
         assert sum(words in d for d in other) == 1, words
+    assert not any("Table 2" in d or "shown to the judge" in d or "own words, without" in d for d in other)
+    asked = Choices(judges=("llama_guard_vision", "llama_guard"), harm="Guard-Vision", grader="mm_vet:model=gpt-4,question=x")
+    second = deviations(asked, "Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl", ())
+    assert "The judge of harm is Guard-Vision; the paper's is Llama Guard 3." in second, "the first judge fills the tables"
+    assert any("shown the picture" in d for d in second) and not any("harmful question itself" in d for d in second)
+    assert not any("suite's own words, without" in d for d in second), "a prompt was given"
     assert printed_model("qwen3_vl") == "Qwen3-VL-8B" and printed_model("gemma3") == QWEN
     assert safesteer_named("paper", "TYPO", steps=0) == "safesteer-paper:k=5,steps=0,force=true,image_form=TYPO"
