@@ -182,4 +182,5 @@ def seconds_taken(analysis: str, place: str) -> float | None:
 
 
 def portable(source: str) -> str:
+    """A source as results name it: a path that means something on this machine only by its last part."""
     return Path(source).name if Path(source).is_absolute() or source.startswith((".", "~")) else source
