@@ -63,7 +63,9 @@ def fitted_parts(
     parameters = {**(probe or {}), "whole": whole and not tests}
     of_prompts = fit_probe(mllm, trace, "prompt", split=split, **parameters)
     if candidates is None and (fit == "contrastive" or (guides and options["scaled"])):
-        candidates = training_candidates(mllm, training_requests(trace, split, whole=whole and not tests), options, contrastive=fit == "contrastive", site=site)
+        candidates = training_candidates(
+            mllm, training_requests(trace, split, whole=whole and not tests), options, contrastive=fit == "contrastive", site=site
+        )
     if tested is None and tests:
         tested = held_out_candidates(mllm, _requests(trace, held_out(trace.index, split)), options, site=site)
     scoring = of_prompts

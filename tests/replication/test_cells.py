@@ -95,7 +95,9 @@ def test_table_2_is_of_one_model_and_its_unit_agrees_with_nothing() -> None:
 def test_no_change_has_no_direction(method: str, benchmark: str, measure: str, outcome: str) -> None:
     every, judge = [1.0] * 40, "guard" if measure == "asr" else "list"
     ours = every if method == "ecso" else [1.0, 0.0] * 20
-    found = pd.concat([hits("none", benchmark, every, judge=judge, measure=measure), hits(method, benchmark, ours, judge=judge, measure=measure)])
+    found = pd.concat(
+        [hits("none", benchmark, every, judge=judge, measure=measure), hits(method, benchmark, ours, judge=judge, measure=measure)]
+    )
     table = {(c["row"], c["column"]): c for c in cells.table_1(rate_table(found), QWEN, "guard", "list")}
     assert table[method, f"{benchmark} {measure.upper()}"]["outcome"] == outcome
 
