@@ -53,7 +53,8 @@ def fitted_parts(
     """Fit on the requests of `split` in a stored trace; `options` (fields of SafeSteer, with defaults filled in) say what is needed.
 
     `candidates` of training requests and `tested`, labelled ones of held-out requests, are measured on the trace's own requests unless
-    given. `whole`: where no sign test is made nothing is held back for it. Raises InputError when a class is missing, or (with alignment) SD or CB requests are.
+    given. `whole`: where no sign test is made nothing is held back for it. Raises InputError when a class is missing, or (with alignment)
+    SD or CB requests are.
     """
     check_fit(fit)
     guides = bool(options["steps"]) and options["scorer"] == "probe"
@@ -63,9 +64,8 @@ def fitted_parts(
     parameters = {**(probe or {}), "whole": whole and not tests}
     of_prompts = fit_probe(mllm, trace, "prompt", split=split, **parameters)
     if candidates is None and (fit == "contrastive" or (guides and options["scaled"])):
-        candidates = training_candidates(
-            mllm, training_requests(trace, split, whole=whole and not tests), options, contrastive=fit == "contrastive", site=site
-        )
+        some = training_requests(trace, split, whole=whole and not tests)
+        candidates = training_candidates(mllm, some, options, contrastive=fit == "contrastive", site=site)
     if tested is None and tests:
         tested = held_out_candidates(mllm, _requests(trace, held_out(trace.index, split)), options, site=site)
     scoring = of_prompts

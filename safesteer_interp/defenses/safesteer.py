@@ -161,7 +161,8 @@ class SafeSteer(StagedDefense):
         `site` is where candidates are scored (the trace must hold it), `image_form` the attack whose shift from CB is MSAV, for data
         without SD pictures, `probe` are parameters of DecodingProbe; `candidates` and `tested` are measured unless given
         (`defenses/fitted_parts.py`). Without a validation split a fifth of the pairs is kept for the sign test; `whole` fits on them too
-        where no test is made (default: not, so that settings with and without one are fitted alike). Raises InputError when a class is missing, or (with alignment) requests in that form or CB are.
+        where no test is made (default: not, so that settings with and without one are fitted alike). Raises InputError when a class is
+        missing, or (with alignment) requests in that form or CB are.
         """
         known = {f.name: f.default for f in fields(cls) if f.name not in FITTED} | options
         measured: dict[str, Any] = {"candidates": candidates, "tested": tested, "whole": whole}

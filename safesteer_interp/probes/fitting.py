@@ -105,9 +105,9 @@ def fit_probe(
     """The probe of one of the four fits on the requests of `split` (None: all but the test split), read at `site`.
 
     To guide it also needs `candidates` of training requests (the spread of its scores; what `contrastive` is fitted on) and `tested`,
-    labelled ones of held-out requests for the sign test, all at the same site; `SafeSteer.fit` measures both. `whole` holds nothing of
-    the split back, for a probe that nothing is tested on. `parameters` are those of DecodingProbe. Raises UsageError for an unknown fit or the test split, InputError when the trace holds none of that split or a class
-    is missing.
+    labelled ones of held-out requests for the sign test, all at the same site; `SafeSteer.fit` measures both. `whole` holds nothing of the
+    split back, for a probe that nothing is tested on. `parameters` are those of DecodingProbe. Raises UsageError for an unknown fit or the
+    test split, InputError when the trace holds none of that split or a class is missing.
     """
     check_fit(fit)
     index = trace.index

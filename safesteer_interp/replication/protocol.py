@@ -156,8 +156,8 @@ def _judging(chosen: Choices) -> list[str]:
         told.append("The judge is shown the picture and the text beside it; what the paper's is shown is not printed.")
     else:
         told.append(
-            "The judge is shown the harmful question itself, where FigStep and MM-SafetyBench put it in the picture, and not the text beside "
-            "it; what the paper's is shown is not printed."
+            "The judge is shown the harmful question itself, where FigStep and MM-SafetyBench put it in the picture, and not the text "
+            "beside it; what the paper's is shown is not printed."
         )
     return [*told, f"{ruled}, and are not shown to the judge."]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from support.published import write_published
 from safesteer_interp.cli import replicating
 from safesteer_interp.cli.replicate import Replicate
 from safesteer_interp.cli.replication_inputs import Given
-from safesteer_interp.defenses.mllm_protector import MLLMProtector
+from safesteer_interp.defenses.safesteer import SafeSteer
 from safesteer_interp.replication import protocol
 from safesteer_interp.replication.estimate import Taken
 
@@ -70,6 +71,7 @@ def test_the_figures_are_findings_of_the_runner(safesteer: Run, asked: tuple[str
     assert "linearly separable" in text and "## Not measured" in text, "a model that refuses nothing has no Fig. 8"
 
 
+@pytest.mark.slow
 def test_speeds_are_kept_for_their_settings_and_methods(safesteer: Run, asked: tuple[str, ...], tmp_path: Path, monkeypatch: Any) -> None:
     timed: list[tuple[str, ...]] = []
 
@@ -95,17 +97,15 @@ def test_a_fit_that_was_stopped_is_timed_later(safesteer: Run, asked: tuple[str,
 
     taken = tmp_path / "out" / "tiny-llava" / "taken.json"
     with monkeypatch.context() as patch:
-        patch.setattr(MLLMProtector, "build", stopped)
-        try:
+        patch.setattr(SafeSteer, "build", stopped)
+        with suppress(KeyboardInterrupt):
             safesteer(*asked, "--only", "fit")
-        except KeyboardInterrupt:
-            pass
     first = json.loads(taken.read_text())["parts"]["fit"]
-    assert list(first["training"]) == ["safesteer"] and first["spent"]["mllm_protector"] >= 0
+    assert list(first["training"]) == ["mllm_protector"] and first["spent"]["safesteer"] >= 0
     code, _, err = safesteer(*asked, "--only", "fit")
     second = json.loads(taken.read_text())["parts"]["fit"]
     assert code == 0 and set(second["training"]) == {"safesteer", "mllm_protector"}, err
-    assert second["training"]["safesteer"] == first["training"]["safesteer"] > 0 and second["training"]["mllm_protector"] > 0
+    assert second["training"]["mllm_protector"] == first["training"]["mllm_protector"] > 0 and second["training"]["safesteer"] > 0
     assert "had been read before" not in (tmp_path / "out" / "tiny-llava" / "replication.md").read_text(encoding="utf-8")
 
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_fitted_is_left_out_with_its_reason(safesteer: Run, asked
     assert code == 0, err
     done, folder = json.loads(out), tmp_path / "out" / "tiny-llava"
     why = 'no "CB" request in the fit split'
-    assert [s.partition(":")[0] for s in done["missing"] if why in s] == ["mllm_protector", "safesteer", "without probe"][1:]
+    assert [s.partition(":")[0] for s in done["missing"] if why in s] == ["safesteer", "without probe"]
     table = pd.read_csv(folder / "cells.csv").set_index(["table", "row", "column"])["outcome"]
     assert table["Table 1", "none", "FigStep ASR"] != "not measured" == table["Table 1", "safesteer", "FigStep ASR"]
     assert table["Table 2", "mllm_protector", "speed"] != "not measured" == table["Table 2", "safesteer", "speed"]

@@ -95,9 +95,7 @@ def test_table_2_is_of_one_model_and_its_unit_agrees_with_nothing() -> None:
 def test_no_change_has_no_direction(method: str, benchmark: str, measure: str, outcome: str) -> None:
     every, judge = [1.0] * 40, "guard" if measure == "asr" else "list"
     ours = every if method == "ecso" else [1.0, 0.0] * 20
-    found = pd.concat(
-        [hits("none", benchmark, every, judge=judge, measure=measure), hits(method, benchmark, ours, judge=judge, measure=measure)]
-    )
+    found = pd.concat([hits(m, benchmark, v, judge=judge, measure=measure) for m, v in (("none", every), (method, ours))])
     table = {(c["row"], c["column"]): c for c in cells.table_1(rate_table(found), QWEN, "guard", "list")}
     assert table[method, f"{benchmark} {measure.upper()}"]["outcome"] == outcome
 
@@ -107,8 +105,8 @@ def test_deviations_are_named_and_only_those_that_are() -> None:
         Choices(judges=("llama_guard",), grader="mm_vet:model=gpt-4", system_prompt="x"), "llava-hf/llava-1.5-7b-hf", "llava", ()
     )
     assert not any("did not measure" in d or "No judge of harm" in d or "system prompt" in d for d in plain)
-    for words in ("graded by gpt-4", "asked in the suite's own words", "Table 2 for Qwen2.5-VL-7B only", "does not print the size", "MRD asks",
-                  "shown the harmful question itself", "not shown to the judge"):  # fmt: skip
+    for words in ("graded by gpt-4", "asked in the suite's own words", "Table 2 for Qwen2.5-VL-7B only", "does not print the size",
+                  "MRD asks", "shown the harmful question itself", "not shown to the judge"):  # fmt: skip
         assert sum(words in d for d in plain) == 1, words
     other = deviations(Choices(rule="corrected", items=5, new_tokens=32, profile="quick", quant="4bit"), "mine", "gemma3", ("no SD.",))
     for words in ("did not measure mine", "corrected", "At most 5 items", "after 32 tokens", "quick profile", "packed to 4bit", "no SD.",
