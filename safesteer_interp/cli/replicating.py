@@ -239,8 +239,6 @@ class Replication:
                 spent[name] = spent.get(name, 0.0) + (time.monotonic() - begun) / 3600
             hours[name] = spent[name]
             taken.write()
-        if entry["passes"] < len(self.given.fit):
-            self.given.deviations.append("Some of what the fit reads had been read before: its hours are those of the rest.")
         return dict(hours)
 
     def _answered(self, name: str, taken: Taken) -> pd.DataFrame:

@@ -106,7 +106,6 @@ def test_a_fit_that_was_stopped_is_timed_later(safesteer: Run, asked: tuple[str,
     second = json.loads(taken.read_text())["parts"]["fit"]
     assert code == 0 and set(second["training"]) == {"safesteer", "mllm_protector"}, err
     assert second["training"]["mllm_protector"] == first["training"]["mllm_protector"] > 0 and second["training"]["safesteer"] > 0
-    assert "had been read before" not in (tmp_path / "out" / "tiny-llava" / "replication.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
