@@ -128,7 +128,12 @@ def test_claims_are_found_by_the_name_of_their_data(data: str, place: str, tmp_p
     work = replicating.Replication(Replicate(mllm.name, judges=(), figures_data=data, out=tmp_path), mllm, (), "default", Given())
     (work.folder / "figures" / "a" / "b").mkdir(parents=True)
     (work.folder / "figures" / "a" / "b" / "claims.json").write_text("{}")
-    monkeypatch.setattr(replicating, "Results", lambda folder: SimpleNamespace(replication=lambda name: asked_for.append(name) or []))
+
+    def replication(name: str) -> list[Any]:
+        asked_for.append(name)
+        return []
+
+    monkeypatch.setattr(replicating, "Results", lambda folder: SimpleNamespace(replication=replication))
     work._page({}, pd.DataFrame(), {}, Taken(tmp_path / "taken.json", ""))
     assert asked_for == [mllm.name + place]
     assert any("are measured on" in d for d in work.deviations()) == bool(place)
