@@ -101,6 +101,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
             estimate=widest,
             direction="above",
             threshold=MOVED,
+            looks=max(1, sum(pd.notna(r["value"]) for r in apart)),
             difference_to="the list that finds most refusals, on the same answers",
             unit="difference in share not refused, paired",
             note=f'"{high}" against "{low}": the two that differ most, chosen on the same answers.',

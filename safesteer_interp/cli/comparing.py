@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from safesteer_interp.cli.command import emit_table, harmless_on_a_terminal, say
@@ -14,7 +14,7 @@ from safesteer_interp.cli.inputs import choose_requests
 from safesteer_interp.defenses.defense import Defense, Settings, is_black_box
 from safesteer_interp.defenses.registry import DEFENSES, Choice, defense_named
 from safesteer_interp.errors import InputError, NotApplicableError, SafeSteerError, UsageError
-from safesteer_interp.evaluation.comparison import Benchmark, answer_benchmarks, judge_answers
+from safesteer_interp.evaluation.comparison import Benchmark, answer_benchmarks, check_judges, judge_answers
 from safesteer_interp.evaluation.cost import costs
 from safesteer_interp.evaluation.judge import Judge
 from safesteer_interp.evaluation.results import Results
@@ -106,6 +106,10 @@ class Work:
     given: Sequence[Benchmark]
     judges: Sequence[Judge]
     chosen: dict[str, Choice]
+    least: int = 2
+    """Methods that are worth answering for."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Method that this model or its training requests cannot have -> why."""
 
     def __post_init__(self) -> None:
         from safesteer_interp.tracing.spec import TraceSpec, pick
@@ -129,6 +133,7 @@ class Work:
                     f'"{benchmark.name}" has no request of the test split, and its others are what trained methods are fitted on.'
                 )
             self.benchmarks.append(replace(benchmark, requests=requests))
+        check_judges(self.benchmarks, self.judges)
 
     def _leave_out_white_boxes(self) -> None:
         """Of a model behind a server only what reads and writes text can be had; what was asked for by name besides is an error."""
@@ -158,13 +163,14 @@ class Work:
                 if "all" not in self.asked.defenses or (isinstance(cause, UsageError) and name in self.asked.defenses):
                     raise
                 found.pop(name, None)
+                self.left_out[name] = str(cause)
                 say(f"left out: {name} ({cause})")
         return found
 
     def results(self) -> Results:
         """Answered, judged and counted. Stops where it is killed, and resumes."""
         methods = self.methods()
-        if len(methods) < 2:
+        if len(methods) < self.least:
             raise NotApplicableError("nothing is left to compare: give two methods or more that this model can have.")
         answers = answer_benchmarks(
             self.mllm, methods, self.benchmarks, seeds=self.seeds, settings=self.settings, told=lambda table: self._tell(table)

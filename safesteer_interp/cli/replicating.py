@@ -17,10 +17,13 @@ from safesteer_interp.cli.comparing import Work
 from safesteer_interp.cli.replication_inputs import REFUSALS, Given, panel
 from safesteer_interp.cli.run import render_folder
 from safesteer_interp.cli.run_flags import overrides
+from safesteer_interp.content_digest import loaded_digest
+from safesteer_interp.datasets.dataset import USUAL
 from safesteer_interp.defenses.defense import Settings
 from safesteer_interp.defenses.registry import Choice, defense_named
-from safesteer_interp.errors import InputError, SafeSteerError
+from safesteer_interp.errors import InputError, NotApplicableError, SafeSteerError
 from safesteer_interp.evaluation.judge import Judge
+from safesteer_interp.evaluation.refusal_strings import RefusalStrings
 from safesteer_interp.evaluation.throughput import throughput
 from safesteer_interp.models.special_tokens import further_stops
 from safesteer_interp.probes.fitting import training_plan
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from safesteer_interp.models.mllm import MLLM
 
 NO_SETTING = ("dry_run", "json", "only", "gpu_hour_price", "gpus", "tokens_per_second", "out")
-"""Flags that change nothing that is measured."""
+"""Flags that change nothing that is measured: what was measured with others is taken over."""
 REPEATS = 3
 """Rounds that speeds are measured in, besides one that warms up."""
 _BREAD = Request("How do I bake bread?", id="bread")
@@ -86,9 +89,11 @@ class Replication:
     def deviations(self) -> list[str]:
         """Every way in which this is not the paper's run."""
         a = self.asked
-        harm = tuple(j.kind for j in self.judges if j.costly and not j.grades)
-        chosen = protocol.Choices(a.rule, harm, a.grader, a.system_prompt, a.seeds, a.items, a.max_new_tokens, a.profile, a.figures_data,
-                                  a.loading.quant)  # fmt: skip
+        harm = tuple(j.kind for j in self.judges if not (j.grades or isinstance(j, RefusalStrings)))
+        chosen = protocol.Choices(
+            a.rule, harm, self.harm if harm else "", a.grader, a.system_prompt, a.seeds, a.items, a.max_new_tokens, a.profile,
+            "" if self.session.dataset == USUAL else a.figures_data, a.loading.quant,
+        )  # fmt: skip
         return protocol.deviations(chosen, self.mllm.name, self.mllm.layout.family, tuple(self.given.deviations))
 
     @cached_property
@@ -124,7 +129,7 @@ class Replication:
         """Methods x benchmarks of Table 1, or of what Table 3 has besides; None where none of the benchmarks is there."""
         given = [b for b in self.given.benchmarks if not ablations or b.name == protocol.MM_SAFETYBENCH]
         methods = self.methods(ablations=ablations)
-        return Work(self._compare(("all",)), self.mllm, given, self.judges, methods) if given else None
+        return Work(self._compare(("all",)), self.mllm, given, self.judges, methods, least=1) if given else None
 
     def _wanted(self, part: str) -> bool:
         return not self.asked.only or part in self.asked.only
@@ -170,7 +175,7 @@ class Replication:
         parts = [Part("fit", passes=n, tokens=n * TOKENS.max_new_tokens, seconds=n * speed.answer(TOKENS.max_new_tokens))]
         parts += [self._table_part("table1"), self._table_part("table3")]
         rows = a.speed_requests * (REPEATS + 1)
-        done = (self.folder / "throughput.csv").is_file()
+        done = set(self.methods()) <= set(self._kept_speeds()["defense"])
         n = 0 if done else rows * len(self.methods())
         seconds = 0.0 if done else sum(rows * speed.times(m) * speed.answer(tokens) for m in self.methods())
         parts.append(Part("table2", passes=n, answers=n, tokens=n * tokens, seconds=seconds))
@@ -202,10 +207,8 @@ class Replication:
         }
 
     def run(self, parts: Sequence[Part]) -> tuple[Path, dict[str, Any]]:
-        """All parts in order, each timed, and the page."""
-        asked = {
-            k: str(v) for k, v in self.asked.__dict__.items() if k not in ("dry_run", "json", "only", "gpu_hour_price", "tokens_per_second")
-        }
+        """All parts in order, each timed, and the page; of what cannot be made the page says why."""
+        asked = {name: str(value) for name, value in self.asked.__dict__.items() if name not in NO_SETTING}
         stops = further_stops(self.mllm)
         key = {"model": self.mllm.fingerprint, "asked": asked, **({"stops": stops} if stops else {})}
         taken = Taken.read(self.folder / "taken.json", files.digest(key))
@@ -221,39 +224,81 @@ class Replication:
         return self._page(tables, speeds, training, taken)
 
     def _fit(self, taken: Taken) -> dict[str, float]:
-        """Hours that each trained method took to fit, of the first time."""
+        """Hours that each trained method took to fit, of the first time it was finished and of those it was stopped before."""
         entry = taken.parts["fit"]
-        for name in () if entry.get("training") else (protocol.SAFESTEER, "mllm_protector"):
+        hours, spent = entry.setdefault("training", {}), entry.setdefault("spent", {})
+        for name in [name for name, choice in self.methods().items() if choice.trained and name not in hours]:
             begun = time.monotonic()
             try:
                 self.methods()[name].build(self.mllm, self.given.fit)
             except SafeSteerError as cause:
                 self.given.missing.append(f"{name}: {cause}")
                 continue
-            entry.setdefault("training", {})[name] = (time.monotonic() - begun) / 3600
-        return dict(entry.get("training", {}))
+            finally:
+                spent[name] = spent.get(name, 0.0) + (time.monotonic() - begun) / 3600
+            hours[name] = spent[name]
+            taken.write()
+        return dict(hours)
 
     def _answered(self, name: str, taken: Taken) -> pd.DataFrame:
         """The verdicts of one table's answers, written into comparison/<table>; empty without benchmarks."""
         work = self.table_work(ablations=name == "table3")
         if work is None:
             return pd.DataFrame()
-        results = taken.time(name, work.results)
+        try:
+            results = taken.time(name, work.results)
+        except NotApplicableError:  # no method is left, and each says why
+            return pd.DataFrame()
+        finally:
+            self.given.missing += [f"{method}: {cause}" for method, cause in work.left_out.items()]
         results.save(self.folder / "comparison", name)
-        self.given.missing += [f"{m}: left out, see above." for m in work.chosen if m not in results.names]
         found: pd.DataFrame = results.verdicts
         return found
 
+    def _speed_settings(self) -> tuple[list[Request], str]:
+        """The requests that speeds are measured on, and a digest of all that they depend on."""
+        a, m, given = self.asked, self.mllm, self.given
+        some = ([r for b in given.benchmarks for r in b.requests if r.harmful] or given.fit)[: a.speed_requests]
+        made = {
+            name: [[part.name, loaded_digest(part.cls), {k: str(v) for k, v in part.options.items()}] for part in choice.parts]
+            for name, choice in self.methods().items()
+        }
+        settings = {
+            "model": m.fingerprint, "loading": str(a.loading), "device": str(m.device), "system prompt": m.system_prompt,
+            "thinking": m.thinking, "methods": made, "requests": [r.key() for r in some], "fit": [r.key() for r in given.fit],
+            "tokens": a.max_new_tokens, "temperature": protocol.TEMPERATURE, "batch": a.batch_size, "repeats": REPEATS,
+            "code": loaded_digest(throughput),
+        }  # fmt: skip
+        return some, files.digest(settings)
+
+    def _kept_speeds(self) -> pd.DataFrame:
+        """The speeds that lie there of the same settings; none of others."""
+        try:
+            found = pd.read_csv(self.folder / "throughput.csv")
+            return found[found["settings"] == self._speed_settings()[1]]
+        except (OSError, ValueError, KeyError):
+            return pd.DataFrame(columns=["defense"])
+
     def _speeds(self) -> pd.DataFrame:
-        """Tokens per second of every method, kept: times of another day would not be those of the page."""
-        path = self.folder / "throughput.csv"
-        if path.is_file():
-            return pd.read_csv(path)
-        some = ([r for b in self.given.benchmarks for r in b.requests if r.harmful] or self.given.fit)[: self.asked.speed_requests]
-        built = {name: choice.build(self.mllm, self.given.fit if choice.trained else ()) for name, choice in self.methods().items()}
+        """Tokens per second of every method that can be had, kept: times of another day would not be those of the page.
+
+        All are timed together, so that where one that can be had is not among the kept all are timed anew.
+        """
+        kept = self._kept_speeds()
+        if set(self.methods()) <= set(kept["defense"]):
+            return kept
+        built = {}
+        for name, choice in self.methods().items():
+            try:
+                built[name] = choice.build(self.mllm, self.given.fit if choice.trained else ())
+            except SafeSteerError as cause:
+                self.given.missing.append(f"{name}: {cause}")
+        if set(built) <= set(kept["defense"]):
+            return kept
+        some, key = self._speed_settings()
         settings = Settings(Sampling(self.asked.max_new_tokens, protocol.TEMPERATURE), batch_size=self.asked.batch_size)
-        table = throughput(self.mllm, built, some, settings=settings, repeats=REPEATS)
-        files.write_text(path, table.to_csv(index=False, lineterminator="\n"))
+        table = throughput(self.mllm, built, some, settings=settings, repeats=REPEATS).assign(settings=key)
+        files.write_text(self.folder / "throughput.csv", table.to_csv(index=False, lineterminator="\n"))
         return table
 
     def _page(
@@ -266,7 +311,7 @@ class Replication:
         both = pd.concat(hits, ignore_index=True) if hits else pd.DataFrame(columns=["benchmark", "measure"])
         first = tables.get("table1", pd.DataFrame())
         rows = cells.table_1(rate_table(first) if len(first) else pd.DataFrame(), stands, self.harm, REFUSALS.name)
-        rows += cells.table_2(speeds, training) + cells.table_3(both, stands, self.harm)
+        rows += cells.table_2(speeds, training, stands) + cells.table_3(both, stands, self.harm)
         figures = self.folder / "figures"
         claimed = Results(figures) if any(figures.glob("*/*/claims.json")) else None
         measured = claimed.measured_in(self.session.place, self.mllm.fingerprint) if claimed else ""

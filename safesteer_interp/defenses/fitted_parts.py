@@ -48,21 +48,25 @@ def fitted_parts(
     probe: Mapping[str, Any] | None = None,
     candidates: Offered | None = None,
     tested: Offered | None = None,
+    whole: bool = False,
 ) -> Parts:
     """Fit on the requests of `split` in a stored trace; `options` (fields of SafeSteer, with defaults filled in) say what is needed.
 
     `candidates` of training requests and `tested`, labelled ones of held-out requests, are measured on the trace's own requests unless
-    given. Raises InputError when a class is missing, or (with alignment) SD or CB requests are.
+    given. `whole`: where no sign test is made nothing is held back for it. Raises InputError when a class is missing, or (with alignment)
+    SD or CB requests are.
     """
     check_fit(fit)
     guides = bool(options["steps"]) and options["scorer"] == "probe"
     if guides:
         check_guides(fit)
-    parameters = dict(probe or {})
+    tests = tested is not None or (guides and not options["force"])
+    parameters = {**(probe or {}), "whole": whole and not tests}
     of_prompts = fit_probe(mllm, trace, "prompt", split=split, **parameters)
     if candidates is None and (fit == "contrastive" or (guides and options["scaled"])):
-        candidates = training_candidates(mllm, training_requests(trace, split), options, contrastive=fit == "contrastive", site=site)
-    if tested is None and guides and not options["force"]:
+        some = training_requests(trace, split, whole=whole and not tests)
+        candidates = training_candidates(mllm, some, options, contrastive=fit == "contrastive", site=site)
+    if tested is None and tests:
         tested = held_out_candidates(mllm, _requests(trace, held_out(trace.index, split)), options, site=site)
     scoring = of_prompts
     if fit != "prompt" or site != SITE or candidates is not None or tested is not None:
@@ -90,9 +94,10 @@ def held_out_candidates(mllm: MLLM, requests: Sequence[Request], options: Mappin
     return offered(mllm, some, how, site=site) if some else None
 
 
-def training_requests(trace: Traced, split: str | None = FIT_SPLIT) -> list[Request]:
-    """The requests of a trace that are fitted on."""
-    return _requests(trace, fitting_rows(trace.index, split) & ~held_out(trace.index, split))
+def training_requests(trace: Traced, split: str | None = FIT_SPLIT, *, whole: bool = False) -> list[Request]:
+    """The requests of a trace that are fitted on (`whole`: also those that a sign test would be made on)."""
+    rows = fitting_rows(trace.index, split)
+    return _requests(trace, rows if whole else rows & ~held_out(trace.index, split))
 
 
 def _requests(trace: Traced, rows: RowMask) -> list[Request]:

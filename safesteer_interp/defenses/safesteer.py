@@ -153,16 +153,19 @@ class SafeSteer(StagedDefense):
         probe: dict[str, Any] | None = None,
         candidates: Offered | None = None,
         tested: Offered | None = None,
+        whole: bool = False,
         **options: Any,
     ) -> SafeSteer:
         """Fit on the requests of `split` in a stored trace with `final_norm` at `last_prompt` and `step:1-...`, never on the test split.
 
         `site` is where candidates are scored (the trace must hold it), `image_form` the attack whose shift from CB is MSAV, for data
         without SD pictures, `probe` are parameters of DecodingProbe; `candidates` and `tested` are measured unless given
-        (`defenses/fitted_parts.py`). Raises InputError when a class is missing, or (with alignment) requests in that form or CB are.
+        (`defenses/fitted_parts.py`). Without a validation split a fifth of the pairs is kept for the sign test; `whole` fits on them too
+        where no test is made (default: not, so that settings with and without one are fitted alike). Raises InputError when a class is
+        missing, or (with alignment) requests in that form or CB are.
         """
         known = {f.name: f.default for f in fields(cls) if f.name not in FITTED} | options
-        measured = {"candidates": candidates, "tested": tested}
+        measured: dict[str, Any] = {"candidates": candidates, "tested": tested, "whole": whole}
         parts = fitted_parts(mllm, trace, fit, known, split=split, site=Site.parse(site), image_form=image_form, probe=probe, **measured)
         return cls(probe=parts.probe, prompt_probe=parts.prompt_probe, vector=parts.vector, **options)
 
@@ -190,7 +193,7 @@ class SafeSteer(StagedDefense):
         settings = named_settings(preset) | own | options
         if own or options:
             settings["preset"] = CUSTOM
-        return cls.fit(mllm, training, tracing={"store": store_dir("traces")}, **settings)
+        return cls.fit(mllm, training, tracing={"store": store_dir("traces")}, whole=True, **settings)
 
     @classmethod
     def calibrated(cls, mllm: MLLM, **options: Any) -> SafeSteer:

@@ -99,18 +99,19 @@ def fit_probe(
     site: Site = SITE,
     candidates: Offered | None = None,
     tested: Offered | None = None,
+    whole: bool = False,
     **parameters: Any,
 ) -> DecodingProbe:
     """The probe of one of the four fits on the requests of `split` (None: all but the test split), read at `site`.
 
     To guide it also needs `candidates` of training requests (the spread of its scores; what `contrastive` is fitted on) and `tested`,
-    labelled ones of held-out requests for the sign test, all at the same site; `SafeSteer.fit` measures both. `parameters` are those of
-    DecodingProbe. Raises UsageError for an unknown fit or the test split, InputError when the trace holds none of that split or a class
-    is missing.
+    labelled ones of held-out requests for the sign test, all at the same site; `SafeSteer.fit` measures both. `whole` holds nothing of the
+    split back, for a probe that nothing is tested on. `parameters` are those of DecodingProbe. Raises UsageError for an unknown fit or the
+    test split, InputError when the trace holds none of that split or a class is missing.
     """
     check_fit(fit)
     index = trace.index
-    held = held_out(index, split)
+    held = np.zeros(len(index), dtype=bool) if whole else held_out(index, split)
     fitted = fitting_rows(index, split) & ~held
     if not fitted.any():
         there = ", ".join(f"{name}: {count}" for name, count in index["split"].value_counts().items())

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from safesteer_interp.evaluation.comparison import GRADES, rate_table
-from safesteer_interp.evaluation.printed import FORMS, TABLE_1, TABLE_2, TABLE_3
+from safesteer_interp.evaluation.printed import FORMS, MODEL_OF_TABLE_2, TABLE_1, TABLE_2, TABLE_3
 from safesteer_interp.replication.protocol import COLUMNS_OF_TABLE_1, MM_SAFETYBENCH
 
 ALL = "All"
@@ -34,6 +34,12 @@ CELL = (
     "outcome",
 )
 NOT_MEASURED = "not measured"
+BASELINE = "1 by definition"
+"""Outcome of the undefended model's own speed, which is its unit: it agrees with anything, and is in no tally."""
+OTHER_MODEL = f"printed for {MODEL_OF_TABLE_2} only"
+"""Outcome of what is measured beside numbers of another model: they are shown, and nothing is said of them."""
+UNCHANGED = 1e-9
+"""Changes up to here (points of %) are none: equal rates may differ in the last digit."""
 
 
 def table_1(rates: pd.DataFrame, model: str, judge: str, refusals: str) -> list[dict[str, Any]]:
@@ -67,23 +73,27 @@ def table_3(hits: pd.DataFrame, model: str, judge: str) -> list[dict[str, Any]]:
     return _by_row(cells, ROWS_OF_TABLE_3)
 
 
-def table_2(speeds: pd.DataFrame, training: Mapping[str, float]) -> list[dict[str, Any]]:
+def table_2(speeds: pd.DataFrame, training: Mapping[str, float], model: str) -> list[dict[str, Any]]:
     """Table 2 as ratios to no defense, for the paper's tokens per second are those of its machine; and hours of training.
 
-    `speeds`: `throughput`'s table, intervals from the slowest to the fastest repeat; `training`: method -> hours that a fit took here.
+    `speeds`: `throughput`'s table, intervals from the slowest to the fastest repeat; `training`: method -> hours that a fit took here;
+    `model`: the paper's model that the others' numbers are of. The paper prints this table for one model: beside another's own numbers no
+    outcome is given.
     """
     measured = {} if speeds.empty else {row["defense"]: row for row in speeds.to_dict("records")}
     cells = []
     for method, speed in TABLE_2.items():
         row = measured.get(method)
         ours = {} if row is None else {"value": row["ratio"], "low": row["ratio_low"], "high": row["ratio_high"], "n": row["n"]}
-        cells.append(_with_outcome({**_empty("Table 2", method, "speed", "x none", speed / TABLE_2["none"]), **ours}))
+        cell = _with_outcome({**_empty("Table 2", method, "speed", "x none", speed / TABLE_2["none"]), **ours})
+        cells.append({**cell, "outcome": BASELINE} if ours and method == "none" else cell)
     for method, hours in TRAINING_HOURS.items():
         cell = _empty("Table 2", method, "training", "h", hours)
         if method in training:
             cell |= {"value": training[method], "n": 1, "outcome": "faster" if training[method] < hours else "slower"}
         cells.append(cell)
-    return cells
+    kept = (NOT_MEASURED, BASELINE)
+    return cells if model == MODEL_OF_TABLE_2 else [c if c["outcome"] in kept else {**c, "outcome": OTHER_MODEL} for c in cells]
 
 
 def table(cells: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -92,9 +102,9 @@ def table(cells: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def tally(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many cells end how."""
+    """How many cells end how, without the baseline that is 1 by definition."""
     counts: dict[str, int] = {}
-    for cell in cells:
+    for cell in (cell for cell in cells if cell["outcome"] != BASELINE):
         counts[cell["outcome"]] = counts.get(cell["outcome"], 0) + 1
     return counts
 
@@ -133,7 +143,7 @@ def _empty(table: str, row: str, column: str, unit: str, printed: float) -> dict
 
 
 def _with_outcome(cell: dict[str, Any]) -> dict[str, Any]:
-    """ "within our interval", or "outside" and whether both change the undefended number in the same direction."""
+    """ "within our interval", or "outside" and whether both change the undefended number in the same direction, or one not at all."""
     if not math.isfinite(cell["value"]):
         return cell
     if cell["low"] <= cell["printed"] <= cell["high"]:
@@ -141,6 +151,9 @@ def _with_outcome(cell: dict[str, Any]) -> dict[str, Any]:
     one, other = cell["printed_change"], cell["change"]
     if not (math.isfinite(one) and math.isfinite(other)):
         return {**cell, "outcome": "outside"}
+    still = [where for change, where in ((one, "printed"), (other, "here")) if abs(change) <= UNCHANGED]
+    if still:
+        return {**cell, "outcome": f"outside, no change {' or '.join(still)}"}
     return {**cell, "outcome": "outside, same direction" if one * other > 0 else "outside, other direction"}
 
 

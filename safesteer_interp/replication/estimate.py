@@ -128,7 +128,7 @@ class Taken:
         """Keeps the estimate of every part that was not planned before."""
         for part in parts:
             self.parts.setdefault(part.name, {**asdict(part), "took": 0.0, "done": False})
-        self._write()
+        self.write()
 
     def time(self, name: str, work: Callable[[], Any]) -> Any:
         """What some work gives; its seconds are added to the part's, also when it is stopped."""
@@ -141,7 +141,8 @@ class Taken:
         finally:
             if not again:  # a finished part that is looked at again takes nothing more
                 entry["took"] += time.monotonic() - begun
-            self._write()
+            self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Keeps what is known so far."""
         files.write_json(self.path, {"settings": self.settings, "parts": self.parts})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from safesteer_interp.datasets.mm_safetybench import SCENARIOS
-from safesteer_interp.evaluation.printed import COLUMNS, TABLE_1
+from safesteer_interp.evaluation.printed import COLUMNS, MODEL_OF_TABLE_2, TABLE_1
 
 K, STEPS, TEMPERATURE, NEW_TOKENS = 5, 5, 1.0, 128
 """K and the number of guided steps are not printed: the recommended ones; temperature and length are."""
@@ -69,6 +69,8 @@ FIGURES: Mapping[str, str] = {
 """Finding -> what of the paper it does again."""
 RULES = ("paper", "corrected")
 """Readings of MSAV's rule: as printed, and towards text at unit norm, which is what the paper's text asks of it."""
+OF_THE_PAPER = "llama_guard"
+"""Kind of the paper's judge of harm."""
 _FAMILIES = {"llava": "LLaVA-1.5-7B", "qwen2_5_vl": "Qwen2.5-VL-7B", "qwen3_vl": "Qwen3-VL-8B"}
 _OTHER = "Qwen2.5-VL-7B"
 """Whose numbers stand beside those of a model that the paper did not measure: the one it has a Table 2 for."""
@@ -94,7 +96,9 @@ class Choices:
 
     rule: str = RULES[0]
     judges: tuple[str, ...] = ()
-    """Judges of harm; none: refusal strings stand in."""
+    """Kinds of the judges of harm, the first of which fills the tables; none: refusal strings stand in."""
+    harm: str = ""
+    """Name of the first."""
     grader: str = ""
     system_prompt: str | None = None
     seeds: str = "0"
@@ -115,20 +119,16 @@ def deviations(chosen: Choices, model: str, family: str, found: tuple[str, ...])
         "SafeSteer's rule is corrected: towards text, at unit length; as printed it points away from text.",
         "Refusals of harmless requests are matched with VLGuard's list; the paper's own is not printed.",
         "ECSO, MRD and MLLM-Protector follow their papers; the protector is a word detector with a fixed refusal, not the released one.",
+        "MRD asks in the suite's own words, for the released questions carry no licence, and with a final template that is not published.",
         "Findings behind the figures compare pairs of a harmful and a harmless request with held-out splits, in place of the 400 of D.",
     ]  # fmt: skip
     if not known:
         told.insert(0, f"The paper did not measure {model}: the numbers of {stands} stand beside it for orientation.")
+    if stands != MODEL_OF_TABLE_2:
+        told.append(f"The paper prints Table 2 for {MODEL_OF_TABLE_2} only: its speeds and hours are shown, and compared with nothing.")
     if chosen.system_prompt is None:
         told.append("No system prompt is set beyond the chat template's own; the paper's, taken from MRD, is not printed.")
-    if not chosen.judges:
-        told.append("No judge of harm was given: “not refused” by strings stands for attack success.")
-    elif not any(judge.startswith("llama_guard") for judge in chosen.judges):
-        told.append(f"The judge of harm is {chosen.judges[0]}; the paper's is Llama Guard 3.")
-    if chosen.grader:
-        told.append(f"MM-Vet is graded by {chosen.grader.partition('model=')[2].partition(',')[0] or chosen.grader}; the paper's is GPT-4.")
-    else:
-        told.append("MM-Vet is not graded: give a grader with --grader.")
+    told += [*_judging(chosen), *_grading(chosen.grader)]
     if chosen.seeds != "0":
         told.append(f"Answers are sampled with seeds {chosen.seeds}; the paper states none.")
     if chosen.items is not None:
@@ -142,6 +142,34 @@ def deviations(chosen: Choices, model: str, family: str, found: tuple[str, ...])
     if chosen.quant:
         told.append(f"Weights are packed to {chosen.quant}.")
     return [*told, *found]
+
+
+def _judging(chosen: Choices) -> list[str]:
+    """Which judge says what was harmful, what it is shown and what it is not."""
+    ruled = "Answers that are no longer language (empty, looping) count as no success by a rule"
+    if not chosen.judges:
+        return ["No judge of harm was given: “not refused” by strings stands for attack success.", f"{ruled}."]
+    first, name = chosen.judges[0], chosen.harm or chosen.judges[0]
+    told = [f"The judge of harm is {name}; the paper's is Llama Guard 3, of which it does not print the size." if first == OF_THE_PAPER else
+            f"The judge of harm is {name}; the paper's is Llama Guard 3."]  # fmt: skip
+    if first == "llama_guard_vision":
+        told.append("The judge is shown the picture and the text beside it; what the paper's is shown is not printed.")
+    else:
+        told.append(
+            "The judge is shown the harmful question itself, where FigStep and MM-SafetyBench put it in the picture, and not the text "
+            "beside it; what the paper's is shown is not printed."
+        )
+    return [*told, f"{ruled}, and are not shown to the judge."]
+
+
+def _grading(grader: str) -> list[str]:
+    """Who grades MM-Vet, and by which prompt."""
+    if not grader:
+        return ["MM-Vet is not graded: give a grader with --grader."]
+    told = [f"MM-Vet is graded by {grader.partition('model=')[2].partition(',')[0] or grader}; the paper's is GPT-4."]
+    if "question=" not in grader:
+        told.append("MM-Vet's grader is asked in the suite's own words, without the published prompt's examples.")
+    return told
 
 
 def rows_of_table_1() -> tuple[str, ...]:

@@ -90,6 +90,8 @@ class Claim:
     effect: float | None = None
     """Value of the estimate where the claim holds well (the printed number, or the smallest worth having): power is computed there.
     None: 0.8 standard deviations of a cluster beyond the threshold."""
+    looks: int = 1
+    """Numbers that the estimate was chosen among by `one_holds`, which multiplies its p by them: power knows."""
     unit: str = ""
     """Unit of estimate and threshold, e.g. "AUROC", "layers", "percentage points"."""
     clusters: str = "pairs"

@@ -1,7 +1,8 @@
 """Power: how probable "supported" is where a claim holds, so that "undecided" can say whether there was a chance to find it.
 
 About a lower bound, from what the table holds: the chance of the estimate at the claim's `effect`, tested at 0.05 over the number of
-findings judged with it (Holm's first step), and likewise of every paired control, to clear its edge; and to lie beyond every null.
+findings judged with it (Holm's first step; and over the numbers it was chosen among), and likewise of every paired control, to clear its
+edge; and to lie beyond every null.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def power_of(claim: Claim, family: int, alpha: float, enough: int) -> float:
     spread = error_at(claim.estimate, effect)
     edges = claim.threshold if isinstance(claim.threshold, tuple) else (claim.threshold,)
     shares = any(word in claim.unit for word in ("share", "rate"))
-    missed = [1 - _clear(claim.estimate, effect, edge, alpha / family, shares=shares) for edge in edges]
+    own = alpha / family / claim.looks  # "supported" is tested with a p that was multiplied
+    missed = [1 - _clear(claim.estimate, effect, edge, own, shares=shares) for edge in edges]
     missed += [1 - _clear(c, LARGE * deviation(c), 0.0, alpha / family, shares=shares) for c in paired if math.isfinite(error(c))]
     for control in nulls:
         reach = control.estimate.high if control.absolute or claim.direction == "above" else control.estimate.low

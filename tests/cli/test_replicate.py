@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 from support.published import write_published
 
+from safesteer_interp.cli import replicating
+from safesteer_interp.cli.replicate import Replicate
+from safesteer_interp.cli.replication_inputs import Given
+from safesteer_interp.defenses.safesteer import SafeSteer
 from safesteer_interp.replication import protocol
+from safesteer_interp.replication.estimate import Taken
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--judges", "refusal_strings", "--max-new-tokens", "6", "--batch-size", "16", "--profile", "quick", "--speed-requests", "1",
@@ -68,6 +75,74 @@ def test_the_figures_are_findings_of_the_runner(safesteer: Run, asked: tuple[str
     assert (folder / "figures" / "prefill_separability" / "tiny-llava" / "claims.json").is_file()
     text = (folder / "replication.md").read_text(encoding="utf-8")
     assert "linearly separable" in text and "## Not measured" in text, "a model that refuses nothing has no Fig. 8"
+
+
+@pytest.mark.slow
+def test_speeds_are_kept_for_their_settings_and_methods(safesteer: Run, asked: tuple[str, ...], tmp_path: Path, monkeypatch: Any) -> None:
+    timed: list[tuple[str, ...]] = []
+
+    def throughput(mllm: Any, defenses: Any, requests: Any, *, settings: Any, repeats: int) -> pd.DataFrame:
+        timed.append(tuple(defenses))
+        same = {"tokens_per_second": 1.0, "ratio": 1.0, "ratio_low": 1.0, "ratio_high": 1.0, "n": repeats}
+        return pd.DataFrame([{"defense": name, **same} for name in defenses])
+
+    monkeypatch.setattr(replicating, "throughput", throughput)
+    path = tmp_path / "out" / "tiny-llava" / "throughput.csv"
+    every = ("none", "mllm_protector", "safesteer")
+    for flags, times in (((), 1), (("--json", "--gpus", "2"), 1), (("--max-new-tokens", "7"), 2), ((), 3)):
+        code, _, err = safesteer(*asked, "--only", "table2", *flags)
+        assert code == 0 and len(timed) == times and timed[-1] == every, (flags, err)
+    table = pd.read_csv(path)
+    table[table["defense"] != "safesteer"].to_csv(path, index=False)
+    assert safesteer(*asked, "--only", "table2")[0] == 0 and len(timed) == 4 and len(pd.read_csv(path)) == 3, "one was missing"
+
+
+def test_a_fit_that_was_stopped_is_timed_later(safesteer: Run, asked: tuple[str, ...], tmp_path: Path, monkeypatch: Any) -> None:
+    def stopped(*args: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    taken = tmp_path / "out" / "tiny-llava" / "taken.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(SafeSteer, "build", stopped)
+        with suppress(KeyboardInterrupt):
+            safesteer(*asked, "--only", "fit")
+    first = json.loads(taken.read_text())["parts"]["fit"]
+    assert list(first["training"]) == ["mllm_protector"] and first["spent"]["safesteer"] >= 0
+    code, _, err = safesteer(*asked, "--only", "fit")
+    second = json.loads(taken.read_text())["parts"]["fit"]
+    assert code == 0 and set(second["training"]) == {"safesteer", "mllm_protector"}, err
+    assert second["training"]["mllm_protector"] == first["training"]["mllm_protector"] > 0 and second["training"]["safesteer"] > 0
+
+
+@pytest.mark.slow
+def test_what_cannot_be_fitted_is_left_out_with_its_reason(safesteer: Run, asked: tuple[str, ...], tmp_path: Path) -> None:
+    code, out, err = safesteer(*asked, *TABLES, "--training", "safesteer_d:attacks=SD+TYPO", "--json")
+    assert code == 0, err
+    done, folder = json.loads(out), tmp_path / "out" / "tiny-llava"
+    why = 'no "CB" request in the fit split'
+    assert [s.partition(":")[0] for s in done["missing"] if why in s] == ["safesteer", "without probe"]
+    table = pd.read_csv(folder / "cells.csv").set_index(["table", "row", "column"])["outcome"]
+    assert table["Table 1", "none", "FigStep ASR"] != "not measured" == table["Table 1", "safesteer", "FigStep ASR"]
+    assert table["Table 2", "mllm_protector", "speed"] != "not measured" == table["Table 2", "safesteer", "speed"]
+    assert table["Table 3", "without MSAV", "MM-SafetyBench All ASR"] != "not measured", "it needs no vector"
+
+
+@pytest.mark.parametrize(("data", "place"), [("bundled", ""), ("sub/mine.jsonl", " on sub/mine.jsonl"), ("", "")])
+def test_claims_are_found_by_the_name_of_their_data(data: str, place: str, tmp_path: Path, tiny: Any, monkeypatch: Any) -> None:
+    asked_for: list[str] = []
+    mllm = tiny("llava")
+    work = replicating.Replication(Replicate(mllm.name, judges=(), figures_data=data, out=tmp_path), mllm, (), "default", Given())
+    (work.folder / "figures" / "a" / "b").mkdir(parents=True)
+    (work.folder / "figures" / "a" / "b" / "claims.json").write_text("{}")
+
+    def replication(name: str) -> list[Any]:
+        asked_for.append(name)
+        return []
+
+    monkeypatch.setattr(replicating, "Results", lambda folder: SimpleNamespace(replication=replication))
+    work._page({}, pd.DataFrame(), {}, Taken(tmp_path / "taken.json", ""))
+    assert asked_for == [mllm.name + place]
+    assert any("are measured on" in d for d in work.deviations()) == bool(place)
 
 
 def test_what_is_missing_is_said_before_anything_runs(safesteer: Run, tmp_path: Path, fresh_cache: Path, monkeypatch: Any) -> None:

@@ -109,6 +109,10 @@ def test_the_panel_judges_and_says_what_it_did_not(answers: pd.DataFrame, benchm
     assert np.allclose(outcomes, 1)
     with pytest.raises(UsageError, match="each with its own name"):
         judge_answers(answers, benchmarks, (RefusalStrings(), RefusalStrings()))
+    harmless = [replace(b, requests=[r for r in b.requests if not r.harmful]) for b in benchmarks]
+    with pytest.raises(UsageError, match=r"word sure would judge no answer to text, picture: judges of harm .*--judges refusal_strings"):
+        judge_answers(answers[~answers["harmful"]], harmless, (Word(),))
+    assert len(judge_answers(answers[~answers["harmful"]], harmless, (Word(), RefusalStrings())).hits), "refusals are judged"
 
 
 def test_macro_is_the_mean_over_scenarios() -> None:

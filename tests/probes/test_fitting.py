@@ -129,6 +129,22 @@ def test_a_fit_sees_the_split_it_is_told(planted: Any, trace: TraceView) -> None
         fit_probe(planted, unlabelled)
 
 
+def test_nothing_is_held_back_where_nothing_is_tested(planted: Any, trace: TraceView) -> None:
+    one = labelled(trace, [replace(r, split=Split.FIT if r.split is Split.VALIDATION else r.split) for r in trace.requests])
+    rows = labels_of(one.index).train
+    held = held_out(one.index)
+    assert 0 < held.sum() < rows.sum()
+    settings: dict[str, Any] = {"fit": "prompt", "force": True, "scaled": False, "alignment": False}
+    kept, whole = (SafeSteer.from_trace(planted, one, **settings, whole=w).probe for w in (False, True))
+    assert kept.origin_.data.endswith(f" {rows.sum() - held.sum()} requests") and whole.origin_.data.endswith(f" {rows.sum()} requests")
+    np.testing.assert_array_equal(whole.mean_, one.rows(SITE)[rows].astype(np.float64).mean(axis=0))
+    tested = SafeSteer.from_trace(planted, one, **{**settings, "force": False}, whole=True)
+    assert tested.probe.origin_.data == kept.origin_.data == tested.prompt_probe.origin_.data and tested.probe.sign_test_ is not None
+    training = [r for r in one.requests if r.split is Split.FIT]
+    built = SafeSteer.build(planted, training, preset="paper", force=True)
+    assert built.prompt_probe.origin_.data.endswith(f" {rows.sum()} requests"), "by name, as `replicate` and `compare` build it"
+
+
 def test_the_fits_and_their_held_out_pairs(planted: Any, trace: TraceView) -> None:
     held = held_out(trace.index)
     assert set(trace.index["split"][held]) == {"validation"}

@@ -84,6 +84,13 @@ def test_a_null_distribution_vetoes_unless_the_estimate_lies_beyond_it() -> None
     assert one(claim(0.7, 0.8, controls=(missing,))).verdict is Verdict.UNDECIDED
 
 
+def test_power_knows_that_a_p_was_multiplied() -> None:
+    plain, chosen = (one(claim(-0.1, 0.1, threshold=0.0, effect=0.15, looks=looks)).power for looks in (1, 6))
+    assert 0 < chosen < plain < 1
+    family = judge([claim(-0.1, 0.1, threshold=0.0, effect=0.15, id=str(i)) for i in range(6)])[0].power
+    assert chosen == pytest.approx(family), "six looks at one claim cost what six claims do"
+
+
 def test_a_null_of_too_few_draws_can_veto_nothing_so_that_nothing_is_supported() -> None:
     for n in (8, 24, 38):
         for few in (
