@@ -14,7 +14,7 @@ from safesteer_interp.defenses.conformal import Conformal, conformal_threshold, 
 from safesteer_interp.defenses.defense import Settings, StagedDefense
 from safesteer_interp.defenses.jrs_rem import JRSRem
 from safesteer_interp.defenses.none import Undefended
-from safesteer_interp.defenses.refusal_steering import RefusalSteering
+from safesteer_interp.defenses.refusal_steering import RefusalSteering, choice_requests
 from safesteer_interp.defenses.registry import defense_named
 from safesteer_interp.defenses.shiftdc import ShiftDC
 from safesteer_interp.defenses.shifts import prompt_states
@@ -149,6 +149,23 @@ def test_refusal_steering_refuses_more_of_everything(planted: Any, trace: Traced
     still = RefusalSteering.from_trace(planted, trace, requests, layer=3, coefficient=0.0)
     assert [r.ids for r in still.respond(planted, texts[:4], GREEDY)] == [r.ids for r in plain.respond(planted, texts[:4], GREEDY)]
     assert defense.fingerprint() != still.fingerprint()
+    assert defense.description()["layer chosen on"] == "validation requests" and "layer chosen on" not in still.description()
+
+
+def test_the_layer_of_refusal_steering_is_never_chosen_on_test_requests(planted: Any, trace: Traced, requests: list[Request]) -> None:
+    """Without a validation split it is chosen on the fit split, whatever test requests were given too; without that it is not chosen."""
+    texts = [r for r in requests if r.attack is Attack.TEXT]
+    apart = {split: [r for r in texts if r.split is split] for split in Split}
+    for given, expected in ((Split, Split.VALIDATION), ((Split.TEST, Split.FIT), Split.FIT)):
+        # those of the test split first: the first pairs are the ones that are taken
+        harmful, harmless = choice_requests(sorted((r for s in given for r in apart[s]), key=lambda r: r.split is not Split.TEST), 2)
+        assert {r.split for r in (*harmful, *harmless)} == {expected} and (len(harmful), len(harmless)) == (2, 2)
+    one_sided = [*apart[Split.TEST], *apart[Split.FIT], *(r for r in apart[Split.VALIDATION] if r.harmful)]
+    assert {r.split for side in choice_requests(one_sided, 0) for r in side} == {Split.FIT}
+    without = [r for r in requests if r.split is not Split.VALIDATION]
+    assert RefusalSteering.from_trace(planted, trace, without).description()["layer chosen on"] == "fit requests"
+    with pytest.raises(InputError, match="of the validation or the fit split, and there are none; give others with --training, or a layer"):
+        RefusalSteering.from_trace(planted, trace, apart[Split.TEST])
 
 
 def test_the_conformal_threshold_is_the_rank_that_the_bound_needs() -> None:
