@@ -152,7 +152,8 @@ def test_the_system_prompt_is_the_models(safesteer: Run, caught: Any, command: S
 @pytest.mark.parametrize("shown", [False, True])
 def test_whole_answers_are_shown_only_where_that_is_asked_for(safesteer: Run, caught: Any, tmp_path: Path, shown: bool) -> None:
     seen = caught("safesteer_interp.report.answers.write_answers", tmp_path)
-    words = ("compare", "--model", "planted", "--defenses", "none", "self_reminder", "--benchmarks", "planted", "--pairs", "1", "--seeds", "0", "--attacks",
+    words = ("compare", "--model", "planted", "--defenses", "none", "self_reminder",
+             "--benchmarks", "planted", "--pairs", "1", "--seeds", "0", "--attacks",
              "TEXT", "--max-new-tokens", "2", "--cost-sample", "0", "--training-pairs", "4", "--out", str(tmp_path))  # fmt: skip
     code, _, err = safesteer(*words, *(("--show-answers",) if shown else ()))
     assert code == 0 and seen["show_answers"] is shown, err
