@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,8 @@ def test_two_metrics_are_two_gradients_and_the_lens_is_the_head(planted: MLLM) -
     states = image_states(picture, Site.parse("resid_post.5"))
     found = lens(planted, states)
     assert states.shape == (16, 64) and found.shape == (16, len(planted.tokenizer))
-    norm, head = planted.final_norm, planted.lm_head.weight
+    norm: Any = planted.final_norm
+    head: Any = planted.lm_head.weight
     by_hand = states / (states.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt() * norm.weight @ head.T
     torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, states @ head.T, atol=0.1), "the norm changes something"
