@@ -130,7 +130,7 @@ def test_calibrate_searches_the_grid_it_is_given(safesteer: Run, caught: Any, tm
     _, requests, given, size = seen["args"]
     assert (given.fits, given.betas, given.steps, given.over_refusals) == (("prompt",), (0.5, 3.0), (1,), (0.3,))
     assert (given.rules, given.k) == (("none",), 4)
-    assert (size.fit_pairs, size.pairs, size.first_pairs, size.finalists, size.max_new_tokens, size.seed, size.batch_size) == (
+    assert (size.fit_pairs, size.pairs, size.first_pairs, size.finalists, size.new_tokens, size.seed, size.batch_size) == (
         None, 6, 2, 3, 9, 7, 8,
     )  # fmt: skip
     assert {r.dataset for r in requests} == {"planted"}
