@@ -4,7 +4,8 @@
 
 Everything is made from nothing in temporary folders (or in --keep, which must not exist), so neither figures/ nor the user's traces are
 touched; only a prepared `mini` is taken from the user cache, and its preparation is not part of the time. Prints a table and writes it,
-with the limits of the project, as JSON. Exit code 1 when a limit is passed.
+with the limits of the project, as JSON. Exit code 1 when a limit is passed. The record says which findings it timed and how many there
+were (`findings`): its totals are those of these, and of all of them only where `all` is true.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[s
         "render and gallery": fresh,
     }
     return {
+        "findings": coverage(list(orders), [r.id for r in first.results]),
         "model": name,
         "profile": profile,
         "folder": session.place,
@@ -110,6 +112,20 @@ def measure(ids: Sequence[str], model: str, profile: str, place: Path) -> dict[s
     }
 
 
+def coverage(known: Collection[str], timed: Collection[str]) -> dict[str, Any]:
+    """How many of the known findings were timed, which were not, and whether the record is one of all."""
+    missing = sorted(set(known) - set(timed))
+    return {"timed": len(set(known) & set(timed)), "of": len(set(known)), "not_timed": missing, "all": not missing}
+
+
+def title(record: dict[str, Any]) -> str:
+    """What a record is of: how many findings, on which model and machine."""
+    found = record["findings"]
+    return (
+        f"{found['timed']} of {found['of']} findings on {record['model']}, profile {record['profile']}, {record['machine']['cores']} cores"
+    )
+
+
 def _render_in_a_fresh_process(figures: Path) -> float:
     lines = ("from pathlib import Path", "from safesteer_interp import report", f"f = Path({str(figures)!r})", "report.render(figures=f)")
     code = "; ".join((*lines, "report.build(f)"))
@@ -120,7 +136,7 @@ def _render_in_a_fresh_process(figures: Path) -> float:
 
 def show(record: dict[str, Any]) -> None:
     """Prints the record as a table."""
-    table = Table(title=f"{record['model']}, profile {record['profile']}, {record['machine']['cores']} cores")
+    table = Table(title=title(record))
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     for row in record["stages"]:

@@ -21,7 +21,7 @@ class Loading:
     device: str = "cpu"
     """Where the model runs, e.g. "cuda"; not used with --device-map."""
     dtype: str = "float32"
-    """Weights and states: float32, bfloat16, float16, or auto (bfloat16 where the processor multiplies it in hardware: twice as fast)."""
+    """Weights and states: float32, bfloat16, float16, or auto (bfloat16 where the processor multiplies it, which is faster)."""
     device_map: str | None = None
     """Spread the weights over several devices, memory and disk: auto, balanced, sequential, or a JSON object or file {"module": device}."""
     max_memory: str | None = None

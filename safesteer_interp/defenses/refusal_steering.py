@@ -7,13 +7,13 @@ with it does on validation requests. Ungated, as published: it drives harmless r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from safesteer_interp.defenses.defense import Defense
 from safesteer_interp.defenses.steered import Steered
 from safesteer_interp.defenses.training import layer_trace
-from safesteer_interp.errors import NotApplicableError
+from safesteer_interp.errors import InputError, NotApplicableError
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.models.openings import refusal_token_ids
 from safesteer_interp.requests import Request, Split
@@ -26,6 +26,9 @@ from safesteer_interp.tracing.tracer import Edit
 from safesteer_interp.vectors.direction import Direction
 from safesteer_interp.vectors.refusal import TEXT_ATTACKS, eligible, refusal_directions
 
+CHOICE_SPLITS = (Split.VALIDATION, Split.FIT)
+"""Where the layer may be chosen: the first of these that has harmful and harmless text."""
+
 
 @dataclass(frozen=True, eq=False)
 class RefusalSteering(Steered):
@@ -35,7 +38,9 @@ class RefusalSteering(Steered):
     trained = True
     coefficient: float = 1.0
     layer: int = -1
-    """Decoder layer whose output is moved; -1: chosen on validation requests."""
+    """Decoder layer whose output is moved; -1: chosen on validation requests (on the fit split where there are none)."""
+    chosen_on: str = ""
+    """The split that the layer was chosen on; empty: the layer was given."""
 
     @classmethod
     def build(
@@ -68,21 +73,22 @@ class RefusalSteering(Steered):
     ) -> RefusalSteering:
         """From a trace of the training requests; `refusals`: the model's refusal tokens (none: those of published openings).
 
-        Raises NotApplicableError when no layer's direction makes the model refuse.
+        Raises NotApplicableError when no layer's direction makes the model refuse, and InputError when a layer has to be chosen and there
+        are no text requests to choose it on.
         """
         sites = [site for site in trace.sites if site.kind is SiteKind.RESID_POST]
         if layer >= 0:
             return cls.along_direction(refusal_directions(trace, sites=[Site(SiteKind.RESID_POST, layer)])[0], coefficient)
         found = eligible(refusal_directions(trace, sites=sites), mllm.n_layers)
         step = max(1, len(found) // candidates) if candidates else 1
-        harmful, harmless = _validation(training, validation_pairs)
+        harmful, harmless = choice_requests(training, validation_pairs)
         chosen = select_refusal_direction(mllm, found[::step], harmful, harmless, refusals or refusal_token_ids(mllm))
         if chosen.chosen is None:
             raise NotApplicableError(
                 f"no refusal direction of {mllm.name} makes it refuse without changing what it does with harmless requests; "
                 "give refusal_steering:layer=N to use one all the same."
             )
-        return cls.along_direction(chosen.chosen, coefficient)
+        return replace(cls.along_direction(chosen.chosen, coefficient), chosen_on=str(harmful[0].split))
 
     @classmethod
     def along_direction(cls, direction: Direction, coefficient: float = 1.0) -> RefusalSteering:
@@ -92,14 +98,23 @@ class RefusalSteering(Steered):
         return cls((edit,), (direction,), coefficient, int(direction.site.layer or 0))
 
     def description(self) -> dict[str, Any]:
-        """The layer, the coefficient and the direction."""
-        return {"layer": self.layer, "coefficient": self.coefficient, "direction": str(self.fitted[0])}
+        """The layer, what it was chosen on, the coefficient and the direction."""
+        chosen = {"layer chosen on": f"{self.chosen_on} requests"} if self.chosen_on else {}
+        return {"layer": self.layer, **chosen, "coefficient": self.coefficient, "direction": str(self.fitted[0])}
 
 
-def _validation(training: Sequence[Request], pairs: int) -> tuple[list[Request], list[Request]]:
-    """Harmful and harmless validation requests of text (of the fit split where there are none), some pairs of them."""
-    texts = [r for r in training if r.attack in TEXT_ATTACKS]
-    held = [r for r in texts if r.split is Split.VALIDATION] or texts
+def choice_requests(training: Sequence[Request], pairs: int) -> tuple[list[Request], list[Request]]:
+    """Harmful and harmless validation requests of text (of the fit split where there are none), some pairs of them.
+
+    Raises InputError when neither split has both: nothing is chosen on the test split, which results are reported on.
+    """
+    by_split = [[r for r in training if r.attack in TEXT_ATTACKS and r.split is split] for split in CHOICE_SPLITS]
+    held = next((own for own in by_split if len({r.harmful for r in own}) > 1), None)
+    if held is None:
+        raise InputError(
+            "the layer of refusal_steering is chosen on harmful and harmless text requests (TEXT, CB) of the validation or the fit split, "
+            "and there are none; give others with --training, or a layer with refusal_steering:layer=N."
+        )
     kept = list(dict.fromkeys(r.pair for r in held))[: pairs or None]
     some = [r for r in held if r.pair in set(kept)]
     return [r for r in some if r.harmful], [r for r in some if not r.harmful]

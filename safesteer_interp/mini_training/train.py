@@ -208,7 +208,7 @@ class Training:
             prompts = prompts[::step]
         if set(prompts) - set(answers.table):
             report = Report("own answers", len(prompts))
-            # bfloat16 says other words now and then; that is as good an answer, and twice as fast where the hardware has it
+            # bfloat16 says other words now and then; that is as good an answer, and a faster one where the hardware has it
             dtype = "bfloat16" if self.device.startswith("cuda") or multiplies_bfloat16() else "float32"
             model = load_folder(language_dir(), placement=Placement(self.device), dtype=dtype)
             answers.ensure(prompts, model, batch=self.scale.answer_batch, report=lambda done, _: report(done))

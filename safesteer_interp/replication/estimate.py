@@ -31,8 +31,8 @@ FACTORS: Mapping[str, float] = {"none": 1.0, "ecso": 3.4, "mrd": 1.7}
 GUIDED = 1.05
 """The same of SafeSteer; and of the protector, whose detector here reads words and not with the model."""
 STATISTICS = {"quick": 4.0, "full": 40.0}
-"""Seconds of a finding's intervals and drawings on two cores, by profile and whatever the model: quick as in
-`benchmarks/figure_time.json`, full ten times that, which was not measured."""
+"""Seconds of a finding's intervals and drawings on two cores, by profile and whatever the model: quick about as in
+`benchmarks/figure_time.json`, which holds only some of the findings (it names them); full ten times that, which was not measured."""
 
 
 @dataclass(frozen=True)

@@ -181,3 +181,30 @@ def test_a_scorer_at_a_site_shares_a_batch_with_one_at_another(tiny: Callable[[s
     early.seen.clear()
     assert answered(mllm, [Ask(r, 0, policies[0]) for r in requests], 10) == together[:3]
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(shared, early.seen, strict=True))
+
+
+@pytest.mark.parametrize("contrast", [False, True], ids=["one reading", "two readings"])
+def test_an_edit_is_told_its_step_and_position_while_candidates_are_scored(tiny: Callable[[str], Any], contrast: bool) -> None:
+    """The K candidates of guided step s are all token s + 1 of the answer, in each reading behind that reading's own prompt."""
+    mllm = tiny("llava")
+    requests, seen = asked(mllm), list[tuple[int, int, int]]()
+
+    def look(h: torch.Tensor, at: At) -> torch.Tensor:
+        (position,) = set(at.positions[:, -1].tolist())  # the last token of the prompt, or every token that is written
+        assert at.step == 0 or bool((at.positions == position).all() and (at.roles == int(Role.GENERATED)).all())
+        seen.append((at.step, h.shape[1], position))
+        return h
+
+    looking = Edit((Site.parse("resid_post.1"),), look)
+    guided = Guided(ByRank(1), k=3, steps=3, choice=BEST)
+    beside = [replace(r, text="Briefly and kindly. " + r.text) for r in requests]
+    more = [{"beside": b, "combine": contrasted} if contrast else {} for b in beside]
+    asks = [Ask(r, 0, guided, (looking,), **own) for r, own in zip(requests, more, strict=True)]
+    for _ in answer_asks(mllm, asks, Sampling(6, 1.0), batch_size=3, stop=False):
+        pass
+    widths = [mllm.encode(prompts).input_ids.shape[1] for prompts in (requests, beside)[: 1 + contrast]]
+    assert len(set(widths)) == len(widths)
+    expected = [(0, width, width - 1) for width in widths]
+    for step, tokens in ((1, 3), (2, 3), (3, 3), (4, 1), (5, 1)):
+        expected += [(step, tokens, width + step - 1) for width in widths]
+    assert seen == expected

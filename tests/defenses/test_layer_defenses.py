@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from safesteer_interp.defenses.cmrm import CMRM
 from safesteer_interp.defenses.conformal import Conformal, conformal_threshold, needed
 from safesteer_interp.defenses.defense import Settings, StagedDefense
 from safesteer_interp.defenses.jrs_rem import JRSRem
 from safesteer_interp.defenses.none import Undefended
-from safesteer_interp.defenses.refusal_steering import RefusalSteering
+from safesteer_interp.defenses.refusal_steering import RefusalSteering, choice_requests
 from safesteer_interp.defenses.registry import defense_named
 from safesteer_interp.defenses.shiftdc import ShiftDC
 from safesteer_interp.defenses.shifts import prompt_states
@@ -22,10 +23,11 @@ from safesteer_interp.defenses.training import layer_trace
 from safesteer_interp.errors import InputError, NotApplicableError, UsageError
 from safesteer_interp.models.planted import build_planted, planted_requests, planted_truth
 from safesteer_interp.refusals import is_refusal
-from safesteer_interp.requests import Attack, Request, Split
-from safesteer_interp.sites import Site
+from safesteer_interp.requests import Attack, PilImage, Request, Split
+from safesteer_interp.sites import Role, Site
+from safesteer_interp.tracing.origin import Origin
 from safesteer_interp.tracing.trace import Traced
-from safesteer_interp.tracing.tracer import Sampling
+from safesteer_interp.tracing.tracer import At, Sampling
 
 GREEDY = Settings(Sampling(max_new_tokens=8, temperature=0.0), batch_size=64)
 
@@ -149,6 +151,23 @@ def test_refusal_steering_refuses_more_of_everything(planted: Any, trace: Traced
     still = RefusalSteering.from_trace(planted, trace, requests, layer=3, coefficient=0.0)
     assert [r.ids for r in still.respond(planted, texts[:4], GREEDY)] == [r.ids for r in plain.respond(planted, texts[:4], GREEDY)]
     assert defense.fingerprint() != still.fingerprint()
+    assert defense.description()["layer chosen on"] == "validation requests" and "layer chosen on" not in still.description()
+
+
+def test_the_layer_of_refusal_steering_is_never_chosen_on_test_requests(planted: Any, trace: Traced, requests: list[Request]) -> None:
+    """Without a validation split it is chosen on the fit split, whatever test requests were given too; without that it is not chosen."""
+    texts = [r for r in requests if r.attack is Attack.TEXT]
+    apart = {split: [r for r in texts if r.split is split] for split in Split}
+    for given, expected in ((Split, Split.VALIDATION), ((Split.TEST, Split.FIT), Split.FIT)):
+        # those of the test split first: the first pairs are the ones that are taken
+        harmful, harmless = choice_requests(sorted((r for s in given for r in apart[s]), key=lambda r: r.split is not Split.TEST), 2)
+        assert {r.split for r in (*harmful, *harmless)} == {expected} and (len(harmful), len(harmless)) == (2, 2)
+    one_sided = [*apart[Split.TEST], *apart[Split.FIT], *(r for r in apart[Split.VALIDATION] if r.harmful)]
+    assert {r.split for side in choice_requests(one_sided, 0) for r in side} == {Split.FIT}
+    without = [r for r in requests if r.split is not Split.VALIDATION]
+    assert RefusalSteering.from_trace(planted, trace, without).description()["layer chosen on"] == "fit requests"
+    with pytest.raises(InputError, match="of the validation or the fit split, and there are none; give others with --training, or a layer"):
+        RefusalSteering.from_trace(planted, trace, apart[Split.TEST])
 
 
 def test_the_conformal_threshold_is_the_rank_that_the_bound_needs() -> None:
@@ -198,3 +217,38 @@ def test_what_does_not_fit_is_refused(planted: Any, trace: Traced) -> None:
     with pytest.raises(InputError, match="of the test or the align split"):
         layer_trace(planted, [r for r in some if r.split is Split.TEST] or [replace(some[0], split=Split.TEST)])
     assert defense_named("shiftdc:alpha=0.5,first=3").parts[0].options == {"alpha": 0.5, "first": 3}
+
+
+def test_cmrm_is_its_equation(planted: Any) -> None:
+    """h + alpha (h_text - h_blank) at each layer, on the prompt's last token and on answer tokens (arXiv 2410.09047), worked by hand."""
+    low, high = Site.parse("resid_post.0"), Site.parse("resid_post.1")
+    shifts = {low: torch.tensor([1.0, -2.0]), high: torch.tensor([4.0, 2.0])}
+    h = torch.tensor([[[10.0, 10.0], [20.0, 20.0], [30.0, 30.0]]])
+    roles = torch.tensor([[int(Role.IMAGE), int(Role.USER), int(Role.TEMPLATE)]], dtype=torch.int8)
+    last, none = torch.tensor([[False, False, True]]), torch.zeros(1, 3, dtype=torch.bool)
+
+    def moved(defense: CMRM, site: Site, step: int = 0) -> list[list[float]]:
+        ((edit,),) = defense.edits_each(planted, [Request("t", PilImage(Image.new("RGB", (4, 4))), id="r")], GREEDY)
+        own = roles if not step else torch.full_like(roles, int(Role.GENERATED))
+        return (edit.function(h, At(site, step, torch.arange(3)[None], own, none if step else last)) - h)[0].tolist()
+
+    half = CMRM(shifts, Origin(), alpha=0.5)
+    still = [0.0, 0.0]
+    assert moved(half, low) == [still, still, [0.5, -1.0]] and moved(half, high) == [still, still, [2.0, 1.0]]
+    assert moved(half, low, step=2) == [[0.5, -1.0]] * 3, "every token of the answer"
+    assert moved(replace(half, answer=False), low, step=2) == [still] * 3
+    once = replace(half, increments=True)
+    assert moved(once, low) == [still, still, [0.5, -1.0]] and moved(once, high) == [still, still, [1.5, 2.0]], "alpha (4 - 1, 2 + 2)"
+
+
+def test_the_shift_of_a_sample_is_its_own_text_less_its_own_text_beside_a_blank_picture(planted: Any, trace: Traced) -> None:
+    site = Site.parse("resid_post.2")
+    request = next(r for r in planted_requests(1) if r.attack is Attack.SD)
+    defense = replace(CMRM.from_trace(planted, trace, first=2, last=2), level="sample", alpha=2.0)
+    ((edit,),) = defense.edits_each(planted, [request], GREEDY)
+    assert request.image is not None
+    blank = replace(request, image=PilImage(Image.new("RGB", request.image.load().size, "white")))
+    text, beside = (prompt_states(planted, [r], [site], 1)[0, 0] for r in (replace(request, image=None), blank))
+    h, one = torch.zeros(1, 1, planted.width), torch.ones(1, 1, dtype=torch.bool)
+    change = edit.function(h, At(site, 0, torch.zeros(1, 1, dtype=torch.long), torch.full((1, 1), int(Role.TEMPLATE)), one))[0, 0]
+    assert np.allclose(change.numpy(), 2.0 * (text - beside), atol=1e-4) and float(change.norm()) > 0.01

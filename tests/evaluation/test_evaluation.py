@@ -360,6 +360,31 @@ def test_throughput_is_a_ratio_within_the_run(tiny: Callable[[str], Any]) -> Non
         throughput(mllm, {"other": Undefended()}, asked(mllm), settings=SMALL)
 
 
+class Timed(Undefended):
+    """Takes so many seconds of the clock it is given, one number a call."""
+
+    name = "timed"
+
+    def __init__(self, clock: list[float], *seconds: float) -> None:
+        self.clock, self.seconds = clock, iter(seconds)
+
+    def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
+        self.clock[0] += next(self.seconds)
+        return []
+
+
+def test_the_ratio_is_the_speed_of_a_method_over_that_of_the_baseline(tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    mllm, clock = tiny("llama"), [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    methods = {"slow": Timed(clock, 99, 4, 8, 16), "none": Timed(clock, 99, 2, 2, 2)}  # the first round is not counted
+    table = throughput(mllm, methods, asked(mllm)[:2], settings=SMALL, repeats=3).set_index("defense")
+    tokens = 2 * SMALL.sampling.max_new_tokens
+    assert table.loc["slow", ["ratio", "ratio_low", "ratio_high"]].tolist() == [2 / 8, 2 / 16, 2 / 4], "slower is below 1"
+    assert table.loc["none", ["ratio", "ratio_low", "ratio_high"]].tolist() == [1, 1, 1]
+    assert table.loc["slow", ["tokens_per_second", "low", "high"]].tolist() == [tokens / 8, tokens / 16, tokens / 4]
+    assert table["n"].tolist() == [3, 3]
+
+
 class Shortened(Undefended):
     """Puts one word in the place of what the model wrote."""
 

@@ -61,3 +61,34 @@ def test_where_harm_lies_on_the_axis_is_a_ratio_of_two_numbers_that_are_measured
     assert (found.high - found.low) / 2 == pytest.approx(2.05 * 2 / text.mean() ** 2 * text.std(ddof=1) / np.sqrt(30), rel=0.15)
     same = cluster_jackknife(place, [text, zero, text, zero], pairs)
     assert same.value == 1 and math.isnan(same.low), "text is where text is, by definition"
+
+
+READ_ON = {
+    **dict.fromkeys(("prefill_separability", "decoding_separability", "modality_stealth", "layer_choice"), ("fit", "test")),
+    **dict.fromkeys(("modality_transfer", "modality_gap", "probe_training", "alignment_vector", "harm_by_stage"), ("fit", "test")),
+    **dict.fromkeys(("guidance_budget", "case_study", "throughput"), ("fit", "test")),
+    "defense_ablation": ("fit", "test", "test"),
+    "refusal_lens": ("test", "fit"),
+    "typography_or_text": ("test",),
+    "alignment_controls": ("fit", "validation", "test", "fit"),
+    "refusal_direction": ("fit", "validation", "test"),
+    "steering_dose_response": ("fit", "fit", "fit", "validation", "test"),
+    **dict.fromkeys(("defense_comparison", "judge_agreement", "defense_composition", "paper_numbers"), ("fit", "validation", "test")),
+    **dict.fromkeys(("patching_text_to_image", "attention_routes", "image_token_lens", "adaptive_probe"), ("test", "fit", "fit")),
+    "readable_and_used": ("test", "fit", "fit", "fit"),
+    "component_attribution": ("validation", "test", "fit"),
+}
+"""Finding -> the split of each thing it reads: fitted on "fit", chosen on "validation", reported on "test"."""
+REFUSAL_WORDS = (("TEXT",), "fit")
+"""Attack and split of the answers that a model's refusal tokens are taken from."""
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_findings_are_fitted_chosen_and_reported_on_the_splits_they_say(profile: str) -> None:
+    """A finding that is added says here on which splits; none reads a data set whole, nor what mini was trained on."""
+    found = {name: a.needs(a.parameters(profile)) for name, a in runner.discover(FOLDER).items()}
+    assert {name: tuple(map(str, (spec.split for spec in specs))) for name, specs in found.items()} == READ_ON
+    for name, specs in found.items():
+        if READ_ON[name][0] == "test" and len(specs) > 1:
+            last = specs[-1] if name != "readable_and_used" else specs[-2]
+            assert (tuple(map(str, last.attacks or ())), str(last.split)) == REFUSAL_WORDS, name

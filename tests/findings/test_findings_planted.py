@@ -89,7 +89,7 @@ CASES = [
 ]
 
 
-LONG = ("decoding_separability", "layer_choice", "modality_gap", "modality_stealth", "modality_transfer", "probe_training")
+SLOW = ("decoding_separability", "layer_choice", "modality_gap", "modality_stealth", "modality_transfer", "probe_training")
 """Findings that take longer than all others together: in the slow run, as are most flips of the truth."""
 SHORT = ("refusal_lens",)
 """A finding whose flip is quick."""
@@ -98,7 +98,7 @@ SHORT = ("refusal_lens",)
 def run_of(name: str, changes: dict[str, float]) -> list[pytest.MarkDecorator]:
     if name == "decoding_separability" and changes:
         return [pytest.mark.long]
-    return [pytest.mark.slow] if name in LONG or (changes and name not in SHORT) else []
+    return [pytest.mark.slow] if name in SLOW or (changes and name not in SHORT) else []
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ SHOWN: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
 """Finding -> (table, the rows that one panel draws all of, the columns that it draws of them)."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in SHOWN])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SHOWN])
 def test_figures_show_the_numbers_of_their_tables(benches: Callable[..., Session], tmp_path: Path, name: str) -> None:
     analysis = runner.discover(FOLDER)[name]
     p = analysis.parameters("quick", {"pairs": 64})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,17 @@ def test_two_metrics_are_two_gradients_and_the_lens_is_the_head(planted: MLLM) -
     alone = token_gradients(planted, picture, [lambda h: logits(planted, h)[0, token]], (2,))
     assert torch.equal(both[1][2], alone[0][2]) and not torch.equal(both[0][2], both[1][2])
     states = image_states(picture, Site.parse("resid_post.5"))
-    assert states.shape == (16, 64) and lens(planted, states).shape == (16, len(planted.tokenizer))
+    found = lens(planted, states)
+    assert states.shape == (16, 64) and found.shape == (16, len(planted.tokenizer))
+    norm: Any = planted.final_norm
+    head: Any = planted.lm_head.weight
+    by_hand = states / (states.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt() * norm.weight @ head.T
+    torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, states @ head.T, atol=0.1), "the norm changes something"
+    last = lens(planted, picture.states[Site.parse("resid_post.5")][-1:])
+    with torch.no_grad():
+        given = planted.model(**planted.encode([picture.request]).inputs).logits[:, -1].float()
+    torch.testing.assert_close(last, given, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3", "paligemma"])

@@ -48,6 +48,33 @@ def test_more_room_never_hurts_and_nothing_leaves_the_range(planted: MLLM, pictu
     assert scores == sorted(scores, reverse=True) and torch.isfinite(torch.tensor(scores)).all()
 
 
+@pytest.mark.parametrize("epsilon", [0.02, 1.0])
+def test_every_picture_that_is_tried_keeps_within_epsilon_and_within_the_range_of_pixels(
+    planted: MLLM, picture: Request, epsilon: float
+) -> None:
+    """As the model is shown them, turned back into channels of 0 to 1. With an epsilon of 1 the ends of the range are what holds."""
+    images, tried = planted.processor.image_processor, list[torch.Tensor]()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (images.image_mean, images.image_std))
+
+    def look(module: Any, args: Any, kwargs: Any) -> None:
+        tried.append(kwargs["pixel_values"].detach() * std + mean)
+
+    handle = planted.model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        lower(planted, picture, harm(planted), epsilon=epsilon, steps=4)
+    finally:
+        handle.remove()
+    clean = planted.encode([picture]).inputs["pixel_values"] * std + mean
+    assert len(tried) == 5 and torch.allclose(tried[0], clean, atol=1e-6)
+    for pixels in tried:
+        assert pixels.min() >= -1e-5 and pixels.max() <= 1 + 1e-5
+        assert (pixels - clean).abs().max() <= epsilon + 1e-5
+    if epsilon < 1:
+        assert (tried[-1] - clean).abs().max() == pytest.approx(epsilon, abs=1e-5), "all of it is used"
+    else:
+        assert tried[-1].min() == pytest.approx(0, abs=1e-5) and tried[-1].max() == pytest.approx(1, abs=1e-5), "held at both ends"
+
+
 def test_what_cannot_be_done_is_said(planted: MLLM, picture: Request) -> None:
     with pytest.raises(UsageError, match="epsilon of 0 or more"):
         lower(planted, picture, harm(planted), epsilon=-0.1)

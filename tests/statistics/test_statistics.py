@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 from sklearn.metrics import roc_auc_score
 
 from safesteer_interp import statistics as s
@@ -39,6 +39,32 @@ def test_wilson_equals_scipy(successes: int, n: int) -> None:
     ours, theirs = s.wilson(successes, n), stats.binomtest(successes, n).proportion_ci(method="wilson")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
     assert ours.value == successes / n
+
+
+@pytest.mark.parametrize(("successes", "groups"), [(3, 12), (12, 24), (45, 48), (900, 2000)])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_the_interval_of_a_rate_of_independent_clusters_is_wilsons_by_root_finding(successes: int, groups: int, rows: int) -> None:
+    """Each bound is the p at which |rate - p| is t standard errors of G - 1 trials; rows that repeat a cluster's outcome add nothing."""
+    hits = np.repeat(np.arange(groups) < successes, rows)
+    found = s.cluster_rate(hits, np.repeat(np.arange(groups), rows))
+    rate, t = successes / groups, stats.t.ppf(0.975, groups - 1)
+
+    def beyond(p: float) -> float:
+        return float(abs(rate - p) - t * np.sqrt(p * (1 - p) / (groups - 1)))
+
+    bounds = optimize.brentq(beyond, 1e-9, rate), optimize.brentq(beyond, rate, 1 - 1e-9)
+    assert (found.low, found.high) == pytest.approx(bounds, abs=1e-6) and found.value == rate
+    plain = stats.binomtest(successes, groups).proportion_ci(method="wilson")
+    if groups == 2000:  # t is nearly z, G - 1 nearly G
+        assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=2e-5)
+    assert plain.high - plain.low < found.high - found.low < 1.2 * (plain.high - plain.low)
+
+
+@pytest.mark.parametrize("groups", [12, 30])
+def test_a_rate_of_equal_outcomes_has_wilsons_bound_for_as_many_trials_as_clusters(groups: int) -> None:
+    t = stats.t.ppf(0.975, groups - 1)
+    found = s.cluster_rate(np.zeros(3 * groups), np.repeat(np.arange(groups), 3))
+    assert (found.low, found.high) == (0.0, pytest.approx(t**2 / (groups + t**2), abs=1e-12))
 
 
 @settings(max_examples=40, deadline=None)

@@ -67,6 +67,27 @@ def test_an_edit_can_act_at_one_step_only(tiny: Tiny) -> None:
         assert torch.allclose(difference, torch.full_like(difference, float(read.step == 2)), atol=1e-5)
 
 
+@pytest.mark.parametrize(("read", "role"), [("user_mean", Role.USER), ("image_mean", Role.IMAGE)])
+def test_a_mean_is_that_of_the_tokens_of_its_role(tiny: Tiny, read: str, role: Role) -> None:
+    """Of each row's own: rows are padded, and those without such a token have none."""
+    mllm = tiny("llava")
+    batch, whole = mllm.encode(requests_for(mllm)), list[torch.Tensor]()
+
+    def look(hidden: Hidden, at: At) -> Hidden:
+        whole.append(hidden.clone())
+        return hidden
+
+    (one,) = parse_reads(read)
+    found = HooksTracer(mllm).capture(batch, [FINAL], [one], edits=[Edit((FINAL,), look)])
+    there = [bool((roles == int(role)).any()) for roles in batch.roles]
+    assert found.present[one].tolist() == there and sum(there) == (4 if role is Role.USER else 2)
+    for hidden, roles, states, has in zip(whole[0], batch.roles, found.states[FINAL, one], there, strict=True):
+        own = hidden[roles == int(role)]
+        assert len(own) > 1 or not has
+        torch.testing.assert_close(states, own.mean(0) if has else torch.full_like(states, torch.nan), equal_nan=True)
+        assert not has or not torch.allclose(states, hidden[roles != int(Role.PAD)].mean(0), atol=1e-3), "not of all tokens"
+
+
 def test_a_captured_state_is_the_state_after_the_edit(tiny: Tiny) -> None:
     mllm = tiny("qwen2")
     site = Site.parse("resid_post.2")
