@@ -19,7 +19,8 @@ class Calibrate:
 
     The objective is the share of harmful requests complied with + the share of harmless ones refused + the shares of both whose answer
     degenerated + the nats per token that answers to harmless requests lose under the undefended model (those that gain lose 0). Probe and
-    vector are fitted on the fit split, thresholds and everything else are chosen on the validation split; test pairs are never read. The whole grid is written beside the result. Stopped, the same command goes on where it was.
+    vector are fitted on the fit split, thresholds and everything else are chosen on the validation split; test pairs are never read. The
+    whole grid is written beside the result. Stopped, the same command goes on where it was.
     """
 
     model: str = "mini"
