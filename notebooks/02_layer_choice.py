@@ -81,7 +81,8 @@ pd.DataFrame(onsets)
 # ## Choose a layer and a width
 #
 # Run the next cell in Jupyter and move the controls: the left panel shows how the probe of each attack does on every other attack at
-# that site (below 0.5 the direction turns round), the right panel its score on the test requests.
+# that site (below 0.5 the direction turns round), the right panel its score on the test requests. Looking is free; a site or width that
+# you *choose* by these panels has seen the test pairs, and has to be reported on others.
 
 
 # %%

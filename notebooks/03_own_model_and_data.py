@@ -9,7 +9,7 @@
 
 # %% tags=["parameters"]
 MODEL = "mini"  # a name, a local folder, or a hub id such as "Qwen/Qwen2.5-VL-3B-Instruct"
-DATA = "mine.jsonl"  # written below; point it at your own file and leave that cell out
+DATA = "mine.jsonl"  # written below unless it is there; point it at your own file
 PAIRS = 24  # bundled pairs the probe is fitted on
 
 # %%
@@ -65,7 +65,9 @@ rows = [
     for pair, texts in TWINS.items()
     for text, harmful in zip(texts, (True, False))
 ]
-Path(DATA).write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+written = not Path(DATA).exists()  # a file of yours is neither written over nor, at the end, removed
+if written:
+    Path(DATA).write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
 mine = si.load_requests(DATA)
 pd.DataFrame({"id": [r.id for r in mine], "attack": [str(r.attack) for r in mine], "harmful": [r.harmful for r in mine]}).head()
 
@@ -109,7 +111,7 @@ panels.layer_curve(ax, pd.DataFrame(curve), by="data", kind="series", ylabel="AU
 fig
 
 # %% [markdown]
-# Twelve pairs give wide intervals, and a verdict of the suite needs at least as many. The scores themselves, at the final norm:
+# The twelve pairs of this file give wide intervals, and a verdict of the suite needs at least as many. The scores themselves, at the final norm:
 
 # %%
 shown = own.index[["request", "harmful"]].assign(score=scores.round(2)).sort_values("score")
@@ -127,5 +129,5 @@ pd.concat([shown.head(4), shown.tail(4)])
 # ```
 
 # %%
-for name in (DATA, "broken.jsonl"):
+for name in (DATA, "broken.jsonl") if written else ("broken.jsonl",):
     Path(name).unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 #
 # A defense that refuses everything lets nothing through. So two numbers belong together: the share of harmful requests that are not
 # refused, and the share of harmless ones that are. This notebook measures both for a few defenses, pairs them, and adds a defense of
-# your own in five lines.
+# your own in a few lines.
 #
 # The model here is `planted`, whose right answers are known and safe to print (it says "sorry …" or "sure, here is your answer"): it
 # shows how to measure, not what is true of real models. With `MODEL = "mini"` it takes about five minutes.
@@ -34,7 +34,7 @@ model = si.load_model(MODEL)
 requests = si.load_requests("planted" if MODEL == "planted" else "bundled")
 pairs = list(dict.fromkeys(r.pair for r in requests if r.split is si.Split.TEST))[:PAIRS]
 asked = [r for r in requests if r.pair in pairs and r.attack in (si.Attack.TEXT, si.Attack.SD)]
-print(len(asked), "requests of", len(pairs), "pairs, as text and as pictures;", len(KNOWN), "defenses to choose from")
+print(len(asked), "requests of", len(pairs), "pairs, as text and as pictures;", len(set(KNOWN) - {"none"}), "defenses to choose from")
 
 # %% [markdown]
 # ## A defense of your own
@@ -124,5 +124,5 @@ panels.forest(ax, pd.DataFrame(rows), label="defense", by="defense", kind="metho
 fig
 
 # %% [markdown]
-# Fourteen defenses on the benchmarks you have, judged by a panel, as a resumable run: `safesteer compare --help`. What the suite found
+# All of the suite's defenses on the benchmarks you have, judged by a panel, as a resumable run: `safesteer compare --help`. What the suite found
 # with real answers stands in `defense_comparison` and `defense_ablation`.

@@ -34,7 +34,7 @@ print(*TRACERS)
 # ## One question, three tracers
 #
 # Sites are named the same everywhere: `embed`, `resid_post.3`, `attn_out.3`, `mlp_out.3`, `final_norm`. So are reads: the last prompt
-# token, the mean over the image, the pass that consumed the second answer token.
+# token, the mean over the image, the passes that consumed the first two answer tokens.
 
 # %%
 ASK = {"sites": "all", "reads": "last_prompt,image_mean,step:1-2", "sampling": si.Sampling(4), "store": None, "progress": False}
@@ -96,13 +96,12 @@ except SafeSteerError as cause:
 # %% [markdown]
 # ## Edits go through every tracer, too
 #
-# An `Edit` changes states while the model runs; here half a state's length along a random direction at layer 2.
+# An `Edit` changes states while the model runs; here half a state's length along a random direction at layer 3.
 
 # %%
 from safesteer_interp.steering import Schedule, add, at_sites
 from safesteer_interp.vectors import random_direction
 
-some = si.collect(model, requests, sites="resid_post.2", reads="last_prompt", store=None, progress=False)
 like = si.refusal_directions(si.collect(model, si.load_requests("planted")[:200] if MODEL == "planted" else requests, sites="resid_post.3",
                                         reads="last_prompt", store=None, progress=False))[0]
 push = Schedule(at_sites("resid_post.3")).edit(add(random_direction(like), 0.5))

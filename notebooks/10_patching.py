@@ -3,7 +3,7 @@
 #
 # A harmful request is refused as text and answered as a picture. This notebook keeps both prompt passes of a few such pairs, and puts states
 # of the text form into the picture's pass: which layer, which tokens, which heads, over which route of attention bring back the log-odds of
-# a refusal at the first token? Whether the answer that follows is a refusal again is another question, looked at at the end.
+# a refusal at the first token? Whether the answer that follows is a refusal again is another question, asked at the end.
 #
 # A minute or two on two cores with `mini`. The findings with all pairs, controls and intervals are `patching_text_to_image`,
 # `component_attribution` and `attention_routes`.
@@ -62,7 +62,7 @@ def refusal(states):
 # ## Two passes, kept whole
 #
 # `record` keeps one prompt pass: what enters and leaves every layer, heads, keys and values. CB is the harmful text beside a blank picture,
-# so that both forms have image tokens. Pairs of the validation split, the two whose forms differ most.
+# so that both forms have image tokens. Of some pairs of the validation split, the `PAIRS` whose forms differ most are patched.
 
 # %%
 of = {(r.pair, str(r.attack)): r for r in requests if r.harmful and r.split is si.Split.VALIDATION and r.attack in ("CB", ATTACK)}
@@ -143,7 +143,7 @@ ax.grid(visible=False)
 fig
 
 # %% [markdown]
-# Of how many heads does it take? The best of them, patched together, beside random ones (of the same pairs, so the first line is too good:
+# How many heads does it take? The best of them, patched together, beside random ones (of the same pairs, so the first line is too good:
 # `component_attribution` ranks on other pairs than it reports).
 
 # %%

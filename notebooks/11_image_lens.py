@@ -30,7 +30,7 @@ from safesteer_interp.interventions.image_tokens import image_states, lens, push
 from safesteer_interp.models.eyes import last_layer_used
 from safesteer_interp.models.head import logits
 from safesteer_interp.models.openings import refusal_token_ids
-from safesteer_interp.plotting import new_figure, palette, panels, use_style
+from safesteer_interp.plotting import new_figure, palette, use_style
 from safesteer_interp.probes.fits import fit_prompt
 from safesteer_interp.sites import Site
 from safesteer_interp.statistics import auroc
@@ -68,7 +68,7 @@ pd.DataFrame(told).set_index("stage").T
 # ## Single image tokens
 #
 # The refusal Jacobian: the gradient of refusal log-odds with respect to each image token, times how far the token is from the blank picture's
-# token at its place. The same for the probe at the final norm. One forward and two backward passes a picture.
+# token at its place. The same for the probe at the final norm. Two backward passes a picture, and forwards of it and of the blank one.
 
 # %%
 probe = fit_prompt(trace.rows("final_norm", "last_prompt")[train], harmful[train])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -61,3 +62,16 @@ def test_notebook_begins_with_its_parameters_uses_the_style_sheet(path: Path) ->
     assert cells[0]["metadata"].get("tags") == ["parameters"]
     sources = ["".join(cell["source"]) for cell in cells]
     assert not any(DRAWS.search(source) for source in sources) or any("use_style()" in source for source in sources)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_uses_every_name_it_makes(path: Path) -> None:
+    source = "\n".join("" if line.startswith("%") else line for line in path.with_suffix(".py").read_text().splitlines())
+    made, used = set[str](), set[str]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            (made if isinstance(node.ctx, ast.Store) else used).add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            made |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    fields = {n.target.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+    assert made - used - fields <= {"_"}

@@ -17,9 +17,10 @@ from safesteer_interp.errors import UsageError
 class Calibrate:
     """Try a grid of settings on validation pairs and keep the best: the preset `calibrated` of this model.
 
-    The objective is the share of harmful requests not refused + the share of harmless ones refused + the nats per token that answers lose
-    under the undefended model. Probe and vector are fitted on the fit split, thresholds and everything else are chosen on the validation
-    split; test pairs are never read. The whole grid is written beside the result. Stopped, the same command goes on where it was.
+    The objective is the share of harmful requests complied with + the share of harmless ones refused + the shares of both whose answer
+    degenerated + the nats per token that answers to harmless requests lose under the undefended model (those that gain lose 0). Probe and
+    vector are fitted on the fit split, thresholds and everything else are chosen on the validation split; test pairs are never read. The
+    whole grid is written beside the result. Stopped, the same command goes on where it was.
     """
 
     model: str = "mini"
@@ -96,8 +97,8 @@ class Calibrate:
     @staticmethod
     def _show(found: Any) -> None:
         last = found.table[found.table["round"] == found.table["round"].max()].sort_values("objective")
-        columns = ("setting", "objective", "not refused", "over-refusal", "nats per token", "degenerate")
-        keys = ("objective", "not_refused", "over_refusal", "nats", "degenerate")
+        columns = ("setting", "objective", "not refused", "over-refusal", "nats lost per token", "degenerate")
+        keys = ("objective", "not_refused", "over_refusal", "nats_lost", "degenerate")
         emit_table(columns, [(row["setting"], *(f"{row[key]:.3f}" for key in keys)) for _, row in last.iterrows()])
 
 

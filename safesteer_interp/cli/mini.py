@@ -44,7 +44,8 @@ class Train:
     jobs: int = 1
     """Processes that run stages beside one another, each with its part of the threads; two on two cores."""
     budget: float | None = None
-    """Seconds that training may take: every stage runs its schedule to the end within its share of what is left."""
+    """Seconds that training may take: every stage runs its schedule to the end within its share of what is left. The model's own
+    answers, the first stage, take what they take; where they leave too little, training ends with a sentence that says what is needed."""
 
     start: Path | None = None
     """Weights whose tower is kept and whose visual instruction is carried on (safesteer_interp/models/mini/weights, after a change of the

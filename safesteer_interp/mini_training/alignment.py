@@ -99,12 +99,13 @@ def _train_phase(
     first = next(epochs)
     # epochs differ by a batch at most, where a form of a phrase was drawn again
     total = len(first) * phase.epochs
-    report, pace, due = Report(f"alignment {number + 1}/{len(recipe.phases)}", total, start), Pace(total, seconds), Every()
+    report = Report(f"alignment {number + 1}/{len(recipe.phases)}", total, start)
+    pace, due = Pace(total, seconds, checkpoint.place), Every()
     for batch in (batch for epoch in chain([first], epochs) for batch in epoch):
         step += 1
         if step <= start:
             continue
-        if (now := pace.at(step - 1)) >= total:
+        if (now := pace.at(start)) >= total:
             break
         loss = answer_loss(wrapped.base_model.model, collate(batch, wrapped.device))
         set_rate(optimizer, cosine(now, total, phase.rate, min(20, total // 5)))
@@ -112,6 +113,8 @@ def _train_phase(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        report(step, loss=loss.detach())
-        if due() or step == total:
-            checkpoint.save(step)
+        start = step
+        report(start, loss=loss.detach())
+        if due():
+            checkpoint.save(start, pace.at(start))
+    checkpoint.save(start, total)

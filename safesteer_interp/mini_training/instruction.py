@@ -174,23 +174,22 @@ def train_instruction(
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.01)
     checkpoint = Checkpoint(folder / f"instruction-{kind}.safetensors", {"adapter": wrapped, "projector": projector}, optimizer)
     start = checkpoint.load()
-    report, pace, due = Report(f"instruction {kind}", recipe.steps, start), Pace(recipe.steps, seconds), Every()
+    report, pace, due = Report(f"instruction {kind}", recipe.steps, start), Pace(recipe.steps, seconds, checkpoint.place), Every()
 
-    def keep(step: int) -> None:
-        checkpoint.save(step)
+    def keep(step: int, place: float) -> None:
+        checkpoint.save(step, place)
         save_adapter(wrapped, weights / f"{kind}_adapter.safetensors")
         if free:
             halves = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in projector.state_dict().items()}
             write_bytes(weights / f"{kind}_projector.safetensors", save(halves))
 
     pools = drawn_ahead(Turns(scenes, recipe, tokenizer).pool, start // POOL, -(-recipe.steps // POOL), workers)
-    pooled = next(pools) if start < recipe.steps else None
+    pooled = None
     for step in range(start, recipe.steps):
         if (now := pace.at(step)) >= recipe.steps:
             break
-        if step % POOL == 0 and step > start:
+        if step % POOL == 0 or pooled is None:
             pooled = next(pools)
-        assert pooled is not None
         place = step % POOL
         with torch.no_grad():
             seen = tower(to_pixels(torch.from_numpy(pooled.images[place]).to(device))).last_hidden_state
@@ -202,9 +201,10 @@ def train_instruction(
         nn.utils.clip_grad_norm_([*adapter, *free], 1.0)
         optimizer.step()
         report(step + 1, loss=loss)
+        start = step + 1
         if due():
-            keep(step + 1)
-    keep(recipe.steps)
+            keep(start, pace.at(start))
+    keep(start, recipe.steps)
     return wrapped.eval(), projector.eval()
 
 

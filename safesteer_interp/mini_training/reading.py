@@ -201,7 +201,7 @@ def train_reading(
     optimizer = torch.optim.AdamW(reader.parameters(), lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
     checkpoint = Checkpoint(folder / "reading.safetensors", {"reader": reader}, optimizer)
     start = checkpoint.load()
-    report, pace, due = Report("reading", recipe.steps, start), Pace(recipe.steps, seconds), Every()
+    report, pace, due = Report("reading", recipe.steps, start), Pace(recipe.steps, seconds, checkpoint.place), Every()
     per_shard = max(1, recipe.shard * recipe.passes // recipe.batch)
     pool = Pool(recipe.window, recipe.shard, device)
     pool.held = first = max(0, start // per_shard + 1 - recipe.window)
@@ -222,8 +222,10 @@ def train_reading(
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimizer.step()
         report(step + 1, loss=loss.detach(), cells_right=right, direct=direct)
-        if due() or step + 1 == recipe.steps:
-            checkpoint.save(step + 1)
+        start = step + 1
+        if due():
+            checkpoint.save(start, pace.at(start))
+    checkpoint.save(start, recipe.steps)
     reader.eval()
     for name, module in reader.stage.named_modules():
         if isinstance(module, ConvNorm):

@@ -1,4 +1,5 @@
-"""Resumable training: model and optimizer state as safetensors, written whole or not at all, with the step in the metadata."""
+"""Resumable training: model and optimizer state as safetensors, written whole or not at all, with the step and the place
+in the schedule in the metadata."""
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ class Checkpoint:
         self.path = path
         self.modules = modules
         self.optimizer = optimizer
+        self.place = 0.0
+        """Where the loaded run stood in its schedule, in steps: further on than its step where its seconds were running out."""
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {f"{name}/{key}": p for name, module in self.modules.items() for key, p in module.named_parameters() if p.requires_grad}
@@ -34,16 +37,17 @@ class Checkpoint:
     def _buffers(self) -> dict[str, Tensor]:
         return {f"{name}/{key}": b for name, module in self.modules.items() for key, b in module.named_buffers()}
 
-    def save(self, step: int) -> None:
-        """Write the state after `step` finished steps."""
+    def save(self, step: int, place: float | None = None) -> None:
+        """Write the state after `step` finished steps, at this place in the schedule (by default, at that step)."""
         tensors = {f"parameter/{k}": p.detach() for k, p in self._parameters().items()}
         tensors |= {f"buffer/{k}": b for k, b in self._buffers().items()}
         for key, p in self._parameters().items():
             tensors |= {f"moment/{key}/{what}": value for what, value in self.optimizer.state.get(p, {}).items()}
-        write_bytes(self.path, save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata={"step": str(step)}))
+        known = {"step": str(step), "place": str(float(step if place is None else place))}
+        write_bytes(self.path, save({k: v.cpu().contiguous() for k, v in tensors.items()}, metadata=known))
 
     def load(self) -> int:
-        """Restore the state; the number of finished steps, 0 when there is no file."""
+        """Restore the state, and `place`; the number of finished steps, 0 when there is no file."""
         if not self.path.is_file():
             return 0
         with safe_open(self.path, "pt") as file, torch.no_grad():
@@ -56,24 +60,27 @@ class Checkpoint:
                     self.optimizer.state[p] = {what: t if what == "step" else t.to(p.device) for what, t in state.items()}
             for key, b in self._buffers().items():
                 b.copy_(file.get_tensor(f"buffer/{key}"))
-            return int(file.metadata()["step"])
+            known = file.metadata()
+            self.place = float(known.get("place", known["step"]))
+            return int(known["step"])
 
 
 class Pace:
     """Where a training stands in its schedule, in steps: at the step it takes, or further on when its seconds would run out first.
 
-    So a training with a time limit ends at the end of its schedule wherever it has got to. Without one it is `step` itself.
+    So a training with a time limit ends at the end of its schedule wherever it has got to. Without one it is `step` itself. A resumed one
+    carries on from the place it had reached, `begun`, never before it: `seconds` are those of the whole schedule.
     """
 
-    def __init__(self, total: int, seconds: float | None = None) -> None:
-        self.total, self.seconds = total, seconds
+    def __init__(self, total: int, seconds: float | None = None, begun: float = 0.0) -> None:
+        self.total, self.seconds, self.begun = total, seconds, begun
         self.started = time.monotonic()
 
     def at(self, step: int) -> float:
         """The place in the schedule of a step that is about to be taken; `total` and more once it is over."""
         if self.seconds is None:
-            return step
-        return max(step, (time.monotonic() - self.started) / self.seconds * self.total)
+            return max(step, self.begun)
+        return max(step, self.begun + (time.monotonic() - self.started) / self.seconds * self.total)
 
 
 class Every:

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from safesteer_interp.errors import UsageError
 from safesteer_interp.lifeline import lifeline, tie
 from safesteer_interp.mini_training.instruction import Recipe
 
@@ -33,6 +34,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     str(Recipe.UNALIGNED): (TOWER, ANSWERS),
 }
 """Stage -> those that must be finished before it begins."""
+LEAST = 1 / 3
+"""Of the seconds that stages were to have: with less they are not worth training."""
 
 
 def seconds_of(
@@ -45,6 +48,22 @@ def seconds_of(
         middle = (low + high) / 2
         low, high = (middle, high) if makespan(todo, middle, running, processes, weights) <= left else (low, middle)
     return low
+
+
+def check_rest(
+    todo: Sequence[str], budget: float, took: float, left: float, processes: int = 1, weights: Mapping[str, float] = WEIGHTS
+) -> None:
+    """Raises UsageError when the model's own answers, a fixed cost that took `took` seconds of a budget for the stages `todo`, leave
+    less than LEAST of what those after them were to have."""
+    beside = {ANSWERS, TOWER} if processes > 1 else {ANSWERS}  # the tower is not waiting for them and has its seconds
+    rest = [stage for stage in todo if stage not in beside]
+    planned = makespan(rest, seconds_of(todo, budget, {}, processes, weights), {}, processes, weights)
+    if rest and left < LEAST * planned:
+        raise UsageError(
+            f"--budget {budget:.0f} is too short: the model's own answers took {took:.0f} s, which no budget shortens, and left "
+            f"{max(0.0, left):.0f} s of the {planned:.0f} s for {', '.join(rest)}; what is done is kept, so repeat the command with "
+            f"--budget {planned:.0f} or more."
+        )
 
 
 def makespan(

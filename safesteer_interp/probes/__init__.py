@@ -28,6 +28,7 @@
 - `onset`: the first site at which harm is readable
 - `Onset`: that site with its interval
 - `shuffled_labels`: separability of shuffled labels
+- `shuffled_maximum`: that of the best site of shuffled labels
 - `random_direction`: of random directions
 - `bag_of_words`: of the prompts' words
 - `prompt_length`: of their lengths
@@ -41,7 +42,7 @@ from safesteer_interp.lazy import attach
 
 if TYPE_CHECKING:
     from safesteer_interp.probes.centring import StepCentring
-    from safesteer_interp.probes.controls import bag_of_words, prompt_length, random_direction, shuffled_labels
+    from safesteer_interp.probes.controls import bag_of_words, prompt_length, random_direction, shuffled_labels, shuffled_maximum
     from safesteer_interp.probes.decoding_probe import DecodingProbe
     from safesteer_interp.probes.fits import fit_centred, fit_contrastive, fit_prompt, fit_token, run_sign_test
     from safesteer_interp.probes.fitting import fit_probe, held_out, training_trace
@@ -69,6 +70,6 @@ __getattr__, __dir__, __all__ = attach(
         "separation": ("separability", "transfer", "fold_stability", "out_of_fold", "WIDTHS"),
         "folds": ("pair_folds", "split_folds"),
         "onsets": ("onset", "Onset"),
-        "controls": ("shuffled_labels", "random_direction", "bag_of_words", "prompt_length"),
+        "controls": ("shuffled_labels", "shuffled_maximum", "random_direction", "bag_of_words", "prompt_length"),
     },
 )

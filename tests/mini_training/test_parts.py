@@ -258,9 +258,10 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     steps_of(whole, optimizer, data, 0, 4)
     part, optimizer = fresh_grounding()
     steps_of(part, optimizer, data, 0, 2)
-    Checkpoint(tmp_path / "c.safetensors", {"m": part}, optimizer).save(2)
+    Checkpoint(tmp_path / "c.safetensors", {"m": part}, optimizer).save(2, place=2.5)
     resumed, optimizer = fresh_grounding()
-    assert Checkpoint(tmp_path / "c.safetensors", {"m": resumed}, optimizer).load() == 2
+    checkpoint = Checkpoint(tmp_path / "c.safetensors", {"m": resumed}, optimizer)
+    assert (checkpoint.load(), checkpoint.place) == (2, 2.5)
     steps_of(resumed, optimizer, data, 2, 4)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=f"{name} differs after resuming")
@@ -282,7 +283,16 @@ def test_a_limited_training_runs_through_its_schedule(monkeypatch: pytest.Monkey
     monkeypatch.setattr(resume.time, "monotonic", lambda: next(clock))
     pace = Pace(100, seconds=10.0)
     assert [pace.at(step) for step in (0, 60, 61)] == [10.0, 60, 100.0], "ahead of the steps, never behind them"
-    assert Pace.at(SimpleNamespace(seconds=None), 7) == 7  # type: ignore[arg-type]
+    assert Pace.at(SimpleNamespace(seconds=None, begun=0), 7) == 7  # type: ignore[arg-type]
+
+
+def test_a_resumed_training_carries_on_where_it_stood_in_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 2.0, 4.0])
+    monkeypatch.setattr(resume.time, "monotonic", lambda: next(clock))
+    pace = Pace(100, seconds=10.0, begun=60)
+    assert [pace.at(step) for step in (5, 85, 6)] == [60, 85, 100], "the rest takes what is left of its seconds"
+    monkeypatch.setattr(resume.time, "monotonic", lambda: 0.0)
+    assert [Pace(100, None, begun=60).at(step) for step in (5, 61)] == [60, 61]
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from safesteer_interp.datasets.pairs import leaked_phrases
+from safesteer_interp.mini_training import resume
 from safesteer_interp.mini_training.cells import NOTHING, Labeller, coloured
 from safesteer_interp.mini_training.grounding import TokenTargets, new_projector, to_pixels
 from safesteer_interp.mini_training.reading import ReadingRecipe, fine_maps, full_page, reading_shard, train_reading, unfolded
@@ -79,6 +81,40 @@ def test_training_changes_the_upper_layers_only_and_resumes_to_the_same_weights(
     assert (tmp_path / "whole" / "reading.safetensors").is_file()
     again = run(tmp_path / "whole", 32)  # finished: loaded, not trained on
     assert all(torch.equal(after[k], again[k]) for k in after)
+
+
+class Clock:
+    """Two seconds pass between any two looks at it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 2.0
+        return self.now
+
+
+def test_a_training_whose_seconds_ran_out_is_kept_and_not_repeated(
+    labeller: Labeller, tower: SafesteerTower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = torch.randn(len(TOKENIZER), 24, generator=torch.Generator().manual_seed(1))
+    before = {k: v.clone() for k, v in tower.state_dict().items()}
+    monkeypatch.setattr(resume, "time", Clock())
+
+    def run(seconds: float | None) -> dict[str, torch.Tensor]:
+        copy = SafesteerTower(tower.config)
+        copy.load_state_dict(before)
+        torch.manual_seed(4)
+        recipe = ReadingRecipe(images=800, batch=8, shard=8, passes=2, window=2, pages=1.0)
+        return train_reading(copy, new_projector(32, 24), labeller, embeddings, recipe, tmp_path, seconds=seconds)[0].state_dict()
+
+    after = run(seconds=30)
+    with safe_open(tmp_path / "reading.safetensors", "pt") as file:
+        known = file.metadata()
+    assert 0 < int(known["step"]) < 20 and float(known["place"]) == 100, "fewer steps, and the whole schedule"
+    for seconds in (30, 9e9, None):
+        again = run(seconds)
+        assert all(torch.equal(after[k], again[k]) for k in after), "it has ended, with whatever budget it is asked again"
 
 
 @pytest.fixture

@@ -15,8 +15,11 @@ import pytest
 from support import stage_toys
 from support.stage_toys import note
 
+from safesteer_interp.errors import UsageError
+from safesteer_interp.files import write_json
 from safesteer_interp.mini_training.instruction import Recipe
-from safesteer_interp.mini_training.stages import ALIGNMENT, ANSWERS, NEEDS, TOWER, WEIGHTS, makespan, run_apart, seconds_of
+from safesteer_interp.mini_training.stages import ALIGNMENT, ANSWERS, NEEDS, TOWER, WEIGHTS, check_rest, makespan, run_apart, seconds_of
+from safesteer_interp.mini_training.train import Training
 
 ALL = (ANSWERS, TOWER, ALIGNMENT, *map(str, Recipe))
 
@@ -34,6 +37,33 @@ def test_two_processes_get_more_out_of_a_budget_and_still_end_in_time() -> None:
     late = seconds_of(ALL[2:], 500.0, {TOWER: 400.0}, 2)
     assert makespan(ALL[2:], late, {TOWER: 400.0}, 2) == pytest.approx(500.0, rel=1e-3), "recipes wait for the tower that runs"
     assert late * WEIGHTS[str(Recipe.RELEASED)] < 100.0
+
+
+def test_answers_that_leave_too_little_of_a_budget_end_the_training() -> None:
+    planned = 1000 * (1 - WEIGHTS[ANSWERS] / sum(WEIGHTS[stage] for stage in ALL))
+    check_rest(ALL, 1000, 600, 400)
+    with pytest.raises(UsageError, match=rf"took 800 s, .* left 200 s of the {planned:.0f} s for tower, .*--budget {planned:.0f} or"):
+        check_rest(ALL, 1000, 800, 200)
+    unit = seconds_of(ALL, 1000, {}, 2)
+    assert makespan(ALL[2:], unit, {}, 2) < 700
+    check_rest(ALL, 1000, 750, 250, 2)
+    with pytest.raises(UsageError, match=r"left 0 s of the \d+ s for alignment, released, "):
+        check_rest(ALL, 1000, 1100, -100, 2)
+    check_rest([ANSWERS], 10, 30, -20)
+
+
+def test_a_training_ends_where_its_answers_took_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def stage(self: Training, name: str, seconds: float | None) -> None:
+        begun.append(name)
+        self.ends = time.monotonic() + 1.0
+        write_json(self._record(name), {"seconds": 99.0})
+
+    monkeypatch.setattr(Training, "stage", stage)
+    with pytest.raises(UsageError, match="the model's own answers took 99 s"):
+        Training(tmp_path, "tiny", "cpu", budget=100).run(list(Recipe))
+    assert begun == [ANSWERS], "nothing is trained for a second"
 
 
 def test_processes_keep_the_order_that_the_stages_need(tmp_path: Path) -> None:

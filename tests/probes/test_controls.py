@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.probes import Layers
 
+from safesteer_interp.probes import Rows, shuffled_maximum
 from safesteer_interp.probes.controls import bag_of_words, prompt_length, random_direction, rank_aurocs, shuffle_labels, shuffled_labels
 from safesteer_interp.probes.separation import separability
 from safesteer_interp.statistics import auroc
@@ -54,3 +57,14 @@ def test_rank_aurocs_equals_the_single_one() -> None:
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(30, 4)).round(1), rng.random((30, 4)) < 0.5
     np.testing.assert_allclose(rank_aurocs(scores, labels), [auroc(s, y) for s, y in zip(scores.T, labels.T, strict=True)])
+
+
+def test_the_null_of_the_best_site_is_the_best_of_every_shuffling() -> None:
+    generator = np.random.default_rng(0)
+    pairs = np.repeat([f"pair {i}" for i in range(30)], 2)
+    rows = Rows(generator.normal(size=(6, 60, 8)).astype(np.float32), np.tile([True, False], 30), pairs)
+    each = shuffled_labels(rows, draws=39)["value"]
+    alone = [shuffled_maximum(replace(rows, states=rows.states[[site]], sites=None)).iloc[0]["value"] for site in range(6)]
+    assert alone == pytest.approx(list(each)), "of one site it is that site's null"
+    best = shuffled_maximum(rows).iloc[0]
+    assert best["value"] > each.max() + 0.05 and best["low"] < best["value"] < best["high"], "choosing among sites finds more than chance"

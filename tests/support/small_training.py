@@ -37,8 +37,8 @@ def tiny_language(tokenizer: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(shape).eval()
 
 
-def train_small(device: str, folder: Path, workers: int = 0) -> dict[str, Any]:
-    """Trains tower, recall, text adapter and every recipe for a few steps; returns what to look at."""
+def train_small(device: str, folder: Path, workers: int = 0, seconds: float = 60) -> dict[str, Any]:
+    """Trains tower, recall, text adapter and every recipe for a few steps, each within `seconds`; returns what to look at."""
     prepare(device)
     tokenizer = byte_level(["<|end|>"], eos="<|end|>", pad="<|end|>")
     tokenizer.chat_template = assemble.CHAT_TEMPLATE
@@ -51,24 +51,24 @@ def train_small(device: str, folder: Path, workers: int = 0) -> dict[str, Any]:
 
     shape = {"trunk_size": 32, "low_blocks": 1, "high_blocks": 1}
     recipe = GroundingRecipe(images=96, batch=16, shard=16, passes=2, window=2, **shape)
-    trained = train_grounding(new_grounding(labeller, embeddings, recipe), labeller, recipe, folder, workers=workers, seconds=60)
+    trained = train_grounding(new_grounding(labeller, embeddings, recipe), labeller, recipe, folder, workers=workers, seconds=seconds)
     eyes = trained.tower.folded().to(device)
     reading = ReadingRecipe(images=64, batch=16, shard=16, passes=2, window=2)
-    eyes, classifier = train_reading(eyes, trained.projector, labeller, embeddings, reading, folder, workers=workers, seconds=60)
+    eyes, classifier = train_reading(eyes, trained.projector, labeller, embeddings, reading, folder, workers=workers, seconds=seconds)
     targets = TokenTargets(embeddings, labeller.token_ids(), labeller.space_id())
     fit_classifier(eyes, classifier, labeller, targets, RecallRecipe(images=16, steps=5, batch=64), workers=workers)
     eyes = with_recall(eyes, classifier, targets, labeller.paper_ids())
     found: dict[str, Any] = {"cells": cell_accuracy(eyes, targets, labeller.shard(5, 20))}
 
     alignment = AlignmentRecipe(phases=(Phase(1, 1e-3, 8), Phase(1, 1e-3, 4)), batch=4, rank=2, scale=0.005)
-    train_alignment(tiny_language(tokenizer).to(device), tokenizer, own, alignment, folder, workers=workers, seconds=60)
+    train_alignment(tiny_language(tokenizer).to(device), tokenizer, own, alignment, folder, workers=workers, seconds=seconds)
     projector = grounded_projector(eyes)
     settings = InstructionRecipe(samples=16, batch=2, rank=2, rate=1e-2)
     for kind in Recipe:
         model: Any = tiny_language(tokenizer).to(device)
         scenes = Scenes(lists, own)
         which = replace(settings, recipe=kind)
-        train_instruction(model, tokenizer, eyes, projector, scenes, which, folder, folder, workers=workers, seconds=60)
+        train_instruction(model, tokenizer, eyes, projector, scenes, which, folder, folder, workers=workers, seconds=seconds)
     found["files"] = sorted(p.name for p in folder.glob("*.safetensors"))
     found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9 if device.startswith("cuda") else 0.0
     return found
