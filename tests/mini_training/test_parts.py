@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from safesteer_interp.datasets.pairs import heldout_phrases, leaked_phrases, load_pairs
+from safesteer_interp.datasets.pairs import heldout_phrases, leaked_phrases, load_pairs, near_phrases
 from safesteer_interp.datasets.pictures import PictureBox
 from safesteer_interp.errors import InputError
-from safesteer_interp.mini_training import resume
+from safesteer_interp.mini_training import resume, texts
 from safesteer_interp.mini_training.batches import IGNORED, TAUGHT_TOKENS, Example, answer_loss, collate, encode_turn, length_buckets
 from safesteer_interp.mini_training.cells import NOTHING, CellMap
 from safesteer_interp.mini_training.grounding import Grounding, GroundingRecipe, to_pixels
@@ -28,12 +28,15 @@ from safesteer_interp.mini_training.seeing import words_right
 from safesteer_interp.mini_training.texts import (
     FIRST_PERSON,
     FORMS,
+    NEAR,
     OwnAnswers,
     Turn,
     alignment_turns,
     answered_phrases,
+    clean,
     harmful_phrases,
     harmless_phrases,
+    in_utility,
     lines_of,
     question_of,
     refusal_of,
@@ -45,6 +48,7 @@ from safesteer_interp.models.families.tokenizers import metaspace
 from safesteer_interp.models.mini import assemble
 from safesteer_interp.models.mini.lora import attach, load_adapter, merge_adapter, save_adapter
 from safesteer_interp.models.mini.tower import N_IMAGE_TOKENS, SafesteerTower, SafesteerTowerConfig
+from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.refusals import LISTS, contains_refusal, is_refusal, starts_with_refusal
 from safesteer_interp.requests import Split
 
@@ -59,10 +63,10 @@ def answers(tmp_path: Path) -> OwnAnswers:
 
 
 def test_no_training_text_contains_a_held_out_phrase(answers: OwnAnswers) -> None:
-    texts = [*harmful_phrases(), *harmless_phrases(), *lines_of("chat")]
-    texts += [t.user for seed in range(3) for t in alignment_turns(answers, random.Random(seed))]
+    seen = [*harmful_phrases(), *harmless_phrases(), *lines_of("chat")]
+    seen += [t.user for seed in range(3) for t in alignment_turns(answers, random.Random(seed))]
     assert len(heldout_phrases()) > 100
-    assert [t for t in texts if leaked_phrases(t)] == []
+    assert [t for t in seen if leaked_phrases(t)] == []
 
 
 def test_a_held_out_phrase_would_be_caught() -> None:
@@ -78,7 +82,7 @@ def test_random_texts_never_spell_a_held_out_phrase() -> None:
 
 def test_harmful_and_harmless_lists_are_disjoint_and_varied() -> None:
     assert not set(harmful_phrases()) & set(harmless_phrases())
-    assert len(harmful_phrases()) > 7000 and len(answered_phrases()) > 7000
+    assert len(harmful_phrases()) > 10_000 and len(answered_phrases()) > 10_000
 
 
 def test_alignment_refuses_the_harmful_and_nothing_else(answers: OwnAnswers) -> None:
@@ -110,6 +114,32 @@ def test_no_text_of_training_gives_away_a_fit_pair() -> None:
         text = (files("safesteer_interp.mini_training") / "data" / f"{name}.txt").read_text(encoding="utf-8")
         lines = text.splitlines()
         assert [line for line in lines if leaked_phrases(line)] == [] and len(set(lines)) == len(lines), name
+
+
+def test_what_is_nearly_held_out_or_asked_by_the_utility_set_is_dropped(answers: OwnAnswers) -> None:
+    assert near_phrases("throw a frisbee", NEAR) == ["throw a frisbee at a beach"]
+    assert clean(["throw a frisbee", "throw a javelin", "Repeat the word APPLE!", "say yes", "repeat the word walnut"]) == [
+        "throw a javelin",
+        "repeat the word walnut",
+    ]
+    asked = [t.user for t in alignment_turns(answers, random.Random(3))]
+    activities = [*harmful_phrases(), *answered_phrases(), *lines_of("chat")]
+    assert len(activities) > 20_000
+    assert [a for a in activities if near_phrases(a, NEAR) or in_utility(a)] == [] and not any(map(in_utility, asked))
+
+
+def test_own_answers_are_asked_in_one_order_whatever_the_hash_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def generate(_mllm: Any, requests: list[Any], **_options: Any) -> list[SimpleNamespace]:
+        asked.extend(r.text for r in requests)
+        return [SimpleNamespace(ids=[0]) for _ in requests]
+
+    monkeypatch.setattr(texts, "generate", generate)
+    monkeypatch.setattr(texts, "stop_ids", lambda _mllm: {0})
+    monkeypatch.setattr(texts, "text_of", lambda _mllm, _answer: "Yes.")
+    OwnAnswers(tmp_path / "own.json").ensure(["cd", "b", "ab", "bb", "a"], object.__new__(MLLM), batch=2)
+    assert asked == ["a", "b", "ab", "bb", "cd"]
 
 
 def test_a_model_without_alignment_is_shown_no_refusal(answers: OwnAnswers) -> None:

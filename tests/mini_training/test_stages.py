@@ -12,14 +12,27 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from support import stage_toys
 from support.stage_toys import note
 
 from safesteer_interp.errors import UsageError
 from safesteer_interp.files import write_json
+from safesteer_interp.mini_training.evaluate import evaluate_mini
 from safesteer_interp.mini_training.instruction import Recipe
-from safesteer_interp.mini_training.stages import ALIGNMENT, ANSWERS, NEEDS, TOWER, WEIGHTS, check_rest, makespan, run_apart, seconds_of
-from safesteer_interp.mini_training.train import Training
+from safesteer_interp.mini_training.stages import (
+    ALIGNMENT,
+    ANSWERS,
+    GPU_WEIGHTS,
+    NEEDS,
+    TOWER,
+    WEIGHTS,
+    check_rest,
+    makespan,
+    run_apart,
+    seconds_of,
+)
+from safesteer_interp.mini_training.train import SCALES, Training, train_mini
 
 ALL = (ANSWERS, TOWER, ALIGNMENT, *map(str, Recipe))
 
@@ -28,6 +41,14 @@ def test_one_process_divides_what_is_left_by_weight() -> None:
     unit = seconds_of(ALL, 1000.0)
     assert sum(WEIGHTS[stage] * unit for stage in ALL) == pytest.approx(1000.0, rel=1e-3)
     assert seconds_of(ALL[-1:], 90.0) * WEIGHTS[ALL[-1]] == pytest.approx(90.0, rel=1e-3)
+
+
+def test_a_scale_has_shares_of_its_own() -> None:
+    assert SCALES["wide"].shares == GPU_WEIGHTS and SCALES["full"].shares == WEIGHTS and set(GPU_WEIGHTS) == set(WEIGHTS) == set(ALL)
+    unit = seconds_of(ALL, 900.0, weights=GPU_WEIGHTS)
+    assert sum(GPU_WEIGHTS[stage] * unit for stage in ALL) == pytest.approx(900.0, rel=1e-3)
+    apart = seconds_of(ALL, 900.0, {}, 4, GPU_WEIGHTS)
+    assert (GPU_WEIGHTS[TOWER] + GPU_WEIGHTS[str(Recipe.RELEASED)]) * apart == pytest.approx(900.0, rel=1e-3), "the longest way"
 
 
 def test_two_processes_get_more_out_of_a_budget_and_still_end_in_time() -> None:
@@ -95,3 +116,10 @@ def test_stages_end_with_a_training_that_is_killed_or_interrupted(end: signal.Si
     process.wait(60)
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive, alive
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for asked in (partial(evaluate_mini, tmp_path / "card.json"), partial(train_mini, tmp_path / "folder")):
+        with pytest.raises(UsageError, match="--device cuda: this PyTorch sees no GPU; leave the flag out"):
+            asked(device="cuda")
