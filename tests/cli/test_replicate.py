@@ -129,19 +129,24 @@ def test_what_cannot_be_fitted_is_left_out_with_its_reason(safesteer: Run, asked
 
 @pytest.mark.parametrize(("data", "place"), [("bundled", ""), ("sub/mine.jsonl", " on sub/mine.jsonl"), ("", "")])
 def test_claims_are_found_by_the_name_of_their_data(data: str, place: str, tmp_path: Path, tiny: Any, monkeypatch: Any) -> None:
-    asked_for: list[str] = []
+    asked_for: list[tuple[str, str]] = []
     mllm = tiny("llava")
     work = replicating.Replication(Replicate(mllm.name, judges=(), figures_data=data, out=tmp_path), mllm, (), "default", Given())
     (work.folder / "figures" / "a" / "b").mkdir(parents=True)
     (work.folder / "figures" / "a" / "b" / "claims.json").write_text("{}")
 
+    def measured_in(folder: str, fingerprint: str) -> str:
+        asked_for.append((folder, fingerprint))
+        return "its name"
+
     def replication(name: str) -> list[Any]:
-        asked_for.append(name)
+        assert name == "its name"
         return []
 
-    monkeypatch.setattr(replicating, "Results", lambda folder: SimpleNamespace(replication=replication))
+    found = SimpleNamespace(measured_in=measured_in, replication=replication)
+    monkeypatch.setattr(replicating, "Results", lambda folder: found)
     work._page({}, pd.DataFrame(), {}, Taken(tmp_path / "taken.json", ""))
-    assert asked_for == [mllm.name + place]
+    assert asked_for == [(work.session.place, mllm.fingerprint)] and ("@mine" in work.session.place) == bool(place)
     assert any("are measured on" in d for d in work.deviations()) == bool(place)
 
 
