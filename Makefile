@@ -7,6 +7,8 @@ WORKERS ?= 2
 # Which model the figures are made of, and how large the runs are (quick or full).
 MODEL ?= mini
 PROFILE ?= quick
+# Recipes of mini that differ in what made it refuse or see: two findings compare them.
+CONTROLS ?= $(if $(filter mini,$(MODEL)),mini:unaligned mini:grounded mini:lm_loss)
 # Where `make mini` trains and measures, and carries on; the shipped weights stay as they are, and `make clean` leaves it alone.
 MINI ?= mini-training
 # How it trains; on a GPU with 16 cores, nine minutes: make mini MINI_TRAIN="--scale wide --device cuda --budget 525 --jobs 4 --workers 12"
@@ -37,6 +39,9 @@ $(STAMP): pyproject.toml constraints.txt requirements-mini.txt
 
 figures: setup  ## every figure, table and claim on MODEL, then the gallery figures/index.html
 	$(OFFLINE) $(BIN)/safesteer run --all --model $(MODEL) --profile $(PROFILE) --jobs $(WORKERS)
+	for control in $(CONTROLS); do \
+	  $(OFFLINE) $(BIN)/safesteer run probe_training refusal_lens --model $$control --profile $(PROFILE) --jobs $(WORKERS) || exit; \
+	done
 	$(OFFLINE) $(BIN)/safesteer report --readme README.md
 
 test: setup  ## the test suite, but for what takes longer (make test-slow, make test-long)

@@ -109,7 +109,7 @@ def _missing(point: Point, claims: Claims) -> Sentence:
 def _elsewhere(answers: Sequence[Answer], claims: Claims, others: Mapping[str, Claims]) -> list[Sentence]:
     """How many of the claims used above have the same verdict on each other model, and which do not.
 
-    Contradicted where one is turned into its opposite; what one of the two leaves undecided is no contradiction.
+    Contradicted where one is turned into its opposite; what one of the two leaves undecided is no contradiction. The worst comes first.
     """
     used = [s for a in answers for s in a.sentences if s.claim]
     if not others:
@@ -127,4 +127,5 @@ def _elsewhere(answers: Sequence[Answer], claims: Claims, others: Mapping[str, C
         if not shared:
             text = f"On {model}, none of the claims above was measured."
         found.append(Sentence(text, verdict, "", shown=f"{same} of {len(shared)}"))
-    return found
+    # what speaks against the conclusions comes first, since the README has room for two
+    return sorted(found, key=lambda s: ("contradicted", "undecided", "supported").index(s.verdict))

@@ -107,6 +107,8 @@ def test_it_says_how_many_verdicts_hold_on_every_other_model() -> None:
     assert open_there.verdict == "undecided" and "finding, c (supported here, undecided there)" in open_there.text
     assert turned.verdict == "contradicted" and "finding, c (supported here, contradicted there)" in turned.text
     assert "none of the claims above was measured" in empty.text
+    all_four = conclude(told("supported"), dict(zip("abcd", there, strict=True)), ASKED)[-1].sentences
+    assert [s.text[:4] for s in all_four] == ["On c", "On b", "On d", "On a"], "the worst first"
     assert conclude(told("supported"), {}, ASKED)[-1].sentences[0].text == "Only one model was run."
 
 
