@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from functools import partial
@@ -27,4 +28,6 @@ def wait_long(folder: Path, stage: str, _seconds: float | None) -> None:
 
 
 if __name__ == "__main__":
+    # what a shell starts in the background ignores Ctrl-C, and so does all that it starts: the tests too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run_apart(["grounded", "unaligned"], partial(wait_long, Path(sys.argv[1])), 2, lambda: None, lambda _: None)
