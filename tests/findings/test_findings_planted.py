@@ -80,7 +80,8 @@ CASES = [
         {},
         {
             "four_components_suffice": "supported",
-            "sixteen_pairs_suffice": "supported",
+            # the harm is a main component: of 39 shufflings on 16 pairs one finds it, with the right sign, and reaches as far
+            "sixteen_pairs_suffice": "undecided",
             "full_width_adds_little": "supported",
             "starts_agree": "supported",
         },

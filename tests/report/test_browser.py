@@ -53,6 +53,10 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for model in ("mini", "mini-grounded"):
         place = result(target, "zz_hostile", model, model=model.replace("-", ":"), order=99)
         record = json.loads((place / "claims.json").read_text())
+        about = json.loads((place / "provenance.json").read_text())
+        known = json.loads((ROOT / "figures" / "refusal_lens" / model / "provenance.json").read_text())
+        about["model"]["fingerprint"] = known["model"]["fingerprint"]  # the weights that the committed results are of
+        (place / "provenance.json").write_text(json.dumps(about))
         verdict = "supported" if model == "mini" else "undecided"
         told = claim(verdict, statement=f"A hostile claim {NASTY} <img src=x onerror=alert(1)>", note=NASTY)
         (place / "claims.json").write_text(json.dumps({**record, "claims": [told]}))
