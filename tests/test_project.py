@@ -82,6 +82,13 @@ def test_every_data_file_of_the_package_is_installed_with_it() -> None:
     assert not left, f"add to package-data in pyproject.toml: {left}"
 
 
+def test_nothing_lies_at_the_top_that_a_command_left_there() -> None:
+    """Commands write to the working folder by default: `compare`, run without --out from a clone, left its results in a commit."""
+    folders = {"analyses", "benchmarks", "docs", "figures", "notebooks", "safesteer_interp", "tests", ".ci"}
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert {name.split("/")[0] for name in files if "/" in name} == folders
+
+
 def test_no_file_names_a_machine() -> None:
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     private = re.compile(r"/work/(?!flow)|/tmp/w\b|/root/|/home/[a-z]+/|(?<![\w\])])\.library\b|file:///")

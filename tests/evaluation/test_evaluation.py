@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -26,7 +23,6 @@ from safesteer_interp.defenses.defense import DEFAULTS, Defense, Response, Setti
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.evaluation import harness
-from safesteer_interp.evaluation.cost import costs
 from safesteer_interp.evaluation.harness import Condition, evaluate, judged, perplexities_stored, respond
 from safesteer_interp.evaluation.judges import (
     Degeneration,
@@ -41,11 +37,10 @@ from safesteer_interp.evaluation.llama_guard import LlamaGuard, parse
 from safesteer_interp.evaluation.metrics import compare, macro, rates
 from safesteer_interp.evaluation.perplexity import answer_perplexities
 from safesteer_interp.evaluation.store import response_fields
-from safesteer_interp.evaluation.throughput import throughput
 from safesteer_interp.models.mllm import MLLM
 from safesteer_interp.requests import Request
 from safesteer_interp.tracing.tracer import Sampling
-from safesteer_interp.turns import WORKER, in_turn
+from safesteer_interp.turns import WORKER
 
 PLAIN_IDS = list(range(40))
 
@@ -294,19 +289,6 @@ def test_workers_that_need_the_same_answers_write_them_once(
     assert one[one["seed"] == 1]["ids"].tolist() == other[other["seed"] == 1]["ids"].tolist()
 
 
-def test_a_turn_is_ours_alone_among_workers_and_ends_with_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with in_turn(tmp_path, "k") as first, in_turn(tmp_path, "k", wait=False) as second:
-        assert first and second and not list(tmp_path.iterdir()), "a run of one process locks nothing"
-    monkeypatch.setenv(WORKER, "process-1")
-    with in_turn(tmp_path, "k") as first, in_turn(tmp_path, "k", wait=False) as second, in_turn(tmp_path, "other", wait=False) as third:
-        assert (first, second, third) == (True, False, True)
-    with in_turn(tmp_path, "k", wait=False) as again:
-        assert again
-    monkeypatch.setattr("safesteer_interp.turns.FileLock.acquire", MagicMock(side_effect=OSError(errno.ENOLCK, "No locks available")))
-    with in_turn(tmp_path, "k") as first, in_turn(tmp_path, "k") as second:
-        assert first and second, "without locks nobody waits"
-
-
 def test_conditions_answer_what_each_is_asked(tiny: Callable[[str], Any], tmp_path: Path) -> None:
     mllm = tiny("llava")
     requests = asked(mllm)
@@ -349,69 +331,6 @@ def test_bad_requests_are_refused(tiny: Callable[[str], Any], tmp_path: Path) ->
         evaluate(mllm, [Undefended()], [], root=tmp_path, progress=False)
     with pytest.raises(InputError, match='two requests are called "0"'):
         evaluate(mllm, [Undefended()], [asked(mllm)[0]] * 2, root=tmp_path, progress=False)
-
-
-def test_throughput_is_a_ratio_within_the_run(tiny: Callable[[str], Any]) -> None:
-    mllm = tiny("llama")
-    table = throughput(mllm, {"none": Undefended(), "other": Undefended()}, asked(mllm), settings=SMALL, repeats=3)
-    assert list(table["defense"]) == ["none", "other"] and (table["n"] == 3).all()
-    assert table["ratio"][0] == 1 and (table["low"] <= table["tokens_per_second"]).all()
-    with pytest.raises(InputError, match="is not among the defenses"):
-        throughput(mllm, {"other": Undefended()}, asked(mllm), settings=SMALL)
-
-
-class Timed(Undefended):
-    """Takes so many seconds of the clock it is given, one number a call."""
-
-    name = "timed"
-
-    def __init__(self, clock: list[float], *seconds: float) -> None:
-        self.clock, self.seconds = clock, iter(seconds)
-
-    def respond(self, mllm: MLLM, requests: Sequence[Request], settings: Settings = DEFAULTS) -> list[Response]:
-        self.clock[0] += next(self.seconds)
-        return []
-
-
-def test_the_ratio_is_the_speed_of_a_method_over_that_of_the_baseline(tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    mllm, clock = tiny("llama"), [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    methods = {"slow": Timed(clock, 99, 4, 8, 16), "none": Timed(clock, 99, 2, 2, 2)}  # the first round is not counted
-    table = throughput(mllm, methods, asked(mllm)[:2], settings=SMALL, repeats=3).set_index("defense")
-    tokens = 2 * SMALL.sampling.max_new_tokens
-    assert table.loc["slow", ["ratio", "ratio_low", "ratio_high"]].tolist() == [2 / 8, 2 / 16, 2 / 4], "slower is below 1"
-    assert table.loc["none", ["ratio", "ratio_low", "ratio_high"]].tolist() == [1, 1, 1]
-    assert table.loc["slow", ["tokens_per_second", "low", "high"]].tolist() == [tokens / 8, tokens / 16, tokens / 4]
-    assert table["n"].tolist() == [3, 3]
-
-
-class Shortened(Undefended):
-    """Puts one word in the place of what the model wrote."""
-
-    name = "shortened"
-
-    def review(self, mllm: MLLM, responses: list[Response], settings: Settings) -> list[Response]:
-        return [replace(r, text="No.", ids=[1]) for r in responses]
-
-
-def test_an_answer_that_is_replaced_counts_as_the_one_that_was_written(tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    mllm, clock = tiny("llama"), iter(range(10**6))
-    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))  # every answer takes one second
-    monkeypatch.setattr(Undefended, "respond", respond_in_a_second)
-    methods = {"none": Undefended(), "shortened": Shortened()}
-    table = throughput(mllm, methods, asked(mllm)[:2], settings=SMALL, repeats=2).set_index("defense")
-    assert table.loc["shortened", "tokens_per_second"] == 2 * SMALL.sampling.max_new_tokens and table.loc["shortened", "ratio"] == 1
-
-
-def respond_in_a_second(self: Undefended, mllm: MLLM, requests: Sequence[Request], settings: Settings) -> list[Response]:
-    return self.review(mllm, [Response(r, "Yes.", [1] * settings.sampling.max_new_tokens) for r in requests], settings)
-
-
-def test_costs_per_token_are_those_of_what_was_written(tiny: Callable[[str], Any]) -> None:
-    mllm = tiny("llama")
-    settings = replace(SMALL, stop=False)
-    table = costs(mllm, {"none": Undefended(), "shortened": Shortened()}, asked(mllm)[:2], settings=settings).set_index("method")
-    assert (table["tokens_written"] == SMALL.sampling.max_new_tokens).all() and table.loc["shortened", "forwards_ratio"] == 1
 
 
 def test_llama_guard_answers_are_read() -> None:
