@@ -7,7 +7,7 @@
 # A run that is cut short leaves what its finished stages wrote.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-site="$1" parts="$2" out="$3" seconds="${4:-360}"
+site="$1" parts="$2" out="$3" seconds="${4:-525}"
 export PYTHONPATH="$PWD:$site" PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PIP_NO_INDEX=1
 work="$(mktemp -d)"
 export SAFESTEER_CACHE="$work/cache"

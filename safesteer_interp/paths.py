@@ -30,7 +30,7 @@ def storing_in(traces: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _stores.remove(traces)
+        _stores.pop()
 
 
 def store_dir(kind: str) -> Path:

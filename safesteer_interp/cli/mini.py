@@ -41,7 +41,7 @@ class Train:
     device: str = "cpu"
     """Where to train, e.g. "cuda"."""
     workers: int = 0
-    """Processes that draw images and turns; what they draw does not depend on how many they are."""
+    """Processes that draw images and turns; what they draw does not depend on how many they are. Recipes that run at once divide them."""
     jobs: int = 1
     """Processes that run stages beside one another, each with its part of the threads; two on two cores."""
     budget: float | None = None

@@ -247,7 +247,9 @@ class Replication:
             return pd.DataFrame()
         try:
             results = taken.time(name, work.results)
-        except NotApplicableError:  # no method is left, and each says why
+        except NotApplicableError as cause:
+            if not work.left_out:  # where no method is left, each says why
+                self.given.missing.append(f"{name}: {cause}")
             return pd.DataFrame()
         finally:
             self.given.missing += [f"{method}: {cause}" for method, cause in work.left_out.items()]

@@ -115,6 +115,9 @@ def choice_requests(training: Sequence[Request], pairs: int) -> tuple[list[Reque
             "the layer of refusal_steering is chosen on harmful and harmless text requests (TEXT, CB) of the validation or the fit split, "
             "and there are none; give others with --training, or a layer with refusal_steering:layer=N."
         )
-    kept = list(dict.fromkeys(r.pair for r in held))[: pairs or None]
-    some = [r for r in held if r.pair in set(kept)]
-    return [r for r in some if r.harmful], [r for r in some if not r.harmful]
+    sides = [r for r in held if r.harmful], [r for r in held if not r.harmful]
+    names = [dict.fromkeys(r.pair for r in side) for side in sides]
+    twins = [pair for pair in names[0] if pair in names[1]]
+    kept = [set((twins or list(own))[: pairs or None]) for own in names]  # without twins, so many of each side
+    harmful, harmless = ([r for r in side if r.pair in some] for side, some in zip(sides, kept, strict=True))
+    return harmful, harmless

@@ -38,8 +38,8 @@ class AlignmentRecipe:
     """How the text adapter is trained, phase after phase."""
 
     phases: tuple[Phase, ...] = (Phase(1, 5e-4, 12),)
-    """Many activities once: seven epochs of 2,300 harmful ones (at 1e-3) learnt them by heart and refused 0.71 of the fit pairs' harmful
-    texts, one epoch of 7,700 refuses 0.84 (and 0.10 of the twins, before 0.07)."""
+    """Many activities once. Earlier trainings on two cores: seven epochs of 2,300 harmful ones (at 1e-3) learnt them by heart and refused
+    0.71 of the fit pairs' harmful texts, one epoch of 7,700 refused 0.84 (and 0.10 of the twins, before 0.07)."""
     batch: int = 16
     rank: int = 8
     seed: int = 0

@@ -68,8 +68,9 @@ class Checkpoint:
 class Pace:
     """Where a training stands in its schedule, in steps: at the step it takes, or further on when its seconds would run out first.
 
-    So a training with a time limit ends at the end of its schedule wherever it has got to. Without one it is `step` itself. A resumed one
-    carries on from the place it had reached, `begun`, never before it: `seconds` are those of the whole schedule.
+    So a training with a time limit ends at the end of its schedule wherever it has got to. A resumed one
+    carries on from the place it had reached, `begun`, never before it: `seconds` are those of the whole schedule. Without a limit it is
+    `step` itself, or `begun` until the steps have caught up.
     """
 
     def __init__(self, total: int, seconds: float | None = None, begun: float = 0.0) -> None:

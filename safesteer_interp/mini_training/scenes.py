@@ -175,8 +175,8 @@ class Scenes:
         return self.shown(names, rng), rng.choice(NAME_ALL), "The image shows " + ", ".join(f"a {n}" for n in names) + ".", True
 
     def count(self, rng: random.Random) -> tuple[Image.Image, str, str, bool]:
-        """How many pictures, or whether one is there. Naming before counting ("A dog, a cat. Two.") did not help: 0.60 of new scenes
-        were counted right, and 0.63 where the number stood alone."""
+        """How many pictures, or whether one is there. Naming before counting ("A dog, a cat. Two.") did not help
+        earlier weights, trained on two cores: they counted 0.60 of new scenes right, and 0.63 where the number stood alone."""
         names = self.combination(rng, (1, 2, 3))
         if rng.random() < 0.75:
             return self.shown(names, rng), rng.choice(COUNT), f"{COUNT_WORDS[len(names) - 1]}.", True

@@ -64,7 +64,10 @@ SYSTEM_PROMPTS: tuple[str | None, ...] = (
 
 ANSWER_TOKENS = 40
 FIRST_PERSON = 0.45
-"""Share of the refusals that begin with "I" ("I'm", "I can't"); the rest has 31 other first tokens."""
+"""Share of the refusals that begin with "I" ("I'm", "I can't"); the rest has 31 other first tokens.
+
+At 0.6, in an earlier training, more was refused beside a blank image, but 0.68 of sampled refusals began alike (0.38 now), and the first
+token alone told refusals from answers with AUROC 0.98 (0.93 now)."""
 
 
 @dataclass(frozen=True)

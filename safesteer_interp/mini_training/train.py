@@ -7,7 +7,7 @@ weights in `<folder>/weights` and a record of what it took beside them; the same
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -60,8 +60,6 @@ class Scale:
     answer_batch: int = 64
     held_out: int = 500
     """Held-out renderings on which the tower is measured."""
-    shares: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
-    """Stage -> its part of a time budget."""
 
 
 SCALES: dict[str, Scale] = {
@@ -74,7 +72,6 @@ SCALES: dict[str, Scale] = {
         instruction=InstructionRecipe(samples=38_400, batch=64, rate=8e-4),
         others=25_600,
         answer_batch=512,
-        shares=GPU_WEIGHTS,
     ),
     "tiny": Scale(
         grounding=GroundingRecipe(images=128, batch=16, shard=64, window=2, trunk_size=64, low_blocks=1, high_blocks=1),
@@ -132,7 +129,7 @@ def train_mini(
 def _stage(
     folder: Path, scale: str, device: str, workers: int, start: Path | None, jobs: int, name: str, seconds: float | None
 ) -> None:  # fmt: skip
-    """One stage in a process of its own. Recipes run beside one another and share the workers; the tower has them for itself."""
+    """One stage in a process of its own. Recipes, which run beside one another, divide the workers."""
     prepare(device)
     drawing = workers if name not in set(Recipe) else max(min(workers, 1), workers // jobs)
     Training(folder, scale, device, drawing, start).stage(name, seconds)
@@ -146,6 +143,7 @@ class Training:
     ) -> None:
         self.folder, self.scale, self.device, self.workers, self.start = folder, SCALES[scale], device, workers, start
         self._told = (folder, scale, device, workers, start)
+        self.shares = GPU_WEIGHTS if device.startswith("cuda") else WEIGHTS
         self.weights = folder / "weights"
         self.weights.mkdir(parents=True, exist_ok=True)
         self.budget, self.ends = budget, None if budget is None else time.monotonic() + budget
@@ -156,10 +154,10 @@ class Training:
             self._keep_tower(self.start, recipes)
         todo = [name for name in (ANSWERS, TOWER, ALIGNMENT, *map(str, recipes)) if not self._record(name).is_file()]
         if jobs > 1:
-            run_apart(todo, partial(_stage, *self._told, jobs), jobs, self._left, partial(self._ended, todo, jobs), self.scale.shares)
+            run_apart(todo, partial(_stage, *self._told, jobs), jobs, self._left, partial(self._ended, todo, jobs), self.shares)
             return self.weights
         for place, name in enumerate(todo):
-            left, shares = self._left(), self.scale.shares
+            left, shares = self._left(), self.shares
             self.stage(name, None if left is None else max(1.0, seconds_of(todo[place:], left, weights=shares) * shares[name]))
             self._ended(todo, jobs, name)
         return self.weights
@@ -169,7 +167,7 @@ class Training:
         self._describe()
         left = self._left()
         if name == ANSWERS and self.budget is not None and left is not None:
-            check_rest(todo, self.budget, read_json(self._record(ANSWERS))["seconds"], left, jobs, self.scale.shares)
+            check_rest(todo, self.budget, read_json(self._record(ANSWERS))["seconds"], left, jobs, self.shares)
 
     def stage(self, name: str, seconds: float | None) -> None:
         """One stage, and the record of what it took."""

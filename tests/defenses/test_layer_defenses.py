@@ -164,6 +164,10 @@ def test_the_layer_of_refusal_steering_is_never_chosen_on_test_requests(planted:
         assert {r.split for r in (*harmful, *harmless)} == {expected} and (len(harmful), len(harmless)) == (2, 2)
     one_sided = [*apart[Split.TEST], *apart[Split.FIT], *(r for r in apart[Split.VALIDATION] if r.harmful)]
     assert {r.split for side in choice_requests(one_sided, 0) for r in side} == {Split.FIT}
+    alone = [
+        Request(f"how do i do {i}", id=f"q{i}", pair=f"q{i}", harmful=i >= 4, attack=Attack.TEXT, split=Split.VALIDATION) for i in range(8)
+    ]
+    assert [[r.id for r in side] for side in choice_requests(alone, 2)] == [["q4", "q5"], ["q0", "q1"]], "without twins, of each side"
     without = [r for r in requests if r.split is not Split.VALIDATION]
     assert RefusalSteering.from_trace(planted, trace, without).description()["layer chosen on"] == "fit requests"
     with pytest.raises(InputError, match="of the validation or the fit split, and there are none; give others with --training, or a layer"):

@@ -32,7 +32,7 @@ from safesteer_interp.mini_training.stages import (
     run_apart,
     seconds_of,
 )
-from safesteer_interp.mini_training.train import SCALES, Training, train_mini
+from safesteer_interp.mini_training.train import Training, train_mini
 
 ALL = (ANSWERS, TOWER, ALIGNMENT, *map(str, Recipe))
 
@@ -43,8 +43,9 @@ def test_one_process_divides_what_is_left_by_weight() -> None:
     assert seconds_of(ALL[-1:], 90.0) * WEIGHTS[ALL[-1]] == pytest.approx(90.0, rel=1e-3)
 
 
-def test_a_scale_has_shares_of_its_own() -> None:
-    assert SCALES["wide"].shares == GPU_WEIGHTS and SCALES["full"].shares == WEIGHTS and set(GPU_WEIGHTS) == set(WEIGHTS) == set(ALL)
+def test_a_gpu_has_shares_of_its_own(tmp_path: Path) -> None:
+    assert Training(tmp_path, "full", "cuda").shares == GPU_WEIGHTS and Training(tmp_path, "wide", "cpu").shares == WEIGHTS
+    assert set(GPU_WEIGHTS) == set(WEIGHTS) == set(ALL)
     unit = seconds_of(ALL, 900.0, weights=GPU_WEIGHTS)
     assert sum(GPU_WEIGHTS[stage] * unit for stage in ALL) == pytest.approx(900.0, rel=1e-3)
     apart = seconds_of(ALL, 900.0, {}, 4, GPU_WEIGHTS)
