@@ -19,9 +19,7 @@ class Results:
         self.findings, self.checks = collect_findings(figures)
         if not self.findings and not self.checks:
             raise InputError(f"no result below {figures}; make some with `safesteer run`.")
-        entries = [e for f in self.findings for e in f.entries]
-        # a note that a finding failed or was skipped knows no weights, and is no model beside those that were measured
-        own = {e.name: e.model for e in [e for e in entries if e.status == "done"] or entries}
+        own = {e.name: e.model for f in self.findings for e in f.entries}
         self.models = sorted(own, key=lambda name: (name != "mini", own[name] != "mini"))
         """What was measured, by the names that pages use."""
 
