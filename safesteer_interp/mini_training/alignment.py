@@ -100,7 +100,7 @@ def _train_phase(
     # epochs differ by a batch at most, where a form of a phrase was drawn again
     total = len(first) * phase.epochs
     report = Report(f"alignment {number + 1}/{len(recipe.phases)}", total, start)
-    pace, due = Pace(total, seconds, checkpoint.place), Every()
+    pace, due = Pace(total, seconds, checkpoint.place, start), Every()
     for batch in (batch for epoch in chain([first], epochs) for batch in epoch):
         step += 1
         if step <= start:

@@ -207,7 +207,7 @@ def train_grounding(
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
     checkpoint = Checkpoint(folder / "grounding.safetensors", {"grounding": model}, optimizer)
     start = checkpoint.load()
-    report, pace, due = Report("grounding", recipe.steps, start), Pace(recipe.steps, seconds, checkpoint.place), Every()
+    report, pace, due = Report("grounding", recipe.steps, start), Pace(recipe.steps, seconds, checkpoint.place, start), Every()
     per_shard = max(1, recipe.shard * recipe.passes // recipe.batch)
     pool = Pool(recipe.window, recipe.shard, device)
     first = max(0, start // per_shard + 1 - recipe.window)

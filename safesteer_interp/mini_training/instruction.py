@@ -174,7 +174,7 @@ def train_instruction(
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.01)
     checkpoint = Checkpoint(folder / f"instruction-{kind}.safetensors", {"adapter": wrapped, "projector": projector}, optimizer)
     start = checkpoint.load()
-    report, pace, due = Report(f"instruction {kind}", recipe.steps, start), Pace(recipe.steps, seconds, checkpoint.place), Every()
+    report, pace, due = Report(f"instruction {kind}", recipe.steps, start), Pace(recipe.steps, seconds, checkpoint.place, start), Every()
 
     def keep(step: int, place: float) -> None:
         checkpoint.save(step, place)

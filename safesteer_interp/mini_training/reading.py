@@ -201,7 +201,7 @@ def train_reading(
     optimizer = torch.optim.AdamW(reader.parameters(), lr=recipe.rate, weight_decay=0.02, betas=(0.9, 0.95))
     checkpoint = Checkpoint(folder / "reading.safetensors", {"reader": reader}, optimizer)
     start = checkpoint.load()
-    report, pace, due = Report("reading", recipe.steps, start), Pace(recipe.steps, seconds, checkpoint.place), Every()
+    report, pace, due = Report("reading", recipe.steps, start), Pace(recipe.steps, seconds, checkpoint.place, start), Every()
     per_shard = max(1, recipe.shard * recipe.passes // recipe.batch)
     pool = Pool(recipe.window, recipe.shard, device)
     pool.held = first = max(0, start // per_shard + 1 - recipe.window)

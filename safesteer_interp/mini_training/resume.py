@@ -70,17 +70,18 @@ class Pace:
 
     So a training with a time limit ends at the end of its schedule wherever it has got to. A resumed one
     carries on from the place it had reached, `begun`, never before it: `seconds` are those of the whole schedule. Without a limit it is
-    `step` itself, or `begun` until the steps have caught up.
+    `step` itself; where the run that was resumed had one, the steps that are left, from `first` on, share what is left of the schedule.
     """
 
-    def __init__(self, total: int, seconds: float | None = None, begun: float = 0.0) -> None:
-        self.total, self.seconds, self.begun = total, seconds, begun
+    def __init__(self, total: int, seconds: float | None = None, begun: float = 0.0, first: int = 0) -> None:
+        self.total, self.seconds, self.begun, self.first = total, seconds, begun, first
         self.started = time.monotonic()
 
     def at(self, step: int) -> float:
         """The place in the schedule of a step that is about to be taken; `total` and more once it is over."""
         if self.seconds is None:
-            return max(step, self.begun)
+            rest = (self.total - self.begun) / max(1, self.total - self.first)
+            return max(step, self.begun + (step - self.first) * rest)
         return max(step, self.begun + (time.monotonic() - self.started) / self.seconds * self.total)
 
 

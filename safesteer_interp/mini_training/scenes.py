@@ -157,7 +157,7 @@ class Scenes:
     def _random_words(self, rng: random.Random) -> str:
         while True:
             text = " ".join(rng.choice(self.words) for _ in range(rng.choice((1, 2, 2, 3, 3, 4, 5))))
-            if not leaked_phrases(text):
+            if not leaked_phrases(text) and not in_utility(text):
                 return text
 
     def read(self, rng: random.Random) -> tuple[Image.Image, str, str, bool]:

@@ -129,7 +129,7 @@ def train_mini(
 def _stage(
     folder: Path, scale: str, device: str, workers: int, start: Path | None, jobs: int, name: str, seconds: float | None
 ) -> None:  # fmt: skip
-    """One stage in a process of its own. Recipes, which run beside one another, divide the workers."""
+    """One stage in a process of its own. Recipes, `jobs` of which run beside one another, divide the workers."""
     prepare(device)
     drawing = workers if name not in set(Recipe) else max(min(workers, 1), workers // jobs)
     Training(folder, scale, device, drawing, start).stage(name, seconds)
@@ -154,7 +154,7 @@ class Training:
             self._keep_tower(self.start, recipes)
         todo = [name for name in (ANSWERS, TOWER, ALIGNMENT, *map(str, recipes)) if not self._record(name).is_file()]
         if jobs > 1:
-            run_apart(todo, partial(_stage, *self._told, jobs), jobs, self._left, partial(self._ended, todo, jobs), self.shares)
+            run_apart(todo, partial(_stage, *self._told, min(jobs, len(recipes))), jobs, self._left, partial(self._ended, todo, jobs), self.shares)
             return self.weights
         for place, name in enumerate(todo):
             left, shares = self._left(), self.shares

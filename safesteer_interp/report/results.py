@@ -20,7 +20,9 @@ class Results:
         if not self.findings and not self.checks:
             raise InputError(f"no result below {figures}; make some with `safesteer run`.")
         own = {e.name: e.model for f in self.findings for e in f.entries}
-        self.models = sorted(own, key=lambda name: (name != "mini", own[name] != "mini"))
+        measured = {e.name for f in self.findings for e in f.entries if e.fingerprint}
+        # what has notes of failures alone stands after what was measured, also where it is named as mini's folder is
+        self.models = sorted(own, key=lambda name: (name not in measured, name != "mini", own[name] != "mini"))
         """What was measured, by the names that pages use."""
 
     def claims(self, model: str) -> dict[str, dict[str, dict[str, Any]]]:

@@ -1,9 +1,9 @@
-"""Defenses: SafeSteer's planted verdicts, its guards and its files; ECSO and CoCA do what their papers say."""
+"""Defenses: SafeSteer's planted verdicts, its guards and its files, and which pictures are blank."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,22 +16,18 @@ from support.decoding import asked
 from support.earlier_files import earlier_defense
 
 from safesteer_interp.decoding.pictured import rows_showing
-from safesteer_interp.decoding.prefix import advance, prefill
 from safesteer_interp.defenses.coca import CoCA
 from safesteer_interp.defenses.composed import Composed
-from safesteer_interp.defenses.defense import Response, Settings, StagedDefense, answer
-from safesteer_interp.defenses.ecso import ECSO
+from safesteer_interp.defenses.defense import Settings
 from safesteer_interp.defenses.none import Undefended
 from safesteer_interp.defenses.safesteer import SafeSteer, description
 from safesteer_interp.defenses.safesteer_checks import current_parameters
 from safesteer_interp.errors import InputError, SafeSteerWarning, UsageError
 from safesteer_interp.evaluation.harness import evaluate
 from safesteer_interp.evaluation.metrics import compare, rates
-from safesteer_interp.models.head import output_logits
 from safesteer_interp.models.planted import build_planted, planted_requests, planted_truth
 from safesteer_interp.probes.fitting import training_trace
 from safesteer_interp.requests import Attack, Request, Split, select
-from safesteer_interp.tracing.sampling import draw, uniforms
 from safesteer_interp.tracing.trace import Trace
 from safesteer_interp.tracing.tracer import Sampling
 
@@ -291,118 +287,3 @@ def test_pictures_that_cannot_be_told_apart_are_said_to_be() -> None:
     assert rows_showing(config, ids, {"pixel_values": pixels}) == [False, True, False], "one picture a row"
     with pytest.warns(SafeSteerWarning, match="blank pictures cannot be told"):
         assert rows_showing(config, ids, {"pixel_values": pixels.repeat(2, 1, 1, 1)}) == [True, True, False]
-
-
-class Told(StagedDefense):
-    """The model that is told CoCA's principle."""
-
-    name = "told"
-
-    def rewrite(self, mllm: Any, request: Request) -> Request:
-        return CoCA().rewrite(mllm, request)
-
-
-@pytest.mark.parametrize("family", ["llava", "gemma3"])
-def test_coca_is_two_readings_fed_the_same_tokens(family: str, tiny: Callable[[str], Any]) -> None:
-    """Against two plain decodings, request by request, joined by hand."""
-    mllm, defense = tiny(family), CoCA(alpha=2.0)
-    for request, response in zip(asked(mllm), defense.respond(mllm, asked(mllm), SETTINGS), strict=True):
-        read = [prefill(mllm.model, mllm.encode([r]).inputs) for r in (defense.rewrite(mllm, request), request)]
-        numbers, states, said = uniforms([request.key()], [SETTINGS.sampling.seed], 40)[0], [state for _, state in read], list[int]()
-        while len(said) < len(response.ids):
-            with torch.no_grad():
-                told, plain = (output_logits(mllm.model, state) for state in states)
-            token = draw(told + 2 * (told - plain), numbers[len(said)][None], SETTINGS.sampling.temperature)
-            said.append(int(token))
-            states = [advance(mllm.model, prefix, token) for prefix, _ in read]
-        assert response.ids == said
-
-
-def test_coca_without_amplification_is_the_principled_prompt(tiny: Callable[[str], Any]) -> None:
-    mllm = tiny("llava")
-    some = asked(mllm)
-    defense = CoCA(alpha=0.0)
-    greedy = replace(SETTINGS, sampling=Sampling(max_new_tokens=8, temperature=0.0))
-    principled = [replace(r, text=f"{defense.principle} {r.text}") for r in some]
-    assert [r.ids for r in defense.respond(mllm, some, greedy)] == [r.ids for r in answer(mllm, principled, greedy)]
-    told = [r.ids for r in Told().respond(mllm, some, SETTINGS)]
-    assert [r.ids for r in defense.respond(mllm, some, SETTINGS)] == told, "sampled: the random numbers are the request's own in both"
-    amplified = CoCA(alpha=4.0).respond(mllm, some, greedy)
-    assert [r.ids for r in amplified] != [r.ids for r in defense.respond(mllm, some, greedy)]
-    assert [r.request.text for r in amplified] == [r.text for r in some], "the user's request is reported, not the rewritten one"
-    one_by_one = [CoCA().respond(mllm, [r], SETTINGS)[0].ids for r in some]
-    assert one_by_one == [r.ids for r in CoCA().respond(mllm, some, SETTINGS)]
-
-
-class Polite(StagedDefense):
-    """Asks politely."""
-
-    name = "polite"
-
-    def rewrite(self, mllm: Any, request: Request) -> Request:
-        return replace(request, text=f"Please: {request.text}")
-
-
-def test_coca_composed_contrasts_what_it_adds_itself(tiny: Callable[[str], Any]) -> None:
-    mllm, some = tiny("llava"), asked(tiny("llava"))
-    both = Composed((Polite(), CoCA()))
-    first = both.asks(mllm, some, [0] * len(some))[0]
-    assert first.request.text == f"{CoCA().principle} Please: {some[0].text}" and first.key == some[0].key()
-    assert first.beside is not None and first.beside.text == f"Please: {some[0].text}"
-    assert [r.request for r in both.respond(mllm, some, SETTINGS)] == some
-    with pytest.raises(UsageError, match="coca and coca both contrast two readings"):
-        Composed((CoCA(), CoCA(alpha=1.0))).respond(mllm, some, SETTINGS)
-
-
-def test_coca_amplifies_the_difference_and_masks_the_implausible() -> None:
-    with_principle, without = torch.tensor([[2.0, 1.0, -5.0]]), torch.tensor([[2.0, 0.0, -8.0]])
-    assert CoCA(alpha=2.0).calibrated(with_principle, without).tolist() == [[2.0, 3.0, 1.0]]
-    assert CoCA(alpha=2.0, plausibility=0.1).calibrated(with_principle, without).tolist() == [[2.0, 3.0, -torch.inf]]
-    with pytest.raises(UsageError, match="plausibility is 2"):
-        CoCA(plausibility=2)
-
-
-class Scripted:
-    """Stands in for the model's answers: each question type gets its own, and every question is kept."""
-
-    def __init__(self, verdicts: list[str]) -> None:
-        self.verdicts, self.asked = iter(verdicts), []  # type: ignore[var-annotated]
-
-    def __call__(self, mllm: Any, requests: Sequence[Request], settings: Settings, **_: Any) -> list[Any]:
-        self.asked += list(requests)
-        found = []
-        for request in requests:
-            if "Answer yes or no" in request.text:
-                text = next(self.verdicts)
-            elif "describe the image" in request.text:
-                text = "a red bicycle"
-            else:
-                text = "blind answer" if request.image is None else "first answer"
-            found.append(Response(request, text, [1, 2]))
-        return found
-
-
-def test_ecso_answers_again_without_the_image_only_when_told_unsafe(tiny: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    mllm = tiny("llava")
-    first, second, third = asked(mllm)
-    text_only = replace(third, image=None)
-    script = Scripted(["No.", "Yes, it is"])
-    monkeypatch.setattr("safesteer_interp.defenses.ecso.answer", script)
-    answers = [Response(request, "first answer", [1, 2]) for request in (first, second, text_only)]
-    found = ECSO(exact=False).review(mllm, answers, SETTINGS)
-    assert [r.text for r in found] == ["first answer", "blind answer", "first answer"]
-    assert [r.verdict.get("unsafe") for r in found] == [False, True, None]
-    assert found[1].request == second and found[1].verdict["caption"] == "a red bicycle"
-    again = script.asked[-1]
-    assert again.image is None and "a red bicycle" in again.text and again.text.endswith(second.text)
-    assert not ECSO().unsafe("Yes, it is") and ECSO().unsafe("yes.") and ECSO(exact=False).unsafe("Yes, it is")
-
-
-def test_ecso_runs_on_a_model(tiny: Callable[[str], Any]) -> None:
-    mllm = tiny("qwen2_5_vl")
-    found = ECSO(caption_tokens=4).respond(mllm, asked(mllm), SETTINGS)
-    plain = answer(mllm, asked(mllm), SETTINGS)
-    assert [r.request.id for r in found] == ["0", "1", "2"]
-    for ours, undefended in zip(found, plain, strict=True):
-        assert isinstance(ours.verdict["unsafe"], bool)
-        assert ours.verdict["unsafe"] or ours.ids == undefended.ids, "an answer that it calls safe stays as it is"

@@ -174,7 +174,6 @@ def test_a_limited_training_runs_through_its_schedule(monkeypatch: pytest.Monkey
     monkeypatch.setattr(resume.time, "monotonic", lambda: next(clock))
     pace = Pace(100, seconds=10.0)
     assert [pace.at(step) for step in (0, 60, 61)] == [10.0, 60, 100.0], "ahead of the steps, never behind them"
-    assert Pace.at(SimpleNamespace(seconds=None, begun=0), 7) == 7  # type: ignore[arg-type]
 
 
 def test_a_resumed_training_carries_on_where_it_stood_in_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +182,10 @@ def test_a_resumed_training_carries_on_where_it_stood_in_its_schedule(monkeypatc
     pace = Pace(100, seconds=10.0, begun=60)
     assert [pace.at(step) for step in (5, 85, 6)] == [60, 85, 100], "the rest takes what is left of its seconds"
     monkeypatch.setattr(resume.time, "monotonic", lambda: 0.0)
-    assert [Pace(100, None, begun=60).at(step) for step in (5, 61)] == [60, 61]
+    assert [Pace(100).at(step) for step in (0, 7, 100)] == [0, 7, 100]
+    rest = Pace(100, None, begun=60, first=20)
+    assert [rest.at(step) for step in (20, 60, 100)] == [60, 80, 100], "what is left of the schedule, over the steps that are left"
+    assert [Pace(100, None, begun=30, first=30).at(step) for step in (30, 31)] == [30, 31]
 
 
 @pytest.fixture(scope="module")

@@ -268,6 +268,18 @@ def test_thinking_on_and_off_data_of_one_name_and_older_weights_are_told_apart(t
     ]  # fmt: skip
 
 
+def test_what_failed_stands_after_what_was_measured_also_in_a_folder_of_two_weights(tmp_path: Path) -> None:
+    """mini's weights changed between two findings, and a third failed: its note says of which weights nothing."""
+    result(tmp_path, "prefill", "mini", fingerprint="a" * 64)
+    result(tmp_path, "lens", "mini", fingerprint="b" * 64)
+    note = json.loads((tmp_path / "lens" / "mini" / "provenance.json").read_text())["analysis"] | {"id": "routes"}
+    (tmp_path / "routes" / "mini").mkdir(parents=True)
+    (tmp_path / "routes" / "mini" / "failed.json").write_text(json.dumps({"analysis": note, "reason": "disk full"}))
+    assert Results(tmp_path).models == ["mini, weights bbbbbbbb", "mini, weights aaaaaaaa", "mini"]
+    build(tmp_path)
+    assert "disk full" in (tmp_path / "index.html").read_text() + (tmp_path / "routes" / "index.html").read_text()
+
+
 def test_the_overview_leads_to_the_folder_of_a_checkpoint(tmp_path: Path) -> None:
     result(tmp_path, "prefill", "checkpoint-500-11111111", model="checkpoint-500")
     text = overview(Results(tmp_path))

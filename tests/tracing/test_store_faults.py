@@ -1,4 +1,4 @@
-"""What a store survives: SIGKILL at any moment, flipped bytes, a full disk, a folder it may not write, two runs at once."""
+"""What a store survives: SIGKILL at any moment, flipped bytes, a full disk, a folder it may not write."""
 
 from __future__ import annotations
 
@@ -9,103 +9,23 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
-from support.tracing import requests_for
+from support.store_job import Job
 
 from safesteer_interp.errors import InputError
-from safesteer_interp.models.mllm import MLLM, Encoded
-from safesteer_interp.tracing import plan as planning
+from safesteer_interp.models.mllm import Encoded
 from safesteer_interp.tracing import shards
-from safesteer_interp.tracing import store as store_module
-from safesteer_interp.tracing.collecting import collect
 from safesteer_interp.tracing.hooks import HooksTracer
 from safesteer_interp.tracing.library import TraceLibrary
 from safesteer_interp.tracing.parts import Share
 from safesteer_interp.tracing.store import Folder, Store
 from safesteer_interp.tracing.tracer import Captured
 
-Tiny = Callable[[str], MLLM]
 KILLS = 30
-N = 24
-
-
-class Job:
-    """One small trace: 24 requests in 12 shards, with the bytes it should end with."""
-
-    def __init__(self, mllm: MLLM, root: Path) -> None:
-        self.mllm = mllm
-        self.requests = requests_for(mllm, N)
-        self.reference = root / "reference"
-        self.store = root / "store"
-        started = time.monotonic()
-        self.trace = self.run(self.reference)
-        self.seconds = time.monotonic() - started
-
-    def run(self, store: Path | None = None, **changes: Any) -> Any:
-        options = {"tracer": "hooks", "reads": "last_prompt,step:1", "progress": False, "batch_size": 2} | changes
-        return collect(self.mllm, self.requests, store=store or self.store, **options)
-
-    @property
-    def folder(self) -> Path:
-        return self.store / self.trace.key
-
-    def bytes_of(self, store: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in sorted((store / self.trace.key).iterdir())}
-
-    def is_reference(self) -> bool:
-        return self.bytes_of(self.store) == self.bytes_of(self.reference)
-
-    def in_child(self, work: Callable[[], object]) -> int:
-        """Run `work` in a forked child; returns its process id. The child leaves without touching the test run."""
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                work()
-                code = 0
-            finally:
-                os._exit(code)
-        return child
-
-
-def wait_for(path: Path) -> None:
-    while not path.exists():
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def reference(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """The uninterrupted run, made once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "CHUNK", 2)
-        return Job(tiny("llama"), tmp_path_factory.mktemp("reference"))
-
-
-@pytest.fixture
-def job(reference: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    """The same trace, to be written to an empty store of this test."""
-    monkeypatch.setattr(planning, "CHUNK", 2)
-    reference.store = tmp_path / "store"
-    return reference
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    ran: list[int] = []
-    own = HooksTracer.capture
-
-    def counted(self: HooksTracer, batch: Encoded, *args: Any, **kwargs: Any) -> Captured:
-        ran.append(len(batch.requests))
-        return own(self, batch, *args, **kwargs)
-
-    monkeypatch.setattr(HooksTracer, "capture", counted)
-    return ran
 
 
 def flip(path: Path, at: int = -1) -> None:
@@ -299,90 +219,6 @@ def test_what_workers_made_survives_an_interrupted_collection(
     assert not (job.folder / "parts").exists() and job.is_reference()
 
 
-def test_a_second_run_waits_for_the_first_and_uses_what_it_made(job: Job, passes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    held, seen, said = job.store / "held", job.store / "seen", list[str]()
-    own = HooksTracer.capture
-
-    def slow(self: HooksTracer, batch: Encoded, *args: Any, **kwargs: Any) -> Captured:
-        held.touch()
-        wait_for(seen)
-        return own(self, batch, *args, **kwargs)
-
-    def first() -> None:
-        HooksTracer.capture = slow  # type: ignore[method-assign]
-        job.run()
-
-    def notice(text: str) -> None:
-        said.append(text)
-        seen.touch()
-
-    job.store.mkdir()
-    child = job.in_child(first)
-    wait_for(held)
-    monkeypatch.setattr("safesteer_interp.tracing.store.notice", notice)
-    job.run()
-    assert os.waitpid(child, 0)[1] == 0
-    assert not passes and len(said) == 1 and f"process {child}) is writing trace {job.trace.key}; waiting" in said[0]
-    assert job.is_reference()
-
-
-def test_a_run_that_is_killed_lets_the_waiting_one_go_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hold() -> None:
-        with Store(job.store).claim(job.trace.key, {}, {}, ((0,),)):
-            (job.store / "held").touch()
-            time.sleep(600)
-
-    child = job.in_child(hold)
-    wait_for(job.store / "held")
-    monkeypatch.setattr("safesteer_interp.tracing.store.notice", lambda _: os.kill(child, signal.SIGKILL))
-    job.run()
-    os.waitpid(child, 0)
-    assert job.is_reference()
-
-
-def test_a_thread_does_not_wait_for_its_own_process(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with (
-        store.claim("k", {}, {}, ()),
-        pytest.raises(InputError, match="another thread of this process is writing trace k"),
-        store.claim("k", {}, {}, ()),
-    ):
-        pass
-
-
-@pytest.mark.parametrize("written", ["{host} {pid} 0123456789abcdef", "elsewhere {pid} 0123456789abcdef", "{pid}", ""])
-def test_a_process_of_the_same_id_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
-    """Two containers that share a store: each has its own process 1."""
-    host, own = store_module._this_process().split(" ")[:2]
-    written = written.format(host=host, pid=own)
-    (tmp_path / ".locks").mkdir()
-    lock, said = FileLock(tmp_path / ".locks" / "k.lock"), list[str]()
-    lock.acquire()
-    (tmp_path / ".locks" / "k.pid").write_text(written)
-
-    def notice(text: str) -> None:
-        said.append(text)
-        lock.release()
-
-    monkeypatch.setattr(store_module, "notice", notice)
-    with Store(tmp_path).claim("k", {}, {}, ()):
-        assert (tmp_path / ".locks" / "k.pid").read_text() == store_module._this_process()
-    who = f"process {own}" if written else "process unknown"
-    assert len(said) == 1 and f"another run ({who}{' on elsewhere' if 'elsewhere' in written else ''}) is writing trace k" in said[0]
-
-
-def test_a_forked_child_is_another_process(tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            (tmp_path / "token").write_text(store_module._this_process())
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    host, own, drawn = store_module._this_process().split(" ")
-    assert (tmp_path / "token").read_text() == f"{host} {child} {drawn}" and int(own) == os.getpid() != child
-
-
 def test_another_batch_size_resumes_to_the_same_numbers(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not to the same bits: the padded length may differ, which moves a float by rounding."""
     with monkeypatch.context() as patch:
@@ -402,19 +238,3 @@ def test_the_store_names_what_it_does_not_hold(job: Job) -> None:
     assert store.keys() == [job.trace.key]
     with pytest.raises(InputError, match=f'holds no trace "{job.trace.key[:-1]}".*{job.trace.key}'):
         store.open(job.trace.key[:-1])
-
-
-def test_a_file_system_without_locks_is_named_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    store = Store(tmp_path)
-    with (
-        pytest.raises(InputError, match=r"gives no locks \(No locks available\).* on another one with --store"),
-        store.claim("k", {}, {}, ()),
-    ):
-        pass
-    assert not list(tmp_path.rglob("shard-*")) and not list(tmp_path.rglob("manifest.json"))
