@@ -83,7 +83,7 @@ def emit_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: 
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich would exit with 1, which means "a claim moved" here
 
-    console = PipedConsole(width=None if sys.stdout.isatty() else 200, emoji=False)
+    console = PipedConsole(width=None if sys.stdout.isatty() else 200, emoji=False, markup=False)
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,7 @@ class Compare:
         from safesteer_interp.evaluation.judge import judge_named
         from safesteer_interp.paths import storing_in
 
+        comparing.seeds_of(self.seeds)
         judges = [judge_named(text) for text in self.judges]
         chosen = comparing.choices(self.defenses)
         benchmarks = comparing.load_benchmarks(self)
@@ -113,7 +115,8 @@ class Compare:
             print(f"{name}: {count} requests")
         print(
             f"{planned['answers']} answers of {len(planned['methods'])} methods, {planned['stored']} stored already; at most "
-            f"{planned['tokens']} tokens to write, {planned['verdicts']} verdicts to ask for; about {planned['minutes']:.1f} minutes here"
+            f"{planned['tokens']} tokens to write, {planned['verdicts']} verdicts to ask for"
+            + ("" if math.isnan(planned["minutes"]) else f"; about {planned['minutes']:.1f} minutes here")
         )
         for note in planned["notes"]:
             say(note)

@@ -77,13 +77,13 @@ def fitting(benchmarks: Sequence[Benchmark], mllm: MLLM) -> list[Benchmark]:
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
-    """ "0-2,7" as seeds. Raises UsageError for what is no list of whole numbers."""
+    """ "0-2,7" as seeds, each once. Raises UsageError for what is no list of whole numbers."""
     from safesteer_interp.sites import parse_ranges
 
     found = [str(word) for word in parse_ranges(text)]
     if not found or not all(word.isascii() and word.isdigit() for word in found):
         raise UsageError(f'--seeds "{text}" is no list of whole numbers; write for example --seeds 0-2.')
-    return tuple(int(word) for word in found)
+    return tuple(dict.fromkeys(map(int, found)))
 
 
 def training_requests(asked: Compare, mllm: MLLM, name: str) -> list[Request]:

@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -137,7 +138,11 @@ def disk_and_cache() -> Iterator[Check]:
     if not os.access(existing, os.W_OK):
         yield Check("disk", "cache", Status.FAILED, f"{folder} cannot be written; set SAFESTEER_CACHE to a folder of yours")
         return
-    held = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.exists() else 0
+    held = 0
+    with suppress(OSError):  # a run may be at work: what it removes meanwhile is not counted
+        for f in folder.rglob("*"):
+            with suppress(OSError):
+                held += f.stat().st_size if f.is_file() else 0
     traces = sum(1 for _ in folder.glob("traces/*/manifest.json"))
     yield Check("disk", "cache", Status.OK, f"{folder}: {held / 1e9:.1f} GB, {traces} traces", float(held))
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import subcommand
 
 from safesteer_interp.cli.command import emit_json, parse_union, say
+from safesteer_interp.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,20 @@ class Evaluate:
     device: str = "cpu"
     """Where to measure, e.g. "cuda"."""
     pairs: int | None = None
-    """At most this many test pairs; default: all."""
+    """At most this many test pairs (sampled refusals and the OCR control take all); default: all."""
     json: bool = False
     """Also print the measures as JSON on stdout."""
 
     def run(self) -> int:
         """Evaluates and prints where the measures are."""
-        from safesteer_interp.mini_training.evaluate import EvaluationSize, evaluate_mini
+        if self.pairs is not None and self.pairs < 1:
+            raise UsageError(f"--pairs {self.pairs} leaves nothing; give 1 or more.")
+        from safesteer_interp.mini_training.evaluate import EvaluationSize, batch_on, evaluate_mini
         from safesteer_interp.mini_training.projector_gap import draw_projector_gap
         from safesteer_interp.plotting.save import save_figure
 
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        size = EvaluationSize(pairs=self.pairs) if self.pairs else None
+        size = None if self.pairs is None else EvaluationSize(pairs=self.pairs, batch=batch_on(self.device))
         card = evaluate_mini(self.output, self.recipes or None, size, weights=self.weights, jobs=self.jobs, device=self.device)
         save_figure(draw_projector_gap(card), self.output.parent, f"{self.output.stem}-gap")
         emit_json(card) if self.json else print(self.output)

@@ -82,7 +82,12 @@ class Replicate:
     def run(self) -> int:
         """Checks, plans, runs; the page's path on stderr."""
         self._check()
+        from safesteer_interp.cli.comparing import seeds_of
+        from safesteer_interp.cli.run_flags import overrides
         from safesteer_interp.paths import storing_in
+
+        seeds_of(self.seeds)  # what is wrong with them is said before a model is loaded
+        overrides(self.set)
 
         with storing_in(self.store):
             return self._replicate()

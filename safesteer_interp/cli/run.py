@@ -74,7 +74,9 @@ def execute(
 
 
 def show_plan(planned: PlanReport, *, as_json: bool) -> None:
-    """Prints which traces are missing, where results will lie and what is skipped."""
+    """Prints which traces are missing, where results will lie, what is skipped and what cannot be run as it is."""
+    for sentence in planned.unreadable:
+        say(sentence)
     if as_json:
         emit_json(planned.record())
         return
@@ -86,7 +88,8 @@ def show_plan(planned: PlanReport, *, as_json: bool) -> None:
         print(f"{len(group.requests)} requests of {d.dataset}: {asked}")
     for job in planned.jobs:
         more = f"; {job.beyond_traces}" if job.beyond_traces else ""
-        print(f"{job.analysis.id}: {f'skipped, {job.excuse}' if job.excuse else job.folder}{more}")
+        end = f"skipped, {job.excuse}" if job.excuse else f"will fail, {job.broken}" if job.broken else job.folder
+        print(f"{job.analysis.id}: {end}{more}")
     print(f"{len(planned.groups)} traces to make, {decimal(planned.n_bytes)}")
 
 

@@ -103,7 +103,12 @@ def split(command: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]
     asked = parse(Run, "run", arguments)
     if bool(asked.ids) == asked.all:
         raise UsageError("name the analyses to run, or give --all for every one (`safesteer list analyses` shows them).")
-    chosen = discover(asked.analyses).choose(list(asked.ids))
+    known = discover(asked.analyses)
+    for cause in known.failing(asked.ids).values():
+        if asked.ids:
+            raise cause
+        say(str(cause))
+    chosen = known.choose(list(asked.ids))
     named = {n for n, word in enumerate(arguments) if word in asked.ids and _is_id(arguments, n)}
     return [analysis.id for analysis in chosen], [word for n, word in enumerate(arguments) if word != "--all" and n not in named]
 

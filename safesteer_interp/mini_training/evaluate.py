@@ -79,6 +79,11 @@ class EvaluationSize:
     batch: int = 16
 
 
+def batch_on(device: str) -> int:
+    """Requests answered at once: a GPU is idle between the short steps of a small batch."""
+    return 128 if device.startswith("cuda") else EvaluationSize.batch
+
+
 def answers_of(
     mllm: MLLM, requests: Sequence[Request], *, max_new_tokens: int = 32, batch: int = 16, report: Callable[..., None] = lambda n: None
 ) -> list[Decoded]:
@@ -265,8 +270,7 @@ def evaluate_mini(
     asked = list(recipes or known["trained"])
     for recipe in asked:
         weight_files(recipe, weights or WEIGHTS)
-    # a GPU is idle between the short steps of a small batch
-    size = size or EvaluationSize(batch=128 if device.startswith("cuda") else 16)
+    size = size or EvaluationSize(batch=batch_on(device))
     started = time.time()
     card: dict[str, Any] = {"default": known["default"], "recipes": {}, "compute": known.get("compute", {})}
     work = partial(_measure, output, weights, size, known["default"], device, progress)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 
 import torch
 
-from safesteer_interp.errors import UsageError
+from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.lifeline import lifeline, tie
 from safesteer_interp.mini_training.instruction import Recipe
 
@@ -124,6 +125,11 @@ def run_apart(
         except (KeyboardInterrupt, SystemExit):
             ours.close()
             raise
+        except BrokenProcessPool:
+            raise InputError(
+                f"a process ended without a word during {' or '.join(running.values()) or 'its first stage'} (killed, or out of memory); "
+                "what is finished is kept: give the same command again, with fewer --jobs where memory was short."
+            ) from None
 
 
 def _begin(threads: int, theirs: Connection) -> None:

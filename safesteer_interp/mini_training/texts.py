@@ -174,7 +174,7 @@ class OwnAnswers:
         self.path = path
         self.table: dict[str, tuple[str, bool]] = {}
         if path.is_file():
-            self.table = {k: (v[0], bool(v[1])) for k, v in json.loads(path.read_text()).items()}
+            self.table = {k: (v[0], bool(v[1])) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
 
     def ensure(self, prompts: list[str], mllm: MLLM, *, batch: int = 24, report: Any = None) -> None:
         """Generate what is missing with the unmodified model. `report(done, total)` is called after every batch, which is then kept."""

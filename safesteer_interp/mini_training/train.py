@@ -135,6 +135,10 @@ def _stage(
     Training(folder, scale, device, drawing, start).stage(name, seconds)
 
 
+def _start_words(start: str | None) -> str:
+    return f"--start {start}" if start else "no --start"
+
+
 class Training:
     """One training run in one folder."""
 
@@ -149,12 +153,24 @@ class Training:
         self.budget, self.ends = budget, None if budget is None else time.monotonic() + budget
 
     def run(self, recipes: Sequence[Recipe], jobs: int = 1) -> Path:
-        """All stages in order, `jobs` at a time; a stage that was finished is not run again."""
+        """All stages in order, `jobs` at a time; a stage that was finished is not run again.
+
+        Raises UsageError where the folder holds a training of another scale or from another start: its weights would pass for this one's.
+        """
+        kept, asked = self.folder / "settings.json", {"scale": self._told[1], "start": self.start and str(self.start.resolve())}
+        if kept.is_file() and (before := read_json(kept)) != asked:
+            raise UsageError(
+                f"{self.folder} holds a training with --scale {before['scale']} and {_start_words(before['start'])}; repeat it with these, "
+                "or give another --folder."
+            )
         if self.start is not None:
             self._keep_tower(self.start, recipes)
+        write_json(kept, asked)
         todo = [name for name in (ANSWERS, TOWER, ALIGNMENT, *map(str, recipes)) if not self._record(name).is_file()]
         if jobs > 1:
-            run_apart(todo, partial(_stage, *self._told, min(jobs, len(recipes))), jobs, self._left, partial(self._ended, todo, jobs), self.shares)
+            run_apart(
+                todo, partial(_stage, *self._told, min(jobs, len(recipes))), jobs, self._left, partial(self._ended, todo, jobs), self.shares
+            )
             return self.weights
         for place, name in enumerate(todo):
             left, shares = self._left(), self.shares

@@ -43,8 +43,9 @@ def memory(mllm: MLLM, batch_size: int, prompt_tokens: int, new_tokens: int) -> 
     free, places = memory_of(str(mllm.device)), getattr(mllm.model, "hf_device_map", None) or {}
     needed, place = each * batch_size, mllm.device
     ok = needed <= free or len(set(places.values())) > 1
-    fits = max(1, int(free // each))
-    advice = "" if ok else f"; --batch-size {fits} would fit"
+    fits = int(free // each)
+    smaller = f"--batch-size {fits} would fit" if fits else "not even one fits: pack the weights (--quant) or spread them (--device-map)"
+    advice = "" if ok else f"; {smaller}"
     detail = f"a batch of {batch_size} answers takes {decimal(int(needed))} beside the weights, {decimal(int(free))} are free on {place}"
     return Ready("memory", ok, detail + advice)
 

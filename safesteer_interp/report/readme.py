@@ -5,10 +5,12 @@ The marked parts are never edited by hand; a test holds that they are what the c
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import quote
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.files import write_text
@@ -31,15 +33,20 @@ SHORT = 2
 def write_readme(readme: Path, figures: Path) -> bool:
     """Puts what the results say between the marks of a README; True when that changed it.
 
-    Raises InputError when the file is missing or has not both marks.
+    Raises InputError when the file is missing, is no text, or has a mark without its end.
     """
     try:
         old = readme.read_text(encoding="utf-8")
     except OSError as cause:
         raise InputError(f"{readme} is not readable ({cause.strerror}).") from None
+    except UnicodeDecodeError as cause:
+        raise InputError(f"{readme} is not UTF-8 text ({cause.reason} at byte {cause.start}); save it as UTF-8.") from None
     if BEGIN not in old or END not in old.partition(BEGIN)[2]:
         raise InputError(f'{readme} has no place for the conclusions; put the lines "{BEGIN}" and "{END}" where they belong.')
-    new = _between(old, BEGIN, END, short_form(figures))
+    if PICTURE_BEGIN in old and PICTURE_END not in old.partition(PICTURE_BEGIN)[2]:
+        raise InputError(f'{readme} has "{PICTURE_BEGIN}" without "{PICTURE_END}" after it; put that line where the part ends.')
+    root = quote(Path(os.path.relpath(figures, readme.parent)).as_posix())
+    new = _between(old, BEGIN, END, short_form(figures, "" if root == "." else f"{root}/"))
     if PICTURE_BEGIN in new:
         new = _between(new, PICTURE_BEGIN, PICTURE_END, takeaway(figures))
     if new == old:
@@ -61,12 +68,13 @@ def takeaway(figures: Path) -> str:
     return "**" + " ".join(escape_markdown(sentence.alone) for sentence in answer.sentences) + "**\n"
 
 
-def short_form(figures: Path) -> str:
-    """The conclusions on the first model, a line per question, then the findings with their verdicts. Raises as `Results` does."""
+def short_form(figures: Path, root: str = "figures/") -> str:
+    """The conclusions on the first model, a line per question, then the findings with their verdicts; `root` leads from the README to
+    the results. Raises as `Results` does."""
     results, model = _first(figures)
     places = results.places(model)
-    lines = [answer_line(answer, "figures/", places) for answer in results.answers(model)]
-    table = finding_table(results.findings, model, "figures/")
+    lines = [answer_line(answer, root, places) for answer in results.answers(model)]
+    table = finding_table(results.findings, model, root)
     folded = [
         "<details>",
         f"<summary>All {len(table) - 2} findings, with their questions and verdicts</summary>",

@@ -60,7 +60,7 @@ def _measured(job: Job, profile: str, git: Mapping[str, Any], render: Renderer |
     origin.note_run(ctx, job.place, key=job.key, seconds=time.monotonic() - begun, git=git)
     if render is not None:
         render(job.analysis, job.folder)
-    _finish(job, measured)
+    _finish(job, measured, drew=render is not None)
     shutil.rmtree(ctx.work_dir, ignore_errors=True)
     return AnalysisResult(job.analysis.id, "done", job.folder, verdicts=_verdicts(record), note=note)
 
@@ -90,14 +90,23 @@ def _write(job: Job, ctx: Context, tables: Mapping[str, pd.DataFrame], record: M
     rows = {name: len(t) for name, t in tables.items()}
     listed = {*measured, *(old - gone)}
     files.write_json(job.folder / RECORD, origin.provenance(ctx, key=job.key, data=job.data, profile=profile, rows=rows, files=listed))
-    for name in STATUS_FILES:
-        (job.folder / name).unlink(missing_ok=True)
+    _clear_notes(job)
     return measured
 
 
-def _finish(job: Job, measured: Sequence[str]) -> None:
-    """Leaves the mark that lets the next run pass over this analysis: last of all, so that a killed run leaves none."""
-    drawn = sorted(written_files(job.folder) - set(measured))
+def _clear_notes(job: Job, but: str = "") -> None:
+    """Removes what earlier runs left in place of a result, which is no longer so."""
+    for name in STATUS_FILES:
+        if name != but:
+            (job.folder / name).unlink(missing_ok=True)
+
+
+def _finish(job: Job, measured: Sequence[str], *, drew: bool = True) -> None:
+    """Leaves the mark that lets the next run pass over this analysis: last of all, so that a killed run leaves none.
+
+    Where nothing was drawn (`drew` False) pictures that lie there are of an earlier result, and the next run draws them.
+    """
+    drawn = sorted(written_files(job.folder) - set(measured)) if drew else []
     files.write_json(
         job.marker,
         {
@@ -121,6 +130,7 @@ def unchanged(job: Job, render: Renderer | None) -> AnalysisResult:
             return fail(job, cause)
         _finish(job, list(marker["measured"]))
         status = "redrawn"
+    _clear_notes(job)
     return AnalysisResult(job.analysis.id, status, job.folder, verdicts=_verdicts(files.read_json(job.folder / "claims.json")))
 
 
@@ -144,6 +154,7 @@ def _leave_note(job: Job, name: str, reason: str) -> None:
     s = job.session
     about = {"model": str(s.model.name), "dataset": origin.portable(s.dataset), "known_answer": s.known_answer}
     files.write_json(job.folder / name, {"analysis": origin.about(job.analysis), **about, "reason": reason})
+    _clear_notes(job, but=name)
 
 
 def _verdicts(record: Mapping[str, Any]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -108,6 +109,12 @@ def _own(path: Path, folders: Sequence[Path]) -> Analysis:
         raise UsageError(f"{path} declares an ANALYSIS that is no runner.Analysis(...); correct it, or start its name with an underscore.")
     if analysis.id != path.stem:
         raise UsageError(f'{path} declares the id "{analysis.id}"; the id must be the file\'s name, "{path.stem}".')
+    home = getattr(inspect.unwrap(analysis.table), "__globals__", {}).get("__file__")
+    if home is None or Path(home).resolve() != path.resolve():
+        raise UsageError(
+            f"{path}: `table` is no function of this file, and what is changed here would go unnoticed; "
+            "define it here: def table(ctx, p): return theirs(ctx, p)."
+        )
     return analysis
 
 

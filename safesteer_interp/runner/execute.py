@@ -59,7 +59,7 @@ def run(
     if jobs != 1 and session is not None:
         raise UsageError(f"jobs={jobs}: every process loads the model itself; give its name and settings, not a session.")
     session = session or Session(RunSettings(**settings))
-    threads = threads_of(jobs)
+    threads_of(jobs)  # less than one is refused before a model is loaded
     known, wanted = discover(folder), list(ids)
     planned = make_jobs(session, known.choose(wanted), profile, out, overrides or {}, subfolder)
     say = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False) if session.settings.progress else Console(quiet=True)
@@ -72,8 +72,9 @@ def run(
     done: dict[str, AnalysisResult] = {}
     if shared:
         names = tuple(job.analysis.id for job in planned)
-        errand = Errand(session.settings, profile, out, dict(overrides or {}), folder, subfolder, git, render, names, threads)
-        done = _share_out(session, due, shared, min(jobs, len(shared)), errand, say)
+        n = min(jobs, len(shared))
+        errand = Errand(session.settings, profile, out, dict(overrides or {}), folder, subfolder, git, render, names, threads_of(n))
+        done = _share_out(session, due, shared, n, errand, say)
     else:
         _trace(session, due, say)
     guess = TimeLeft(planned)
@@ -136,9 +137,11 @@ def plan(
 ) -> PlanReport:
     """What `run` with the same arguments would trace; makes nothing. Raises as `run` does."""
     session = session or Session(RunSettings(**settings))
-    jobs = make_jobs(session, discover(folder).choose(ids), profile, out, overrides or {})
-    specs = [spec for job in jobs if not job.excuse for spec in job.specs]
-    return PlanReport(session.missing(specs), int(session.model.width), jobs)
+    known, wanted = discover(folder), list(ids)
+    jobs = make_jobs(session, known.choose(wanted), profile, out, overrides or {})
+    specs = [spec for job in _sound(session, [job for job in jobs if not job.excuse]) for spec in job.specs]
+    unreadable = tuple(map(str, known.failing(wanted).values()))
+    return PlanReport(session.missing(specs), int(session.model.width), jobs, unreadable)
 
 
 def _rehearse(due: Sequence[Job], say: Console) -> None:

@@ -114,6 +114,8 @@ class PlanReport:
     groups: list[Want]
     width: int
     jobs: list[Job]
+    unreadable: tuple[str, ...] = ()
+    """What is wrong with each of the user's files that is no analysis."""
 
     @property
     def n_bytes(self) -> int:
@@ -123,9 +125,16 @@ class PlanReport:
     def record(self) -> dict[str, Any]:
         return {
             "analyses": [
-                {"id": j.analysis.id, "folder": str(j.folder), "skipped": j.excuse or None, "beyond_traces": j.beyond_traces or None}
+                {
+                    "id": j.analysis.id,
+                    "folder": str(j.folder),
+                    "skipped": j.excuse or None,
+                    "will_fail": str(j.broken) if j.broken else None,
+                    "beyond_traces": j.beyond_traces or None,
+                }
                 for j in self.jobs
             ],
+            "unreadable": list(self.unreadable),
             "traces": [
                 {
                     **{k: list(v) if isinstance(v, tuple) else v for k, v in g.demand.__dict__.items()},

@@ -126,14 +126,18 @@ def _verified(
     checked, moved, left_out = [], [], []
     problems = [(path, str(cause)) for path, cause in known.failing(wanted).items()]
     opened: dict[str, Session] = {}
+    answered = _answered(found)
     for place in found:
         try:
             record = files.read_json(place / RECORD)
             if not (_is_of(place, 0, record["model"]["name"], model) and _is_of(place, 1, record["data"]["name"], data)):
                 continue
-            session = benches.get(record["model"]["name"]) or opened.get(place.name)
+            way = _way(place, record["model"])
+            formats = {"answer_dtype": record["model"].get("answer_dtype") or answered.get(way, record["model"]["dtype"])}
+            key = f"{way} {formats['answer_dtype']}"
+            session = benches.get(record["model"]["name"]) or opened.get(key)
             if session is None:
-                session = opened[place.name] = _open(place, record, model, data, scratch, settings)
+                session = opened[key] = _open(place, record, model, data, scratch, {**formats, **settings})
             moved += compare(chosen[place.parent.name], place, record, session, fresh=scratch is not None)
             checked.append(place)
             if timed := chosen[place.parent.name].timed:
@@ -143,6 +147,24 @@ def _verified(
     if not checked and not problems:
         raise InputError(f"nothing to verify below {figures}; make results first with `safesteer run`.")
     return VerifyReport(tuple(checked), tuple(moved), tuple(problems), tuple(left_out))
+
+
+def _way(place: Path, model: Mapping[str, Any]) -> str:
+    """What results that one loaded model can measure again have in common, but for the number format of answers."""
+    return f"{place.name} {model['dtype']} {files.digest(model.get('loaded', {}))}"
+
+
+def _answered(found: Iterable[Path]) -> dict[str, str]:
+    """The number format of answers by `_way`: only results that asked for answers name one, and the others need no model of their own."""
+    formats: dict[str, str] = {}
+    for place in found:
+        try:
+            model = files.read_json(place / RECORD)["model"]
+            if "answer_dtype" in model:
+                formats.setdefault(_way(place, model), str(model["answer_dtype"]))
+        except MEASURE_ERRORS:
+            continue  # said where it is verified
+    return formats
 
 
 def _is_of(place: Path, part: Literal[0, 1], name: str, asked: str | None) -> bool:
@@ -173,9 +195,7 @@ def _open(
         raise InputError(f"{dataset} came from a file of its own; say where it lies with --data.")
     loaded = record["model"].get("loaded", {})
     as_before = {name: loaded[name] for name in ("quant", "max_pixels", "attn_implementation") if name in loaded}
-    dtype = record["model"]["dtype"]
-    formats = {"dtype": dtype, "answer_dtype": record["model"].get("answer_dtype", dtype)}
-    chosen = {**formats, "thinking": record["model"].get("thinking"), **as_before, **settings}
+    chosen = {"dtype": record["model"]["dtype"], "thinking": record["model"].get("thinking"), **as_before, **settings}
     if scratch is not None:
         retraced = cache_dir() / "retraced"
         retraced.mkdir(parents=True, exist_ok=True)
@@ -185,10 +205,17 @@ def _open(
 
 
 def compare(analysis: Analysis, place: Path, record: Mapping[str, Any], session: Session, *, fresh: bool = False) -> list[Moved]:
-    """Differences between one stored result and its recomputation. Raises what loading, tracing or measuring raises.
+    """Differences between one stored result and its recomputation. Raises what loading, tracing or measuring raises, and InputError when
+    the result is one of other weights, whose numbers would all have moved.
 
     One that was killed is gone on with, by the same code on the same model, unless it is to be `fresh`.
     """
+    was, here = str(record["model"]["fingerprint"]), str(session.model.fingerprint)
+    if was != here:
+        raise InputError(
+            f"it was measured on other weights or with another processor ({was[:8]}, here {here[:8]}); say with --model where those lie, "
+            "or run the analysis again."
+        )
     p = from_record(analysis.params, record["params"])
     stored = table_files(place, list(record["tables"]))
     same = files.digest([record["input_key"], measuring_code(analysis.source), str(session.model.fingerprint)])

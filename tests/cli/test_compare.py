@@ -102,6 +102,7 @@ def test_two_checkpoints_of_one_name_share_no_folder(safesteer: Run, fresh_cache
         (("--benchmarks", "plant"), 'data set "plant" is unknown'),
         (("--attacks", "SOUND"), "has no request of these"),
         (("--pairs", "0"), "--pairs 0 leaves nothing"),
+        (("--seeds", "x"), '--seeds "x" is no list of whole numbers'),
         (("--max-new-tokens", "0"), "--max-new-tokens 0 is not possible"),
         (("--benchmarks", "figstep", "--data-root", "nowhere"), "nowhere is not a folder"),
     ],
@@ -109,6 +110,10 @@ def test_two_checkpoints_of_one_name_share_no_folder(safesteer: Run, fresh_cache
 def test_what_makes_no_sense_is_said_in_a_sentence(safesteer: Run, words: tuple[str, ...], sentence: str) -> None:
     code, out, err = safesteer("compare", *SMALL, *words)
     assert code in (2, 3) and sentence in err and "Traceback" not in err and not out
+
+
+def test_a_seed_counts_once() -> None:
+    assert comparing.seeds_of("0-2,2,7") == (0, 1, 2, 7)
 
 
 @pytest.mark.slow

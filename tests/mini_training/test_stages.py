@@ -14,9 +14,9 @@ import psutil
 import pytest
 import torch
 from support import stage_toys
-from support.stage_toys import note
+from support.stage_toys import die, note
 
-from safesteer_interp.errors import UsageError
+from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.files import write_json
 from safesteer_interp.mini_training.evaluate import evaluate_mini
 from safesteer_interp.mini_training.instruction import Recipe
@@ -102,6 +102,21 @@ def test_a_stage_that_fails_is_raised_and_nothing_begins_after_it(tmp_path: Path
     with pytest.raises(ValueError, match="grounded fails"):
         run_apart(["grounded", "unaligned", "lm_loss"], partial(note, tmp_path), 1, lambda: None, lambda _: None)
     assert not (tmp_path / "unaligned.json").exists()
+
+
+def test_a_stage_that_is_killed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ended without a word during grounded .*give the same command again, with fewer --jobs"):
+        run_apart(["grounded"], partial(die, tmp_path), 2, lambda: None, lambda _: None)
+
+
+def test_a_folder_keeps_to_one_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Training, "stage", lambda self, name, seconds: write_json(self._record(name), {"seconds": 1.0}))
+    Training(tmp_path, "tiny", "cpu").run(list(Recipe))
+    Training(tmp_path, "tiny", "cpu", workers=2).run(list(Recipe))
+    with pytest.raises(
+        UsageError, match="holds a training with --scale tiny and no --start; repeat it with these, or give another --folder"
+    ):
+        Training(tmp_path, "full", "cpu").run(list(Recipe))
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])

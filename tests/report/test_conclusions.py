@@ -177,6 +177,15 @@ def test_only_the_marked_part_of_a_readme_is_written(tmp_path: Path) -> None:
     readme.write_text(f"{PICTURE_BEGIN}\nstale\n{PICTURE_END}\n{BEGIN}\n{END}\n")
     assert write_readme(readme, figures) and "was not measured on this model" in readme.read_text().partition(PICTURE_END)[0]
     assert "stale" not in readme.read_text()
+    (tmp_path / "docs").mkdir()
+    other = tmp_path / "docs" / "mine.md"
+    other.write_text(f"{BEGIN}\n{END}\n")
+    assert write_readme(other, figures) and "(../figures/prefill_separability/mini)" in other.read_text()
+    for text, words in ((f"{PICTURE_BEGIN}\n{BEGIN}\n{END}\nmine\n".encode(), "without"), (b"\xff\xfe", "is not UTF-8 text")):
+        readme.write_bytes(text)
+        with pytest.raises(InputError, match=words):
+            write_readme(readme, figures)
+        assert readme.read_bytes() == text, "what is the user's stays"
     readme.write_text("no marks")
     with pytest.raises(InputError, match="has no place for the conclusions"):
         write_readme(readme, figures)

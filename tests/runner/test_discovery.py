@@ -15,6 +15,7 @@ from safesteer_interp import analyses, runner
 from safesteer_interp.errors import InputError, UsageError
 from safesteer_interp.runner.discovery import is_own
 
+ODD = READABLE.replace('"readable", "Is it', '"odd", "Is it')
 SHIPPED = {path.stem for path in analyses.FOLDER.glob("[!_]*.py")}
 
 
@@ -73,6 +74,16 @@ def test_an_unchanged_copy_is_the_shipped_finding_and_a_changed_one_a_clash(tmp_
         ("from analyses._nothing import x\nANALYSIS = 1\n", InputError, "_nothing"),
         ("\nANALYSIS = undefined\n", InputError, "line 2 cannot be imported .NameError"),
         ("import sys\nsys.exit(1)\nANALYSIS = 1\n", InputError, "SystemExit"),
+        (
+            ODD.replace("Params, needs, table, ", "Params, needs, __import__('functools').partial(table), "),
+            UsageError,
+            "no function of this",
+        ),
+        (
+            ODD.replace("def table(", "from analyses.readable import table\n\n\ndef other("),
+            UsageError,
+            "`table` is no function of this file",
+        ),
         (READABLE.replace('"readable", "Is it', '"legible", "Is it'), UsageError, '"legible"; the id must be the file\'s name, "odd"'),
     ],
 )

@@ -141,6 +141,32 @@ def test_one_failure_stops_no_other_and_keeps_what_was_there(run: Callable[..., 
     assert json.loads((tmp_path / "figures" / "broken" / "planted" / "failed.json").read_text())["analysis"]["title"] == "Broken"
 
 
+def test_a_note_of_a_failure_goes_once_a_result_stands(run: Callable[..., Any], tmp_path: Path) -> None:
+    place = tmp_path / "figures" / PLANTED
+    run("readable")
+    failing = run(overrides={"sites": "resid_post.0"}, render=broken_render)
+    assert [r.status for r in failing.results] == ["failed"] and (place / "failed.json").is_file()
+    assert [r.status for r in run(overrides={"sites": "resid_post.0"}).results] == ["done"]
+    (place / "failed.json").write_text("{}")
+    (place / "skipped.json").write_text("{}")
+    assert [r.status for r in run(overrides={"sites": "resid_post.0"}).results] == ["unchanged"]
+    assert not list(place.glob("*ed.json"))
+
+
+def broken_render(*_: Any) -> list[Path]:
+    raise OSError(28, "No space left on device")
+
+
+def test_pictures_of_an_earlier_result_are_drawn_again_after_a_run_that_drew_none(run: Callable[..., Any], tmp_path: Path) -> None:
+    picture = tmp_path / "figures" / PLANTED / "figure.svg"
+    run("readable")
+    before = picture.read_bytes()
+    other = {"sites": "resid_post.0"}
+    assert [r.status for r in run(overrides=other, render=None).results] == ["done"] and picture.read_bytes() == before
+    assert [r.status for r in run(overrides=other).results] == ["redrawn"] and picture.read_bytes() != before
+    assert [r.status for r in run(overrides=other).results] == ["unchanged"]
+
+
 def test_an_interrupted_run_resumes(run: Callable[..., Any], tmp_path: Path) -> None:
     stop = write_toys(tmp_path, "readable", "lengths") / "lengths.py"
     whole = stop.read_text()
@@ -181,6 +207,49 @@ def test_the_plan_counts_and_makes_nothing(planted: Any, tmp_path: Path, fresh_c
     record = runner.plan(folder=write_toys(tmp_path, "readable", "lengths"), session=session).record()
     assert record["bytes"] == sum(t["bytes"] for t in record["traces"]) > 0
     assert not (tmp_path / "traces").exists()
+
+
+def test_the_plan_says_what_will_fail_and_plans_the_rest(planted: Any, tmp_path: Path, fresh_cache: Path) -> None:
+    folder = write_toys(tmp_path, "readable", "lengths")
+    lengths = folder / "lengths.py"
+    lengths.write_text(
+        lengths.read_text().replace("attacks=(Attack.CB,), pairs=2", 'attacks=(Attack.CB,), sites=("resid_post.99",), pairs=2')
+    )
+    (folder / "odd.py").write_text("def broken(:")
+    record = runner.plan(["readable", "lengths", "odd"], folder=folder, session=bench_on(planted, tmp_path)).record()
+    assert len(record["unreadable"]) == 1 and "odd.py is not valid Python" in record["unreadable"][0]
+    ends = {a["id"]: a["will_fail"] for a in record["analyses"]}
+    assert ends["readable"] is None and "resid_post.99" in ends["lengths"] and record["bytes"] > 0
+
+
+def test_verify_says_that_a_result_is_of_other_weights(run: Callable[..., Any], planted: Any, tmp_path: Path) -> None:
+    run("readable")
+    place = tmp_path / "figures" / PLANTED / "provenance.json"
+    record = json.loads(place.read_text())
+    record["model"]["fingerprint"] = "0123456789"
+    place.write_text(json.dumps(record))
+    found = runner.verify(figures=tmp_path / "figures", folder=tmp_path / "analyses", benches={"planted": bench_on(planted, tmp_path)})
+    assert found.exit_code == 3 and not found.moved and "measured on other weights or with another processor (01234567, here" in str(found)
+
+
+def test_verify_answers_in_the_format_that_results_were_answered_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that asked for no answers names no format: the model that is opened for it answers for the others too."""
+    opened: list[dict[str, Any]] = []
+
+    def open_(place: Path, record: Any, model: Any, data: Any, scratch: Any, settings: dict[str, Any]) -> Any:
+        opened.append(settings)
+        return settings
+
+    places = {"adaptive_probe": {}, "case_study": {"answer_dtype": "bfloat16"}, "prefill_separability": {}}
+    for name, more in places.items():
+        folder = tmp_path / name / "mini"
+        folder.mkdir(parents=True)
+        model = {"name": "mini", "source": "", "dtype": "float32", **more}
+        (folder / "provenance.json").write_text(json.dumps({"model": model, "data": {"name": "bundled"}}))
+    monkeypatch.setattr(verification, "_open", open_)
+    monkeypatch.setattr(verification, "compare", lambda analysis, place, record, session, **_: [])
+    found = runner.verify(figures=tmp_path)
+    assert len(found.checked) == 3 and opened == [{"answer_dtype": "bfloat16"}]
 
 
 def test_verify_passes_what_nobody_touched_and_names_what_somebody_did(run: Callable[..., Any], planted: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -25,6 +26,11 @@ def wait_long(folder: Path, stage: str, _seconds: float | None) -> None:
     """A stage that outlasts every test, once it has said that it began."""
     (folder / stage).touch()
     time.sleep(600)
+
+
+def die(_folder: Path, _stage: str, _seconds: float | None) -> None:
+    """A stage whose process the system kills."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
