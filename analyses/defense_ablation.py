@@ -149,7 +149,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 unit="difference in share not refused, paired",
                 difference_to="no defense",
                 controls=(Control("price: harmless refused", change(name, "rr"), kind="context"),),
-                note="Not refused: by published strings, and still language; no judge of harm is asked.",
+                note="Not refused: by the suite's rule, and still language; no judge of harm is asked.",
             )
         )
         found.append(

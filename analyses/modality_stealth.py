@@ -158,7 +158,7 @@ def claims(t: dict[str, pd.DataFrame], p: Params) -> list[Claim]:
                 unit="difference in refusal rate",
                 difference_to="the same request as plain text",
                 controls=(Control("harmless twins", beyond, kind="paired"),),
-                note="Refused: by published string lists.",
+                note="Refused: by the suite's rule for refusals.",
             )
         )
     return found
@@ -199,6 +199,6 @@ ANALYSIS = Analysis(
     profiles={"full": {"pairs": None}},
     order=3,
     captions={
-        "figure": "Harmful test requests against the harmless ones of the same attack; refusals by published string lists. 95 % over pairs."
+        "figure": "Harmful test requests against the harmless ones of the same attack; refusals by the suite's rule. 95 % over pairs."
     },
 )

@@ -94,7 +94,7 @@ def commands() -> str:
 
 def python() -> str:
     """What every stage exports, from its docstrings."""
-    parts = ["# Python\n", "What each stage exports; `safesteer_interp` itself exports the names of the five tasks in the README.\n"]
+    parts = ["# Python\n", "What each stage exports; `safesteer_interp` itself exports the names that most tasks in the README need.\n"]
     for stage in STAGES:
         package = importlib.import_module(f"safesteer_interp.{stage}")
         first = (package.__doc__ or "").strip().splitlines()[0]

@@ -2,8 +2,8 @@
 # # Tracers: hooks, nnsight, TransformerLens, NDIF
 #
 # The same states by three libraries. `hooks` is plain PyTorch and the default; `nnsight` runs the same request here or on NDIF's
-# machines; `transformer_lens` gives named hook points and component analysis. They agree to float tolerance on every family, so that you
-# may take whichever suits the work, and the store does not care who made a trace.
+# machines; `transformer_lens` gives named hook points and component analysis. They agree to float tolerance on every family that they serve
+# (`transformer_lens` those it has an adapter for), so that you may take whichever suits the work, and the store does not care who made a trace.
 #
 # Seconds, on `planted`. NDIF is stood in for by nnsight's local execution, which serialises the very job that would be sent.
 

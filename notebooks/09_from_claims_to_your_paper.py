@@ -101,4 +101,4 @@ fig
 #
 # - Quote the interval and the n with it; `n = 64, 32 pairs` means 32 independent units.
 # - *Undecided* means that this many pairs cannot tell. It is no evidence of absence.
-# - A number on `mini` is a number about a model of 135 million parameters.
+# - A number on `mini` is a number about a model of 142 million parameters.

@@ -1,7 +1,7 @@
 """What the model card says, measured: `mini-card.json`, on held-out pairs and renderings, with intervals.
 
-Refusals are told by their strings (`safesteer_interp.refusals`), rates carry Wilson intervals (one request per pair and side), the gap
-between text and images a bootstrap over pairs. The test split is touched here and nowhere else.
+Refusals are told by `safesteer_interp.refusals.is_refusal`, rates carry Wilson intervals (one request per pair and side), the gap between
+text and images a t interval over pairs. No training and no choice touches the test split.
 """
 
 from __future__ import annotations

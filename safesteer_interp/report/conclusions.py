@@ -124,11 +124,13 @@ def _elsewhere(answers: Sequence[Answer], claims: Claims, others: Mapping[str, C
         tail = f" Others: {'; '.join(words for words, _ in differ)}." if differ else ""
         verdict = "contradicted" if turned else "undecided" if differ or not shared else "supported"
         if len(shared) == 1:
-            text = f"On {model}, the one claim above that was measured there has {'another' if differ else 'the same'} verdict.{tail}"
+            text = f"On {model}, the one claim of these conclusions that was measured there has {'another' if differ else 'the same'} verdict.{tail}"
         else:
-            text = f"On {model}, {same} of the {len(shared)} claims above that were measured there have the same verdict.{tail}"
+            text = (
+                f"On {model}, {same} of the {len(shared)} claims of these conclusions that were measured there have the same verdict.{tail}"
+            )
         if not shared:
-            text = f"On {model}, none of the claims above was measured."
+            text = f"On {model}, none of the claims of these conclusions was measured."
         found.append(Sentence(text, verdict, "", shown=f"{same} of {len(shared)}"))
     # what speaks against the conclusions comes first, since the README has room for two
     return sorted(found, key=lambda s: ("contradicted", "undecided", "supported").index(s.verdict))

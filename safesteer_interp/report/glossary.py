@@ -22,7 +22,7 @@ GLOSSARY: dict[str, str] = {
     "residual stream": "The state a layer reads and adds to: what the model knows at a token, layer by layer.",
     "logit lens": "Reading a layer's state as if it were the last: which token would come next if the model stopped there.",
     "refusal direction": "Difference of the mean states of harmful and harmless requests at one layer; ablated, models refuse less.",
-    "not refused": "No published refusal string and not degenerate. It is called attack success only where a judge of harm ran.",
+    "not refused": "No refusal by the suite's rule and not degenerate. It is called attack success only where a judge of harm ran.",
     "over-refusal": "Share of harmless requests that are refused.",
     "degenerate": "An answer that loops, is empty or is no text.",
     "perplexity": "How surprised the undefended model is by a text: exp of the mean negative log-probability per token.",
@@ -39,7 +39,7 @@ GLOSSARY: dict[str, str] = {
     "Holm": "Adjustment of p for the number of claims of a finding: one in twenty findings errs by chance, not one in twenty claims.",
     "ECSO": "Defense that looks at its own answer and, if unsafe, answers again from a caption instead of the image (arXiv 2403.09572).",
     "CoCA": "Defense that amplifies what a safety prompt changes in the next-token distribution (arXiv 2409.11365).",
-    "mini": "The embedded model: SmolLM2-135M-Instruct with a trained vision tower, a real model of 135 million parameters.",
+    "mini": "The embedded model: SmolLM2-135M-Instruct with a trained vision tower, a real model of 142 million parameters.",
     "planted": "The known-answer model, into which a harm direction and a modality gap were put: it proves machinery and is no finding.",
 }
 """Word -> what it means. Matched in the case it has here; a plural s is allowed."""

@@ -27,7 +27,7 @@ PICTURE_END = "<!-- end of what the picture shows -->"
 PICTURE = "slips"
 """The question that the picture at the head of the README answers; its marks may be left out."""
 SHORT = 2
-"""Sentences per question in the README; the gallery has all."""
+"""Sentences per question about the models in the README; the gallery has all."""
 
 
 def write_readme(readme: Path, figures: Path) -> bool:
@@ -101,8 +101,9 @@ def overview(results: Results) -> str:
 
 
 def answer_line(answer: Answer, root: str, places: Mapping[str, str]) -> str:
-    """One bullet: the question, and its first sentences below it."""
-    return "\n".join([f"- **{answer.question}**", *(f"  - {sentence_line(s, root, places)}" for s in answer.sentences[:SHORT])])
+    """One bullet: the question, and its first sentences below it; all of them where it asks of every model."""
+    shown = answer.sentences if answer.id == "models" else answer.sentences[:SHORT]
+    return "\n".join([f"- **{answer.question}**", *(f"  - {sentence_line(s, root, places)}" for s in shown)])
 
 
 def sentence_line(sentence: Sentence, root: str, places: Mapping[str, str]) -> str:

@@ -35,5 +35,5 @@ def scope_of(model: str, known_answer: bool) -> str:
     if known_answer:
         return "Known-answer fixture with a planted harm direction: proves the machinery, not a finding."
     if model.partition(":")[0] == "mini":
-        return f"Measured on {model}, the embedded model of 135M parameters; says nothing about larger models until run on them."
+        return f"Measured on {model}, the embedded model of 142M parameters; says nothing about larger models until run on them."
     return f"Measured on {model}; says nothing about other models until run on them."

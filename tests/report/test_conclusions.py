@@ -103,11 +103,14 @@ def test_a_finding_without_a_named_claim_speaks_in_its_own_words_decided_ones_fi
 def test_it_says_how_many_verdicts_hold_on_every_other_model() -> None:
     there: tuple[dict[str, Any], ...] = (told("supported"), told("undecided"), told("contradicted"), {})
     same, open_there, turned, empty = (conclude(told("supported"), {"m": other}, ASKED)[-1].sentences[0] for other in there)
-    assert same.text == "On m, the one claim above that was measured there has the same verdict." and same.verdict == "supported"
+    assert (
+        same.text == "On m, the one claim of these conclusions that was measured there has the same verdict."
+        and same.verdict == "supported"
+    )
     assert open_there.verdict == "undecided" and "finding, c (supported here, undecided there)" in open_there.text
-    assert "On m, the one claim above that was measured there has another verdict." in turned.text
+    assert "On m, the one claim of these conclusions that was measured there has another verdict." in turned.text
     assert turned.verdict == "contradicted" and "finding, c (supported here, contradicted there)" in turned.text
-    assert "none of the claims above was measured" in empty.text
+    assert "none of the claims of these conclusions was measured" in empty.text
     all_four = conclude(told("supported"), dict(zip("abcd", there, strict=True)), ASKED)[-1].sentences
     assert [s.text[:4] for s in all_four] == ["On c", "On b", "On d", "On a"], "the worst first"
     assert conclude(told("supported"), {}, ASKED)[-1].sentences[0].text == "Only one model was run."
