@@ -3,9 +3,9 @@
     python benchmarks/mini_limit.py                 # a table, and benchmarks/mini_limit.json (a quarter of an hour on one core)
     python benchmarks/mini_limit.py --shares 1.0    # with all activities only
 
-The probe is fitted on activities that mini's text adapter is trained on, all that there are when it runs (states of the last prompt token, layer chosen on the
-validation pairs) and tested on the test pairs' texts. An adapter that refuses as surely as this probe tells the two apart can refuse the
-share "refused at 5 %" of harmful texts while it refuses 5 % of their twins.
+The probe is fitted on activities that mini's text adapter is trained on, all that there are when it runs (states of the last prompt
+token, layer chosen on the validation pairs) and tested on the test pairs' texts. An adapter that refuses as surely as this probe tells
+the two apart can refuse the share "refused at 5 %" of harmful texts while it refuses 5 % of their twins.
 """
 
 from __future__ import annotations

@@ -123,12 +123,10 @@ def _elsewhere(answers: Sequence[Answer], claims: Claims, others: Mapping[str, C
         same, turned = len(shared) - len(differ), any(both == {"supported", "contradicted"} for _, both in differ)
         tail = f" Others: {'; '.join(words for words, _ in differ)}." if differ else ""
         verdict = "contradicted" if turned else "undecided" if differ or not shared else "supported"
+        text = f"On {model}, {same} of the {len(shared)} claims of these conclusions that were measured there have the same verdict.{tail}"
         if len(shared) == 1:
-            text = f"On {model}, the one claim of these conclusions that was measured there has {'another' if differ else 'the same'} verdict.{tail}"
-        else:
-            text = (
-                f"On {model}, {same} of the {len(shared)} claims of these conclusions that were measured there have the same verdict.{tail}"
-            )
+            kind = "another" if differ else "the same"
+            text = f"On {model}, the one claim of these conclusions that was measured there has {kind} verdict.{tail}"
         if not shared:
             text = f"On {model}, none of the claims of these conclusions was measured."
         found.append(Sentence(text, verdict, "", shown=f"{same} of {len(shared)}"))
