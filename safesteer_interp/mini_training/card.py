@@ -1,4 +1,4 @@
-"""The numbers of MODEL_CARD.md: a table made from `mini-card.json`, between two markers, and nowhere written by hand."""
+"""The numbers of MODEL_CARD.md: tables made from `mini-card.json` and `mini-trainings.json`, between markers, nowhere written by hand."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ FOLDER = Path(assemble.__file__).parent
 """Beside the weights, since the card and its numbers describe those."""
 CARD, MEASURES = FOLDER / "MODEL_CARD.md", FOLDER / "mini-card.json"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+TRAININGS = FOLDER / "mini-trainings.json"
+"""Other trainings from nothing, none of them shipped: name -> what was otherwise, compute by stage, minutes of measuring, measures."""
+TRAININGS_BEGIN, TRAININGS_END = "<!-- trainings: begin -->", "<!-- trainings: end -->"
 
 ROWS: tuple[tuple[str, str, str], ...] = (
     ("refuses_harmful_TEXT", "refuses harmful text", "at least 0.93"),
@@ -74,12 +77,32 @@ def table(card: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def with_numbers(text: str, card: dict[str, Any]) -> str:
-    """The card's text with the table between the markers replaced."""
-    before, rest = text.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{table(card)}\n{END}{rest.split(END, 1)[1]}"
+def trainings_table(card: dict[str, Any], trainings: dict[str, Any]) -> str:
+    """What was asked for and the shipped weights beside other trainings', each by its default recipe, as a Markdown table."""
+    shipped = card["recipes"][card["default"]]
+    runs = {"shipped": {"measures": shipped, "compute": card["compute"]}, **trainings}
+    lines = ["| measure | asked | " + " | ".join(runs) + " |", "|---" * (2 + len(runs)) + "|"]
+    for key, name, asked in ROWS:
+        if asked not in ("reported", "control"):
+            lines.append(f"| {name} | {asked} | " + " | ".join(cell(run["measures"].get(key)) for run in runs.values()) + " |")
+    for what, digits in (("distinct", ".0f"), ("most_frequent", ".2f")):
+        name = {"distinct": "first tokens among 100 sampled refusals", "most_frequent": "share of the most frequent of them"}[what]
+        asked = {"distinct": "at least 5", "most_frequent": "at most 0.7"}[what]
+        lines.append(f"| {name} | {asked} | " + " | ".join(f"{run['measures']['first_tokens'][what]:{digits}}" for run in runs.values()) + " |")
+    for stage in sorted({stage for run in runs.values() for stage in run["compute"]}):
+        spent = [f"{run['compute'][stage]['seconds'] / 60:.1f} min" if stage in run["compute"] else "–" for run in runs.values()]
+        lines.append(f"| time of {stage} | | " + " | ".join(spent) + " |")
+    return "\n".join(lines)
+
+
+def with_numbers(text: str, card: dict[str, Any], trainings: dict[str, Any]) -> str:
+    """The card's text with the tables between the markers replaced."""
+    for begin, end, made in ((BEGIN, END, table(card)), (TRAININGS_BEGIN, TRAININGS_END, trainings_table(card, trainings))):
+        before, rest = text.split(begin, 1)
+        text = f"{before}{begin}\n{made}\n{end}{rest.split(end, 1)[1]}"
+    return text
 
 
 def update_card() -> None:
-    """Rewrite the table of MODEL_CARD.md from mini-card.json."""
-    write_text(CARD, with_numbers(CARD.read_text(encoding="utf-8"), read_json(MEASURES)))
+    """Rewrite the tables of MODEL_CARD.md from mini-card.json and mini-trainings.json."""
+    write_text(CARD, with_numbers(CARD.read_text(encoding="utf-8"), read_json(MEASURES), read_json(TRAININGS)))
