@@ -13,7 +13,7 @@ CONTROLS ?= $(if $(filter mini,$(MODEL)),mini:unaligned mini:grounded mini:lm_lo
 MINI ?= mini-training
 # How it trains and is measured. On a GPU with 16 cores, eleven minutes:
 #   make mini MINI_TRAIN="--scale wide --device cuda --budget 525 --jobs 4 --workers 12" MINI_EVALUATE="--device cuda --jobs 4"
-MINI_TRAIN ?= --budget 8100 --jobs $(WORKERS)
+MINI_TRAIN ?= --budget 6300 --jobs $(WORKERS)
 MINI_EVALUATE ?= --jobs $(WORKERS)
 
 BIN := $(VENV)/bin
