@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.store_job import Job
+from support.store_job import Job, N
 
 from safesteer_interp.errors import InputError
 from safesteer_interp.models.mllm import Encoded
