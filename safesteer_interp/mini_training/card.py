@@ -85,12 +85,10 @@ def trainings_table(card: dict[str, Any], trainings: dict[str, Any]) -> str:
     for key, name, asked in ROWS:
         if asked not in ("reported", "control"):
             lines.append(f"| {name} | {asked} | " + " | ".join(cell(run["measures"].get(key)) for run in runs.values()) + " |")
-    for what, digits in (("distinct", ".0f"), ("most_frequent", ".2f")):
-        name = {"distinct": "first tokens among 100 sampled refusals", "most_frequent": "share of the most frequent of them"}[what]
-        asked = {"distinct": "at least 5", "most_frequent": "at most 0.7"}[what]
-        lines.append(
-            f"| {name} | {asked} | " + " | ".join(f"{run['measures']['first_tokens'][what]:{digits}}" for run in runs.values()) + " |"
-        )
+    spoken = [run["measures"]["first_tokens"] for run in runs.values()]
+    first, most = ([f"{said[what]:{digits}}" for said in spoken] for what, digits in (("distinct", ".0f"), ("most_frequent", ".2f")))
+    lines.append("| first tokens among 100 sampled refusals | at least 5 | " + " | ".join(first) + " |")
+    lines.append("| share of the most frequent of them | at most 0.7 | " + " | ".join(most) + " |")
     for stage in sorted({stage for run in runs.values() for stage in run["compute"]}):
         spent = [f"{run['compute'][stage]['seconds'] / 60:.1f} min" if stage in run["compute"] else "–" for run in runs.values()]
         lines.append(f"| time of {stage} | | " + " | ".join(spent) + " |")
