@@ -78,7 +78,7 @@ docs: setup  ## the documentation site in site/, every link and reference checke
 notebooks: setup  ## execute the notebooks, written as .py, into .ipynb with their outputs
 	$(OFFLINE) $(BIN)/python notebooks/execute.py
 
-mini: setup  ## retrain the embedded model in MINI and measure it there: three hours on two cores
+mini: setup  ## retrain the embedded model in MINI and measure it there: less than three hours on two cores
 	$(OFFLINE) $(BIN)/safesteer mini train --folder $(MINI) $(MINI_TRAIN)
 	$(OFFLINE) $(BIN)/safesteer mini evaluate --weights $(MINI)/weights --output $(MINI)/mini-card.json $(MINI_EVALUATE)
 
