@@ -35,7 +35,7 @@ class Train:
     folder: Path | None = None
     """Working folder; default: "mini/train" in the user cache. The results are in its folder "weights"."""
     scale: Literal["full", "wide", "tiny"] = "full"
-    """full: two CPU cores (an hour and three quarters with --budget 6300 --jobs 2 and bfloat16 instructions); wide: a GPU, nine minutes with
+    """full: two CPU cores (an hour and three quarters with --budget 6300 --jobs 2 and bfloat16 instructions); wide: a GPU, nine minutes by
     --device cuda --budget 525 --jobs 4 --workers 12 on 16 cores; tiny: a minute, as a trial."""
     recipes: tuple[str, ...] = ("released", "grounded", "unaligned", "lm_loss")
     """What visual instruction is run for; "released" is what `load_model("mini")` gives."""
