@@ -131,8 +131,10 @@ def test_the_shipped_weights_are_small_safetensors() -> None:
 
 
 def test_the_model_card_says_what_was_measured_and_nothing_else() -> None:
-    measured, text = json.loads(card.MEASURES.read_text()), card.CARD.read_text()
-    assert text == card.with_numbers(text, measured)
+    measured, text, others = json.loads(card.MEASURES.read_text()), card.CARD.read_text(), json.loads(card.TRAININGS.read_text())
+    assert text == card.with_numbers(text, measured, others)
+    assert measured["compute"] == assemble.shipped()["compute"], "the card is of the weights that are shipped"
+    assert all(name in card.trainings_table(measured, others).splitlines()[0] for name in ("shipped", *others))
     missing = set(assemble.shipped()["trained"]) - set(measured["recipes"])
     assert measured["default"] in measured["recipes"] and set(measured["recipes"]) <= set(assemble.shipped()["trained"])
     assert all(name in text.partition("Shipped and not measured: ")[2].partition("\n")[0] for name in missing)
@@ -140,7 +142,7 @@ def test_the_model_card_says_what_was_measured_and_nothing_else() -> None:
     assert f"| words read from held-out renderings | at least 0.95 | {value:.2f} [" in text
     moved = json.loads(json.dumps(measured))
     moved["recipes"][measured["default"]]["words_read"]["value"] = value - 0.1
-    assert card.with_numbers(text, moved) != text
+    assert card.with_numbers(text, moved, others) != text
 
 
 def test_every_shipped_recipe_is_listed_as_a_model() -> None:
