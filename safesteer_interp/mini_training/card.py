@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safesteer_interp.files import read_json, write_text
+from safesteer_interp.files import read_json, write_json, write_text
 from safesteer_interp.models.mini import assemble
 
 FOLDER = Path(assemble.__file__).parent
@@ -101,6 +101,20 @@ def with_numbers(text: str, card: dict[str, Any], trainings: dict[str, Any]) -> 
         before, rest = text.split(begin, 1)
         text = f"{before}{begin}\n{made}\n{end}{rest.split(end, 1)[1]}"
     return text
+
+
+def record_training(name: str, what: str, folder: Path, minutes: float | None = None) -> None:
+    """Adds the training in `folder`, measured by `make mini`, to mini-trainings.json; `what` says how it differs, `minutes` it all took."""
+    measured = read_json(folder / "mini-card.json")
+    found = {
+        "what": what,
+        "machine": measured["machine"],
+        "minutes": minutes,
+        "minutes_measuring": measured["minutes"],
+        "compute": measured["compute"],
+        "measures": measured["recipes"][measured["default"]],
+    }
+    write_json(TRAININGS, {**read_json(TRAININGS), name: found}, indent=1, sort_keys=True)
 
 
 def update_card() -> None:

@@ -145,6 +145,19 @@ def test_the_model_card_says_what_was_measured_and_nothing_else() -> None:
     assert card.with_numbers(text, moved, others) != text
 
 
+def test_a_further_training_is_recorded_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {**json.loads(card.MEASURES.read_text()), "minutes": 54.0}
+    (tmp_path / "mini-card.json").write_text(json.dumps(measured))
+    kept = json.loads(card.TRAININGS.read_text())
+    (tmp_path / "trainings.json").write_text(json.dumps(kept))
+    monkeypatch.setattr(card, "TRAININGS", tmp_path / "trainings.json")
+    card.record_training("again", "the same once more", tmp_path, 159.4)
+    now = json.loads((tmp_path / "trainings.json").read_text())
+    assert set(now) == {*kept, "again"} and now["again"]["minutes"] == 159.4
+    assert now["again"]["measures"] == measured["recipes"][measured["default"]]
+    assert "| again |" in card.trainings_table(measured, now).splitlines()[0]
+
+
 def test_every_shipped_recipe_is_listed_as_a_model() -> None:
     known = assemble.shipped()
     assert {f"mini:{recipe}" for recipe in known["trained"] if recipe != known["default"]} <= available_models().keys()

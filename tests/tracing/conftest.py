@@ -1,4 +1,4 @@
-"""The trace that tests of the store share."""
+"""What tests of tracing share: the batches that were run, and one small trace."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def job(reference: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of every batch that was really run."""
     ran: list[int] = []
     own = HooksTracer.capture
 

@@ -32,20 +32,6 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "CHUNK", 4)
 
 
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of rows of every batch that was really run."""
-    ran: list[int] = []
-    own = HooksTracer.capture
-
-    def counted(self: HooksTracer, batch: Encoded, *args: Any, **kwargs: Any) -> Captured:
-        ran.append(len(batch.requests))
-        return own(self, batch, *args, **kwargs)
-
-    monkeypatch.setattr(HooksTracer, "capture", counted)
-    return ran
-
-
 def test_the_labels_of_a_trace_are_those_of_its_requests(tiny: Tiny) -> None:
     mllm = tiny("llama")
     requests = [replace(r, split=Split.FIT if i < 3 else Split.TEST) for i, r in enumerate(requests_for(mllm, 5))]
